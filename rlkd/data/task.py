@@ -1,0 +1,101 @@
+"""A task: instances, labels and four splits that never mix.
+
+Instance ids are rows of the task's table. Rows are ordered train, probe, validation, test, so that a training
+view (:meth:`Task.training_view`) is a shorter table: rewards and policies cannot reach the test split because
+its rows are not there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rlkd.errors import TaskError
+
+SPLITS = ("train", "probe", "validation", "test")
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Columns of all instances, indexed by instance id; exactly one of ``texts`` and ``vectors`` is given."""
+
+    labels: NDArray[np.int64]
+    """Class indices, shape (N,); ``UNLABELLED`` where there is none."""
+    domains: NDArray[np.int64]
+    """Domain indices, shape (N,); zeros where the task has no domains."""
+    texts: tuple[str, ...] | None = None
+    text_pairs: tuple[str, ...] | None = None
+    """Second texts of sentence pairs."""
+    vectors: NDArray[np.float32] | None = None
+    """Feature vectors, shape (N, D), for tasks that are not text."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def head(self, rows: int) -> "Table":
+        """Copy the first ``rows`` rows."""
+        return Table(
+            labels=self.labels[:rows].copy(),
+            domains=self.domains[:rows].copy(),
+            texts=None if self.texts is None else self.texts[:rows],
+            text_pairs=None if self.text_pairs is None else self.text_pairs[:rows],
+            vectors=None if self.vectors is None else self.vectors[:rows].copy(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A classification task with train / probe / validation / test splits."""
+
+    name: str
+    label_names: tuple[str, ...]
+    table: Table
+    splits: Mapping[str, NDArray[np.int64]]
+    """Split name to instance ids; contiguous, in the order of ``SPLITS``."""
+    domain_names: tuple[str, ...] = field(default=())
+    """Names of the domains; empty where the task has none."""
+
+    def __post_init__(self) -> None:
+        flat = np.concatenate([self.splits[name] for name in SPLITS if name in self.splits])
+        if not np.array_equal(flat, np.arange(len(self.table))):
+            raise TaskError(
+                f"task {self.name!r}: the splits must list every row once, in the order {', '.join(SPLITS)}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.label_names)
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """Labels of one split, shape (N_split,)."""
+        return self.table.labels[self.splits[split]]
+
+    def labelled_ids(self, split: str) -> NDArray[np.int64]:
+        """Ids of the rows of one split that have a label."""
+        ids = self.splits[split]
+        return ids[self.table.labels[ids] != UNLABELLED]
+
+    def training_view(self) -> "Task":
+        """The task without its test rows: what policies, rewards and fitted weightings may see."""
+        kept = {name: ids for name, ids in self.splits.items() if name != "test"}
+        return replace(self, table=self.table.head(sum(len(ids) for ids in kept.values())), splits=kept)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of names, rows, labels, domains and split sizes; equal fingerprints mean equal data."""
+        digest = xxhash.xxh3_128()
+        digest.update(repr((self.label_names, self.domain_names)).encode())
+        digest.update(repr([(name, len(ids)) for name, ids in self.splits.items()]).encode())
+        digest.update(self.table.labels.tobytes() + self.table.domains.tobytes())
+        for column in (self.table.texts, self.table.text_pairs):
+            for text in column or ():
+                encoded = text.encode("utf-8", "surrogatepass")
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        if self.table.vectors is not None:
+            digest.update(np.ascontiguousarray(self.table.vectors).tobytes())
+        return digest.hexdigest()

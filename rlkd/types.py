@@ -1,0 +1,60 @@
+"""What a weighting sees, and what gives logits: the two seams of the house."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything known about a batch of instances when the teachers are weighted.
+
+    Leading axes ``...`` are free: a batch (B,), a batch of tokens (B, L), students by batch (E, B).
+    Axes: K teachers, C classes, D embedding, H student hidden.
+    """
+
+    teacher_logits: Tensor
+    """Shape (..., K, C), unnormalised."""
+    teacher_mask: Tensor | None = None
+    """Shape (..., K), bool; False where a teacher is absent. None: all present."""
+    student_logits: Tensor | None = None
+    """Shape (..., C), detached."""
+    student_hidden: Tensor | None = None
+    """Shape (..., H), input of the student's last layer."""
+    labels: Tensor | None = None
+    """Shape (...), int64; -1 where an instance has no label."""
+    embeddings: Tensor | None = None
+    """Shape (..., D), of the instances."""
+    affinity: Tensor | None = None
+    """Shape (..., K), cosine to each teacher's training data, centred over teachers, in [-1, 1]."""
+    ids: Tensor | None = None
+    """Shape (...), int64 instance ids."""
+    domains: Tensor | None = None
+    """Shape (...), int64 domain ids."""
+    progress: float | None = None
+    """Share of the student's training budget that is spent, in [0, 1]."""
+
+    def available(self) -> frozenset[str]:
+        """Names of the fields that are given."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    @property
+    def present(self) -> Tensor:
+        """Bool mask of present teachers, shape (..., K)."""
+        if self.teacher_mask is not None:
+            return self.teacher_mask
+        return torch.ones(self.teacher_logits.shape[:-1], dtype=torch.bool, device=self.teacher_logits.device)
+
+
+class LogitSource(Protocol):
+    """Anything that gives the teachers' logits of instances: a cache on disk, or live teachers."""
+
+    @property
+    def teacher_names(self) -> Sequence[str]:
+        """Names of the K teachers, in the order of the K axis."""
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Teacher logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
