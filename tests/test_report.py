@@ -1,0 +1,186 @@
+"""Tables to the character, a page that needs nothing, and hostile names that stay text."""
+
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from rlkd.errors import ConfigError
+from rlkd.report import _spread, format_table, markdown_table, write_report
+
+ROWS: list[dict[str, object]] = [
+    {"weighting": "policy", "accuracy": 0.9, "seeds": 5, "paired": True},
+    {"weighting": "日本", "accuracy": None, "seeds": 12},
+]
+HOSTILE = "<script>alert(1)</script>"
+
+
+def weights(groups: list[str], teachers: list[str], bins: int = 4) -> dict[str, Any]:
+    mean = np.full((bins, len(groups), len(teachers)), 1 / len(teachers))
+    return {
+        "teachers": teachers,
+        "groups": groups,
+        "bins": np.linspace(0, 1, bins).tolist(),
+        "mean": mean.tolist(),
+    }
+
+
+def page(path: Path, **parts: Any) -> str:
+    write_report(path / "report.html", **{"title": "A title", "summary": ["A sentence."], **parts})
+    return (path / "report.html").read_text(encoding="utf-8")
+
+
+def test_terminal_table_to_the_character() -> None:
+    assert format_table(ROWS, ["weighting", "accuracy", "seeds", "paired"]) == "\n".join(
+        [
+            "weighting  accuracy  seeds  paired",
+            "─────────  ────────  ─────  ──────",
+            "policy       0.9000      5  yes",
+            "日本              -     12  -",
+        ]
+    )
+
+
+def test_markdown_table_to_the_character() -> None:
+    rows = [{"a": "x|y", "b": 1.0}, {"a": "<b>", "b": 1e-7}]
+    assert markdown_table(rows, ["a", "b"]) == "\n".join(
+        [
+            "| a         |      b |",
+            "| --------- | -----: |",
+            "| x\\|y      | 1.0000 |",
+            "| &lt;b&gt; |  1e-07 |",
+        ]
+    )
+
+
+def test_tables_without_rows_have_a_header() -> None:
+    assert format_table([], ["a"]) == "a\n─"
+    assert markdown_table([], ["a"]) == "| a |\n| --- |"
+
+
+def test_terminal_escapes_and_line_breaks_are_disarmed() -> None:
+    text = format_table([{"a": "\x1b[31mred\nline\ud800"}], ["a"])
+    assert text.splitlines()[2] == "\ufffd[31mred line\ufffd"
+
+
+def test_labels_move_apart_evenly_and_keep_their_order() -> None:
+    assert _spread([0.5, 0.5], 0.2, 0, 1) == pytest.approx([0.4, 0.6])
+    assert _spread([0.9, 0.1], 0.2, 0, 1) == pytest.approx([0.9, 0.1])
+    assert _spread([1.0, 1.0], 0.2, 0, 1) == pytest.approx([0.8, 1.0], abs=1e-6)
+    assert _spread([], 0.2, 0, 1) == []
+
+
+def test_missing_parts_are_left_out(tmp_path: Path) -> None:
+    text = page(tmp_path)
+    assert "<svg" not in text
+    assert "<section" not in text
+    assert "A sentence." in text
+
+
+def test_page_has_every_part_and_no_reference_out(tmp_path: Path) -> None:
+    text = page(
+        tmp_path,
+        accuracy=[
+            {"weighting": "uniform", "accuracy": 0.81, "low": 0.8, "high": 0.82},
+            {"weighting": "policy", "accuracy": 0.9, "low": 0.88, "high": 0.92},
+            {"weighting": "alone", "accuracy": 0.5},
+        ],
+        learning_curve={"timesteps": [0, 10, 20], "reward": [0.0, 0.1, 0.2], "validation": [0.5, None, 0.75]},
+        weights=weights(["books", "music"], ["a", "b", "c"]),
+        tables=[("Costs", ROWS)],
+    )
+    # Forest plot, two curves, two groups.
+    assert text.count("<svg") == text.count("</svg>") == 5
+    assert "policy 90.0 [88.0, 92.0]; uniform 81.0 [80.0, 82.0]; alone 50.0." in text
+    assert "Validation score over environment steps, from 0.500 to 0.750." in text
+    assert "Mean teacher weight on music over training: a from 0.33 to 0.33" in text
+    assert '<td class="number">12</td>' in text
+    assert "<script" not in text
+    outside = set(re.findall(r'(?:src|href)="([^#"][^"]*)"|url\((?!#)([^)]*)\)|@import', text))
+    assert not outside
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert not [name for name in ids if re.fullmatch(r"\w+_\d+", name)]
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects the elements and handlers that a browser would see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.handlers: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.handlers |= {name for name, _ in attrs if name.startswith("on")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [HOSTILE, '"><img src=x onerror=alert(1)>', "--><script>", "$\\frac", "\x00\ud800\x1b", "日本語", ""],
+)
+def test_hostile_names_stay_text(tmp_path: Path, name: str) -> None:
+    text = page(
+        tmp_path,
+        title=name,
+        summary=[name],
+        accuracy=[{"weighting": name, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
+        weights=weights([name] * 17, [name, name + "2"]),
+        tables=[(name, [{name: name}])],
+    )
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.tags & {"script", "img", "iframe", "foreignobject"}
+    assert not tags.handlers
+    assert "\x00" not in text
+
+
+def test_groups_past_sixteen_are_told_in_words(tmp_path: Path) -> None:
+    many = weights([f"group{g}" for g in range(18)], ["a", "b"])
+    many["mean"][-1][17] = [0.25, 0.75]
+    text = page(tmp_path, weights=many)
+    assert text.count("<svg") == 16
+    assert "Not drawn: group16: a leads with 0.50; group17: b leads with 0.75." in text
+
+
+def test_many_teachers_and_unseen_groups_are_drawn(tmp_path: Path) -> None:
+    many = weights(["seen", "unseen"], [f"t{k}" for k in range(9)])
+    for row in many["mean"]:
+        row[1] = [None] * 9
+    text = page(tmp_path, weights=many)
+    assert text.count("<svg") == 2
+    assert "Mean teacher weight on unseen over training: never seen." in text
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    parts = {"accuracy": [{"weighting": "a", "accuracy": 0.5}], "weights": weights(["g"], ["a", "b"])}
+    assert page(tmp_path, **parts) == page(tmp_path, **parts)
+
+
+def test_plotting_settings_are_put_back(tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    page(tmp_path, accuracy=[{"weighting": "a", "accuracy": 0.5}])
+    assert dict(mpl.rcParams) == before
+
+
+def test_neither_pyplot_nor_torch_is_imported() -> None:
+    code = (
+        "import sys, rlkd.report, rlkd.stats\n"
+        "sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finite 'accuracy'"):
+        page(tmp_path, accuracy=[{"weighting": "a", "accuracy": None}])
+    with pytest.raises(ConfigError, match="one reward for each of 2"):
+        page(tmp_path, learning_curve={"timesteps": [0, 1], "reward": [1.0]})
+    with pytest.raises(ConfigError, match=r"shape \(4, 1, 2\), got \(4, 1, 3\)"):
+        page(tmp_path, weights={**weights(["g"], ["a", "b", "c"]), "teachers": ["a", "b"]})

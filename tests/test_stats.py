@@ -1,0 +1,201 @@
+"""Values worked by hand, determinism, and intervals that cover what they should."""
+
+import time
+
+import numpy as np
+import pytest
+
+from rlkd.errors import ConfigError
+from rlkd.stats import (
+    Estimate,
+    bootstrap_interval,
+    expected_calibration_error,
+    gap_share,
+    iqm,
+    mean_accuracy,
+    paired_difference,
+    paired_permutation_test,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def answers(shape: tuple[int, int], right: int) -> np.ndarray:
+    """The first ``right`` instances of every seed are answered rightly."""
+    return np.broadcast_to(np.arange(shape[1]) < right, shape).copy()
+
+
+def test_iqm_drops_a_quarter_at_each_end() -> None:
+    assert iqm([0, 1, 2, 3, 4, 5, 6, 700]) == pytest.approx((2 + 3 + 4 + 5) / 4)
+    assert iqm([[1.0, 2.0], [3.0, 100.0]]) == pytest.approx(2.5)
+    assert iqm([1.0, 2.0, 6.0]) == pytest.approx(3.0)
+
+
+def test_bootstrap_of_a_constant_is_that_constant(rng: np.random.Generator) -> None:
+    assert bootstrap_interval([0.5] * 4, np.mean, rng, reps=50) == Estimate(0.5, 0.5, 0.5)
+
+
+def test_bootstrap_of_two_values_has_three_means(rng: np.random.Generator) -> None:
+    # Means of resamples of {0, 1} are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4.
+    assert bootstrap_interval([0, 1], np.mean, rng) == Estimate(0.5, 0.0, 1.0)
+    half = bootstrap_interval([0, 1], np.mean, rng, level=0.4)
+    assert (half.low, half.high) == (0.5, 0.5)
+
+
+def test_stratified_bootstrap_keeps_tasks_apart(rng: np.random.Generator) -> None:
+    # Runs agree within each task, so resampling within tasks changes nothing.
+    scores = np.tile([0.1, 0.5, 0.9], (4, 1))
+    result = stratified_bootstrap(scores, np.mean, rng, reps=50)
+    assert [result.low, result.high] == pytest.approx([0.5, 0.5])
+
+
+def test_one_run_has_no_interval(rng: np.random.Generator) -> None:
+    with pytest.raises(ConfigError, match="at least 2 runs, got 1"):
+        bootstrap_interval([0.5], np.mean, rng)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [([0.1, np.nan], "1 others"), ([], "shape"), ([[0.1], [0.2]], "shape")]
+)
+def test_bad_scores_are_refused(values: list[float], message: str, rng: np.random.Generator) -> None:
+    with pytest.raises(ConfigError, match=message):
+        bootstrap_interval(values, np.mean, rng)
+
+
+def test_probability_of_improvement_counts_ties_half() -> None:
+    # Pairs: 2>1, 2=2, 3>1, 3>2: (1 + 0.5 + 1 + 1) / 4.
+    assert probability_of_improvement([2, 3], [1, 2]) == 0.875
+    assert probability_of_improvement([1, 1], [1, 1]) == 0.5
+
+
+def test_permutation_test_is_exact_for_few_seeds(rng: np.random.Generator) -> None:
+    # All of one sign: only the two extreme patterns of 2^5 reach the sum.
+    assert paired_permutation_test([1, 2, 3, 4, 5], rng) == 2 / 32
+    # |sum| of (+-1, +-3) is 2, 2, 4, 4; observed 2: every pattern is as extreme.
+    assert paired_permutation_test([-1, 3], rng) == 1.0
+    assert paired_permutation_test([0.1, 0.1, 0.1, 0.3], rng) == 2 / 16
+    assert paired_permutation_test([0.0, 0.0], rng) == 1.0
+
+
+def test_permutation_test_samples_for_many_seeds(rng: np.random.Generator) -> None:
+    assert paired_permutation_test(np.ones(40), rng, reps=999) == pytest.approx(1 / 1000)
+    assert paired_permutation_test(np.tile([1.0, -1.0], 20), rng, reps=999) == 1.0
+
+
+def test_paired_difference_is_certain_where_arms_differ_everywhere(rng: np.random.Generator) -> None:
+    right, wrong = np.ones((3, 50), bool), np.zeros((3, 50), bool)
+    assert paired_difference(right, wrong, rng) == Estimate(1.0, 1.0, 1.0)
+    assert paired_difference(right, right, rng) == Estimate(0.0, 0.0, 0.0)
+
+
+def test_paired_difference_uses_the_pairing(rng: np.random.Generator) -> None:
+    # 60 and 50 of 100 right, on the same 50: the difference varies as a share of 0.1 does,
+    # standard error sqrt(0.1 * 0.9 / 100) = 0.03, against 0.07 for unpaired arms.
+    result = paired_difference(answers((4, 100), 60), answers((4, 100), 50), rng)
+    assert result.mean == pytest.approx(0.1)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * 0.03, rel=0.15)
+
+
+def test_a_test_set_shared_by_seeds_is_not_counted_twice(rng: np.random.Generator) -> None:
+    # The same answers under 9 seeds carry no more than under one.
+    one = paired_difference(answers((1, 100), 60), answers((1, 100), 50), rng)
+    nine = paired_difference(answers((9, 100), 60), answers((9, 100), 50), rng)
+    assert nine.high - nine.low == pytest.approx(one.high - one.low, rel=0.15)
+
+
+def test_seeds_vary_too(rng: np.random.Generator) -> None:
+    # Two seeds, all right and all wrong: the mean of two drawn seeds is 0, 1/2 or 1.
+    correct = np.array([[True] * 1000, [False] * 1000])
+    assert mean_accuracy(correct, rng) == Estimate(0.5, 0.0, 1.0)
+
+
+def test_the_same_generator_gives_the_same_interval() -> None:
+    a = np.random.default_rng(1).random((3, 200)) < 0.7
+    b = np.random.default_rng(2).random((3, 200)) < 0.6
+    first, again, other = (paired_difference(a, b, np.random.default_rng(s)) for s in (5, 5, 6))
+    assert first == again
+    assert first != other
+
+
+def test_blocks_of_resamples_cover_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlkd.stats._BLOCK", 7)
+    result = mean_accuracy(answers((3, 100), 50), np.random.default_rng(0), reps=500)
+    assert result.low == pytest.approx(0.4, abs=0.03)
+    assert result.high == pytest.approx(0.6, abs=0.03)
+
+
+def test_intervals_cover_the_truth() -> None:
+    # Shared instance difficulty and varying seeds; the arms are equal, so the truth is 0.
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(100):
+        logit = rng.normal(1, 1.5, 300) + rng.normal(0, 0.2, (2, 6, 1)) + rng.normal(0, 0.4, (2, 1, 300))
+        a, b = rng.random((2, 6, 300)) < 1 / (1 + np.exp(-logit))
+        result = paired_difference(a, b, rng, reps=300)
+        covered += result.low <= 0 <= result.high
+    assert covered >= 87
+
+
+def test_two_levels_are_fast(rng: np.random.Generator) -> None:
+    a, b = rng.random((2, 10, 3000)) < 0.9
+    start = time.process_time()
+    paired_difference(a, b, rng)
+    assert time.process_time() - start < 1.0
+
+
+def test_gap_share_by_hand(rng: np.random.Generator) -> None:
+    # (0.65 - 0.5) / (0.7 - 0.5)
+    shape = (3, 400)
+    result = gap_share(answers(shape, 260), answers(shape, 200), answers(shape, 280), rng)
+    assert result is not None
+    assert result.mean == pytest.approx(0.75)
+    assert 0.6 < result.low < 0.75 < result.high < 0.9
+
+
+def test_oracle_recovers_all_and_uniform_nothing(rng: np.random.Generator) -> None:
+    low, high = answers((3, 400), 200), answers((3, 400), 300)
+    assert gap_share(high, low, high, rng) == Estimate(1.0, 1.0, 1.0)
+    assert gap_share(low, low, high, rng) == Estimate(0.0, 0.0, 0.0)
+
+
+def test_gap_share_is_none_without_a_gap(rng: np.random.Generator) -> None:
+    x, uniform = answers((3, 400), 260), answers((3, 400), 200)
+    assert gap_share(x, uniform, uniform, rng) is None
+    assert gap_share(x, uniform, answers((3, 400), 201), rng) is None
+    assert gap_share(x, uniform, answers((3, 400), 100), rng) is None
+
+
+def test_answers_must_fit_together(rng: np.random.Generator) -> None:
+    with pytest.raises(ConfigError, match=r"\(3, 10\), \(3, 11\)"):
+        paired_difference(answers((3, 10), 5), answers((3, 11), 5), rng)
+    with pytest.raises(ConfigError, match="predictions == labels"):
+        paired_difference(np.ones((3, 10)), np.ones((3, 10)), rng)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bin (0.5, 0.6]: 0.6 sure, 1 of 2 right: |0.5 - 0.6| * 2/4.
+    # Bin (0.8, 0.9]: 0.9 sure, both right: |1 - 0.9| * 2/4.
+    probabilities = [[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.9, 0.1]]
+    assert expected_calibration_error(probabilities, [0, 1, 1, 0], bins=10) == pytest.approx(0.1)
+    # One bin: confidence 0.75, accuracy 0.75.
+    assert expected_calibration_error(probabilities, [0, 1, 1, 0], bins=1) == pytest.approx(0.0)
+    assert expected_calibration_error(np.eye(3), [0, 1, 2]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "message"),
+    [
+        ([[0.5, 0.5]], [-1], "unlabelled"),
+        ([[0.5, 0.5]], [2], "labels in"),
+        ([[3.0, -1.0]], [0], "not logits"),
+        ([[0.5, 0.5]], [0, 1], "one a row"),
+    ],
+)
+def test_calibration_refuses(probabilities: list[list[float]], labels: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        expected_calibration_error(probabilities, labels)
