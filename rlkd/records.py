@@ -14,14 +14,15 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from rlkd.errors import ConfigError, OutputDirectoryError, RlkdError
 
@@ -118,6 +119,24 @@ def _cannot_write(path: Path, error: OSError) -> OutputDirectoryError:
     )
 
 
+def _write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, sync it and rename it over ``path``."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        # 0o666 less the umask: mkstemp's 0o600 would hide results from a group that shares the directory.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with open(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8 so that ``path`` holds either the old content or the new, never a part.
 
@@ -128,22 +147,24 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     Raises:
         OutputDirectoryError: If the disk is full or the directory cannot be written; ``path`` is untouched.
     """
-    path = Path(path)
     data = text.encode()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        # 0o666 less the umask: mkstemp's 0o600 would hide results from a group that shares the directory.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    _write_atomic(Path(path), lambda file: file.write(data))
+
+
+def write_array_atomic(path: str | Path, array: NDArray[Any]) -> None:
+    """Write an array as ``.npy``, atomically; never pickled.
+
+    Args:
+        path: Target, with its suffix; its directory must exist.
+        array: Any shape; no object dtype.
+
+    Raises:
+        RlkdError: If the array holds Python objects.
+        OutputDirectoryError: If the file cannot be written; ``path`` is untouched.
+    """
+    if array.dtype.hasobject:
+        raise RlkdError(f"{path}: expected an array of numbers, got dtype {array.dtype}; convert it first")
+    _write_atomic(Path(path), lambda file: np.save(file, array, allow_pickle=False))
 
 
 def write_json_atomic(path: str | Path, obj: object) -> None:
@@ -512,15 +533,25 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _checkout() -> tuple[str | None, bool | None]:
-    """Commit of the checkout this package runs from, and whether tracked files differ from it."""
+def _checkout() -> Path | None:
+    """Root of the git checkout that this package runs from; None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent
     top = _git(root, "rev-parse", "--show-toplevel")
     # A wheel installed below some other project's checkout must not report that project's commit.
-    if top is None or Path(top).resolve() != root:
-        return None, None
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return _git(root, "rev-parse", "HEAD"), None if changes is None else bool(changes)
+    return root if top is not None and Path(top).resolve() == root else None
+
+
+def commit() -> str | None:
+    """Name the commit of the rlkd checkout, 40 hexadecimal digits; None for an installed wheel."""
+    root = _checkout()
+    return None if root is None else _git(root, "rev-parse", "HEAD")
+
+
+def _dirty() -> bool | None:
+    """Whether tracked files of the checkout differ from its commit; None for an installed wheel."""
+    root = _checkout()
+    changes = None if root is None else _git(root, "status", "--porcelain", "--untracked-files=no")
+    return None if changes is None else bool(changes)
 
 
 def environment() -> dict[str, Any]:
@@ -530,14 +561,13 @@ def environment() -> dict[str, Any]:
         ``python``, ``platform``, ``cpu_count``; ``versions``, package to version (None where not installed);
         ``commit`` and ``dirty`` of the rlkd checkout, None for an installed wheel.
     """
-    commit, dirty = _checkout()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "versions": {package: _version(package) for package in PACKAGES},
-        "commit": commit,
-        "dirty": dirty,
+        "commit": commit(),
+        "dirty": _dirty(),
     }
 
 

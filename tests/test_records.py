@@ -17,12 +17,14 @@ from rlkd.errors import ConfigError, OutputDirectoryError, RlkdError
 from rlkd.records import (
     RunDirectory,
     append_jsonl,
+    commit,
     environment,
     file_hash,
     newest_verified,
     prepare_output_dir,
     read_jsonl,
     verify_manifest,
+    write_array_atomic,
     write_json_atomic,
     write_manifest,
     write_text_atomic,
@@ -59,6 +61,17 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
         write_text_atomic(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_arrays_come_back_and_objects_are_refused(tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    write_array_atomic(tmp_path / "a.npy", array)
+    found = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, array)
+    with pytest.raises(RlkdError, match="dtype object"):
+        write_array_atomic(tmp_path / "a.npy", np.array([object()]))
+    assert names(tmp_path) == ["a.npy"]
 
 
 def test_json_takes_numpy_paths_and_sets(tmp_path: Path) -> None:
@@ -320,6 +333,7 @@ def test_environment_is_plain_and_complete() -> None:
     found = environment()
     assert set(found["versions"]) == set(records.PACKAGES)
     assert found["versions"]["numpy"] == np.__version__
+    assert found["commit"] == commit()
     assert found["commit"] is None or len(found["commit"]) == 40
     json.dumps(found)
 
