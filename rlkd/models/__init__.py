@@ -1,1 +1,34 @@
+"""Teachers and students; importing this package registers our students with transformers' Auto classes."""
 
+from rlkd.models.labels import align_labels, aligned_logits
+from rlkd.models.students import STUDENTS, last_linear, load_student, train_tokenizer
+from rlkd.models.teachers import (
+    ArrayTeacher,
+    CallableTeacher,
+    HfTeacher,
+    SklearnTeacher,
+    Teacher,
+    load_teachers,
+    save_hf_teacher,
+    save_sklearn_teacher,
+)
+from rlkd.models.training import specialist_groups, train_teachers
+
+__all__ = [
+    "STUDENTS",
+    "ArrayTeacher",
+    "CallableTeacher",
+    "HfTeacher",
+    "SklearnTeacher",
+    "Teacher",
+    "align_labels",
+    "aligned_logits",
+    "last_linear",
+    "load_student",
+    "load_teachers",
+    "save_hf_teacher",
+    "save_sklearn_teacher",
+    "specialist_groups",
+    "train_teachers",
+    "train_tokenizer",
+]
