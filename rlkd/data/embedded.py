@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from rlkd.data.splitting import DEFAULT_FRACTIONS, Fractions, split_task
+from rlkd.data.splitting import DEFAULT_FRACTIONS, Fractions, check_seed, split_task
 from rlkd.data.task import UNLABELLED, Table, Task
 from rlkd.errors import ConfigError, TaskError
 
@@ -151,6 +151,7 @@ def planted(
             f"class, got num_classes={num_classes}, num_domains={num_domains}, dim={dim}, "
             f"num_rows={num_rows}; change them"
         )
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     prototypes = rng.standard_normal((num_classes, dim))
     labels = np.arange(num_rows, dtype=np.int64) % num_classes
@@ -190,6 +191,7 @@ def planted_logits(
     """
     if mode not in ("specialists", "identical"):
         raise ConfigError(f"mode must be 'specialists' or 'identical', got {mode!r}; choose one of these")
+    check_seed(seed)
     if num_teachers < 1:
         raise ConfigError(f"num_teachers must be 1 or more, got {num_teachers}; raise it")
     labels = task.table.labels

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,9 +164,16 @@ def _find(source: str, columns: _Columns) -> _Source:
             f"a hub id, or one of: {', '.join(EMBEDDED)}"
         )
     path = Path(source)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as reason:  # a name that is too long, a folder that may not be entered
+        raise TaskError(
+            f"a data source must be a path that can be opened, {source!r:.80} gives: "
+            f"{reason.strerror}; check it"
+        ) from reason
+    if is_folder:
         return _from_folder(path, columns)
-    if path.is_file():
+    if is_file:
         return _Source(path.stem, {"train": _read_file(path, columns)})
     match = _HUB_ID.fullmatch(source)
     if match is None or path.suffix.lower() in FORMATS or source[0] in "./~":
@@ -256,7 +264,10 @@ def _read_file(path: Path, columns: _Columns) -> Any:
         with _quiet():
             # The path is a pattern to the reader: brackets and asterisks in it are meant literally.
             files = {"train": glob.escape(str(path.resolve()))}
-            return datasets.load_dataset(reader, data_files=files, split="train", **options)
+            # Rows longer than the header are an error: pandas would drop cells, or shift columns.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Length of header or names")
+                return datasets.load_dataset(reader, data_files=files, split="train", **options)
     except Exception as error:
         # The readers have no clear word of their own for a file without rows.
         empty = isinstance(error, StopIteration) or "corresponds to no data" in str(error)
@@ -273,6 +284,7 @@ def _csv_options(columns: _Columns) -> dict[str, Any]:
     if columns.pair is not None:
         texts.add(columns.pair)
     return {
+        "index_col": False,
         "keep_default_na": False,
         "na_values": {columns.label: ["", "NaN", "nan"]},
         "converters": dict.fromkeys(sorted(texts - {columns.label}), str),
@@ -434,16 +446,16 @@ def _class_names(source: _Source, train: list[Any], given: list[str] | None) -> 
         # Numbers far beyond the rows are ids or scores; a class for each would be a huge model of nothing.
         if max(known, default=0) > len(train):
             raise TaskError(
-                f"integer labels of {source.name!r} must count classes from 0, got {max(known)} in "
+                f"integer labels of {source.name!r} must count classes from 0, got {max(known)!r:.20} in "
                 f"{len(train)} rows; renumber them, or store names"
             )
         names = [str(i) for i in range(max(known, default=-1) + 1)]
     else:
         names = sorted(known)
-    if len(names) < 2 or len(set(names)) < len(names):
+    if len(names) < 2 or len(set(names)) < len(names) or "" in names:
         raise TaskError(
-            f"{source.name!r} must have at least 2 classes with distinct names, got {names!r:.80}; check the "
-            "label column or label_names"
+            f"{source.name!r} must have at least 2 classes with distinct names that are not empty, got "
+            f"{names!r:.80}; check the label column or label_names"
         )
     return names
 

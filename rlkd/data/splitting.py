@@ -35,6 +35,12 @@ class Fractions:
 DEFAULT_FRACTIONS = Fractions()
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that numpy or scikit-learn would refuse in words of their own."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must lie between 0 and 2**32 - 1, got {seed}; choose another")
+
+
 def split_task(
     name: str,
     table: Table,
@@ -60,6 +66,7 @@ def split_task(
     Returns:
         The task, its rows re-ordered train, probe, validation, test.
     """
+    check_seed(seed)
     parts = dict(given) if given is not None else {"train": np.arange(len(table))}
     parts = _carve_missing(name, table.labels, parts, fractions, seed)
     order = np.concatenate([parts[split] for split in SPLITS])
