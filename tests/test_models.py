@@ -40,7 +40,7 @@ from rlkd.models import (
     train_teachers,
     train_tokenizer,
 )
-from rlkd.models.training import _last_checkpoint
+from rlkd.models.training import _last_checkpoint, _TeacherTrainer
 
 LABELS = ("earth", "fire", "sea", "sky")
 SIZES = {"train": 96, "probe": 16, "validation": 16, "test": 16}
@@ -205,7 +205,8 @@ def test_tokenizer_is_deterministic_and_frames_pairs(task: Task) -> None:
     assert encoded["token_type_ids"] == [0, 0, 0, 0, 1, 1]
     model, tokenizer = load_student("rlkd/tiny", task, tokenizer=one)
     assert tokenizer is one
-    assert model.config.vocab_size == len(one.get_vocab())
+    assert isinstance(model.config, BertConfig)
+    assert model.config.vocab_size == len(two)
 
 
 # --- labels
@@ -455,6 +456,29 @@ def test_train_on_vectors_and_by_domain(tmp_path: Path) -> None:
     assert {teacher.knows_by for teacher in teachers} == {"domain"}
     with pytest.raises(RlkdError, match="at least one kind"):
         train_teachers(task, tmp_path, kinds=[])
+
+
+def test_an_interrupted_teacher_ends_the_same(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(name: str) -> str:
+        paths = train_teachers(task, tmp_path / name, kinds=["rlkd/bilstm"], epochs=3, device="cpu")
+        return load_teachers(list(paths), task, device="cpu")[0].identity
+
+    whole = train("whole")
+    save = _TeacherTrainer._save_checkpoint
+
+    def save_and_die(self: _TeacherTrainer, *args: object) -> None:
+        save(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_TeacherTrainer, "_save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train("killed")
+    assert list((tmp_path / "killed").glob("*/training-*/checkpoint-3"))
+    assert train("killed") == whole
+    assert not list((tmp_path / "killed").glob("*/training-*"))
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:

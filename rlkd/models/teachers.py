@@ -687,6 +687,8 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
             f"expected teacher {info.name!r} with its own tokenizer, came {str(path)!r} without tokenizer "
             "files; save its tokenizer there (tokenizer.save_pretrained)"
         )
+    # Said outright: when it is left open, transformers asks at the keyboard whether to run a model's code.
+    safely = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet_transformers():
             model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -696,7 +698,7 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
                 local_files_only=True,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True) if text else None
+            tokenizer = AutoTokenizer.from_pretrained(path, **safely) if text else None
     except Exception as error:
         # transformers raises many kinds of errors for damaged directories.
         raise TeacherError(
