@@ -1,10 +1,12 @@
 """What a weighting sees, and what gives logits: the two seams of the house."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -49,6 +51,24 @@ class State:
         return torch.ones(self.teacher_logits.shape[:-1], dtype=torch.bool, device=self.teacher_logits.device)
 
 
+def on_device(state: State, device: torch.device) -> State:
+    """The same state with every tensor on ``device``."""
+    tensors = {name: getattr(state, name) for name in state.available()}
+    moved = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+    return replace(state, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """Which teacher was trained on which classes or domains, where that is known."""
+
+    by: Literal["class", "domain"]
+    groups: tuple[str, ...]
+    """Names of the G classes or domains."""
+    matrix: NDArray[np.bool_]
+    """Shape (K, G); True where the teacher knows the group."""
+
+
 class LogitSource(Protocol):
     """Anything that gives the teachers' logits of instances: a cache on disk, or live teachers."""
 
@@ -56,5 +76,19 @@ class LogitSource(Protocol):
     def teacher_names(self) -> Sequence[str]:
         """Names of the K teachers, in the order of the K axis."""
 
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """Who knows what, or None where it is not known of every teacher."""
+
     def rows(self, ids: Tensor) -> Tensor:
         """Teacher logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
+
+    @property
+    def has_affinity(self) -> bool:
+        """Whether :meth:`affinity_rows` gives anything."""
+
+    def affinity_rows(self, ids: Tensor) -> Tensor | None:
+        """Affinity of the instances to each teacher, shape (B, K), or None where it was not computed."""
+
+    def head(self, rows: int) -> "LogitSource":
+        """The same source over the first ``rows`` instances only."""

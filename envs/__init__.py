@@ -1,0 +1,15 @@
+"""Gymnasium environments of rlkd, shipped as the import package ``rlkd_envs``.
+
+Importing registers ``rlkd/TeacherWeighting-v0``; ``gymnasium.make("rlkd_envs:rlkd/TeacherWeighting-v0")`` does both.
+"""
+
+from gymnasium.envs.registration import register, registry
+
+ENV_ID = "rlkd/TeacherWeighting-v0"
+
+if ENV_ID not in registry:
+    register(
+        id=ENV_ID,
+        entry_point="rlkd_envs.teacher_weighting:TeacherWeightingEnv",
+        vector_entry_point="rlkd_envs.vector:TeacherWeightingVectorEnv",
+    )

@@ -1,0 +1,243 @@
+"""One student's training run, a batch at a time: what both faces of the environment stand on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlkd.data.batching import bucketed_order, encode_inputs
+from rlkd.data.task import Task
+from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
+from rlkd.logit_cache import read_state
+from rlkd.losses import check_loss_settings, distillation_loss, soft_targets
+from rlkd.models.students import last_linear, load_student
+from rlkd.types import LogitSource, State, on_device
+
+from .rewards import Reward
+
+StudentFactory = Callable[[int], PreTrainedModel]
+"""Seed to a fresh student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSettings:
+    """How the episode's student is trained."""
+
+    batch_size: int = 64
+    """Instances a step, and sub-environments of the vector face. Range: >= 1."""
+    horizon: int = 120
+    """Steps of the student, and of the episode. Range: >= 2."""
+    learning_rate: float = 2e-3
+    """Of the student's AdamW, falling linearly to zero over the horizon. Range: >= 0."""
+    temperature: float = 1.0
+    """Of the distillation loss. Range: > 0."""
+    kd_ratio: float = 1.0
+    """Of the distillation loss. Range: [0, 1]."""
+    max_length: int = 128
+    """Tokens a text is cut to."""
+    probe_size: int = 64
+    """Probe rows drawn each step, for the rewards that read them."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_loss_settings(self.temperature, self.kd_ratio, "probability")
+        if self.batch_size < 1 or self.horizon < 2 or self.learning_rate < 0 or self.probe_size < 1:
+            raise ConfigError(
+                "an episode needs batch_size >= 1, horizon >= 2, learning_rate >= 0 and probe_size >= 1, got "
+                f"{self.batch_size}, {self.horizon}, {self.learning_rate}, {self.probe_size}"
+            )
+
+
+class HiddenTap:
+    """Remembers the input of a student's last linear layer in the newest forward pass."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        """Hook the layer."""
+        self.value = torch.empty(0)
+        layer.register_forward_pre_hook(self._remember)
+
+    def _remember(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.value = args[0].detach()
+
+
+class DistillationEpisode:
+    """A student that is distilled step by step with weights from outside; a :class:`~rlkd_envs.rewards.Scene`.
+
+    Holds the training view of the task and of the teachers: no row of the test split is in its memory. All of its
+    randomness is a function of the seed given to :meth:`start`; the global random state is left alone.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: LogitSource,
+        student: str | StudentFactory,
+        reward: Reward,
+        settings: EpisodeSettings,
+        device: str = "cpu",
+    ) -> None:
+        """Prepare everything that episodes share.
+
+        Args:
+            task: The task; cut to its training view here.
+            source: The teachers' logits; cut likewise.
+            student: A name or path for :func:`rlkd.models.students.load_student`, or a function of a seed.
+            reward: Called around every step.
+            settings: How the student is trained.
+            device: Of the student.
+        """
+        self.task = task.training_view()
+        self.source = source.head(len(self.task.table))
+        self.settings, self.reward, self.device = settings, reward, torch.device(device)
+        self._train_ids = self.task.labelled_ids("train")
+        self._probe_ids = self.task.labelled_ids("probe")
+        if len(self._train_ids) == 0 or len(self._probe_ids) == 0:
+            raise TaskError(
+                f"rewards need labelled train and probe rows, task {task.name!r} has {len(self._train_ids)} and "
+                f"{len(self._probe_ids)}; label some rows of train"
+            )
+        self._make_student = self._student_factory(student)
+        self.step_index = 0
+
+    def _student_factory(self, student: str | StudentFactory) -> StudentFactory:
+        if callable(student):
+            self._inputs = encode_inputs(self.task, None, self.settings.max_length)
+            return student
+        _, tokenizer = load_student(student, self.task)
+        self._inputs = encode_inputs(self.task, tokenizer, self.settings.max_length)
+        return lambda seed: load_student(student, self.task, seed=seed, tokenizer=tokenizer)[0]
+
+    def start(self, seed: int) -> None:
+        """Begin a new episode: a fresh student, and a fresh order of batches."""
+        self.seed, self.step_index, self._epoch, self._cursor = seed, 0, -1, 0
+        self._random = torch.Generator().manual_seed(seed).get_state()
+        self._probe_random = np.random.default_rng(seed)
+        self.student = self._make_student(seed).to(self.device)
+        self._tap = HiddenTap(last_linear(self.student, self.task.num_classes))
+        self._optimizer = torch.optim.AdamW(self.student.parameters(), lr=self.settings.learning_rate)
+        self._next_batch()
+
+    @property
+    def progress(self) -> float:
+        """Share of the horizon that is spent, in [0, 1]."""
+        return self.step_index / self.settings.horizon
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is spent."""
+        return self.step_index >= self.settings.horizon
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step at hand."""
+        return self.settings.learning_rate * (1 - self.progress)
+
+    def _next_batch(self) -> None:
+        size = self.settings.batch_size
+        if self._epoch < 0 or self._cursor >= len(self._order):
+            self._epoch, self._cursor = self._epoch + 1, 0
+            lengths = self._inputs.lengths[self._train_ids]
+            self._order = self._train_ids[bucketed_order(lengths, size, self.seed, self._epoch)]
+        self._set_batch(self._order[self._cursor : self._cursor + size])
+        self._cursor += size
+
+    def _set_batch(self, ids: NDArray[np.int64]) -> None:
+        self.ids = ids
+        self._batch = self._to_device(self._inputs.batch(ids))
+        probe = self._probe_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
+        self._probe_batch_ids = np.asarray(probe)
+        self._state = on_device(read_state(self.task, self.source, torch.from_numpy(ids)), self.device)
+        assert self._state.labels is not None
+        self.labels = self._state.labels
+
+    @property
+    def probe_labels(self) -> Tensor:
+        """Labels of the probe rows drawn for this step, shape (P,)."""
+        return torch.from_numpy(self.task.table.labels[self._probe_batch_ids]).to(self.device)
+
+    def observed_state(self, *, student: bool) -> State:
+        """The state of the batch at hand, with the student's eval-mode logits if asked for."""
+        state = replace(self._state, progress=self.progress)
+        return replace(state, student_logits=self.batch_logits()) if student else state
+
+    def validation_state(self, *, student: bool, max_rows: int = 2000) -> State:
+        """The state of labelled validation rows, by which policies are chosen."""
+        ids = self.task.labelled_ids("validation")[:max_rows]
+        state = replace(read_state(self.task, self.source, torch.from_numpy(ids)), progress=self.progress)
+        if not student:
+            return state
+        chunks = np.array_split(ids, max(1, len(ids) // 256))
+        logits = [self._evaluate(self._to_device(self._inputs.batch(chunk))) for chunk in chunks]
+        return replace(state, student_logits=torch.cat(logits).cpu())
+
+    def step(self, weights: Tensor) -> tuple[Tensor, float]:
+        """Take one optimisation step with these weights and move on to the next batch.
+
+        Args:
+            weights: Rows on the simplex, shape (B, K), for the batch at hand.
+
+        Returns:
+            The reward of each instance, shape (B,), float32, on the CPU, and the mean loss in nats.
+
+        Raises:
+            NonFiniteLossError: If loss or reward is NaN or infinite.
+        """
+        self.reward.before(self)
+        loss = self._optimise(weights.to(self.device))
+        rewards = self.reward.after(self).float().cpu()
+        self._check_finite(loss, rewards)
+        self.step_index += 1
+        self._next_batch()
+        return rewards, loss
+
+    def _optimise(self, weights: Tensor) -> float:
+        settings = self.settings
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.student.train()
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random)
+            logits = self.student(**self._batch).logits
+            self._random = torch.get_rng_state()
+            loss = distillation_loss(
+                logits,
+                self._state.teacher_logits,
+                weights,
+                self.labels,
+                temperature=settings.temperature,
+                kd_ratio=settings.kd_ratio,
+            ).mean()
+            self._optimizer.zero_grad()
+            loss.backward()
+        self.student_logits, self.student_hidden = logits.detach(), self._tap.value
+        self.targets = soft_targets(self._state.teacher_logits, weights)
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _check_finite(self, loss: float, rewards: Tensor) -> None:
+        if not (np.isfinite(loss) and torch.isfinite(rewards).all()):
+            raise NonFiniteLossError(
+                f"loss and rewards must be finite, the loss is {loss} at step {self.step_index}, instances "
+                f"{self.ids.tolist()[:16]}; lower the student's learning rate or look at these rows"
+            )
+
+    def batch_logits(self) -> Tensor:
+        """The student's logits of the batch now, in eval mode, shape (B, C)."""
+        return self._evaluate(self._batch)
+
+    def probe_logits(self) -> tuple[Tensor, Tensor]:
+        """The student's logits (P, C) and last-layer inputs (P, H) on this step's probe rows, in eval mode."""
+        return self._evaluate(self._to_device(self._inputs.batch(self._probe_batch_ids))), self._tap.value
+
+    @torch.no_grad()
+    def _evaluate(self, batch: dict[str, Tensor]) -> Tensor:
+        self.student.eval()
+        return self.student(**batch).logits  # type: ignore[no-any-return]
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}

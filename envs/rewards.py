@@ -1,0 +1,140 @@
+"""Rewards of the weighting agent: one number per instance, positive when the student's step was good.
+
+A reward sees the student only through a :class:`Scene`, which holds training and probe rows and nothing else.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.errors import unknown_name
+from rlkd.losses import cross_entropy
+
+
+class Scene(Protocol):
+    """What a reward may look at around one optimisation step."""
+
+    labels: Tensor
+    """Of the batch, shape (B,)."""
+    probe_labels: Tensor
+    """Of the probe rows drawn for this step, shape (P,)."""
+    learning_rate: float
+    """Of this step; a first-order reward of a step that cannot move the student is zero."""
+    student_logits: Tensor
+    """Of the batch, from the forward pass of the step itself, detached, shape (B, C)."""
+    student_hidden: Tensor
+    """Inputs of the student's last layer in that pass, detached, shape (B, H)."""
+    targets: Tensor
+    """The mixture the student was taught, shape (B, C)."""
+
+    def batch_logits(self) -> Tensor:
+        """The student's logits of the batch now, in eval mode, shape (B, C)."""
+
+    def probe_logits(self) -> tuple[Tensor, Tensor]:
+        """The student's logits (P, C) and last-layer inputs (P, H) on the probe rows now, in eval mode."""
+
+
+class Reward(Protocol):
+    """Called around every optimisation step of the student."""
+
+    def before(self, scene: Scene) -> None:
+        """Look at the student before the step."""
+
+    def after(self, scene: Scene) -> Tensor:
+        """Reward of each instance after the step, shape (B,), float32."""
+
+
+class LogitGain:
+    """First-order drop of the instance's own loss in logit space: ``(p - q) . (p - y)``.
+
+    p is the student, q the mixture it was taught, y the label. The step moves the logits against ``p - q``, the
+    gradient of the divergence; the loss falls by the inner product with its own gradient ``p - y``. Closed form: no
+    further forward pass, no probe.
+    """
+
+    def before(self, scene: Scene) -> None:
+        """Nothing to remember."""
+
+    def after(self, scene: Scene) -> Tensor:
+        """Gain per unit of learning rate, shape (B,), in [-2, 2]."""
+        p = F.softmax(scene.student_logits, dim=-1)
+        gain = ((p - scene.targets) * (p - _one_hot(scene.labels, p))).sum(-1)
+        return gain * float(scene.learning_rate > 0)
+
+
+class StudentGain:
+    """Drop of the instance's student loss across the step, in nats, both sides in eval mode."""
+
+    def before(self, scene: Scene) -> None:
+        """Remember the loss of each instance."""
+        self._before = cross_entropy(scene.batch_logits(), scene.labels)
+
+    def after(self, scene: Scene) -> Tensor:
+        """Drop per instance, shape (B,)."""
+        return self._before - cross_entropy(scene.batch_logits(), scene.labels)
+
+
+class Influence:
+    """First-order drop of the probe loss that each instance causes through the last layer.
+
+    With logits z = W h and G = mean over probe rows of ``(p - y) outer h``, the reward of instance i is
+    ``(p_i - q_i) . (G h_i)``, scaled by its mean absolute value over the batch.
+
+    Source:
+        Koh and Liang 2017, arXiv:1703.04730, with the identity in place of the Hessian and the last layer alone.
+    """
+
+    def before(self, scene: Scene) -> None:
+        """Remember the gradient of the probe loss at the last layer."""
+        logits, hidden = scene.probe_logits()
+        p = F.softmax(logits, dim=-1)
+        self._gradient = (p - _one_hot(scene.probe_labels, p)).T @ hidden / len(p)
+
+    def after(self, scene: Scene) -> Tensor:
+        """Scaled drop, shape (B,)."""
+        p = F.softmax(scene.student_logits, dim=-1)
+        drop = ((p - scene.targets) * (scene.student_hidden @ self._gradient.T)).sum(-1)
+        return drop / drop.abs().mean().clamp_min(1e-12) * float(scene.learning_rate > 0)
+
+
+class ProbeGain:
+    """Drop of the mean probe loss across the step, in nats: one number, shared by the whole batch."""
+
+    def before(self, scene: Scene) -> None:
+        """Remember the probe loss."""
+        self._before = self._loss(scene)
+
+    def after(self, scene: Scene) -> Tensor:
+        """The drop, repeated for each instance, shape (B,)."""
+        return (self._before - self._loss(scene)).expand(len(scene.labels)).clone()
+
+    @staticmethod
+    def _loss(scene: Scene) -> Tensor:
+        return cross_entropy(scene.probe_logits()[0], scene.probe_labels).mean()
+
+
+REWARDS: dict[str, type[Reward]] = {
+    "logit_gain": LogitGain,
+    "student_gain": StudentGain,
+    "influence": Influence,
+    "probe_gain": ProbeGain,
+}
+"""Every reward by name."""
+
+
+def make_reward(name: str) -> Reward:
+    """Make a reward by name.
+
+    Raises:
+        UnknownNameError: If there is no such reward.
+    """
+    if name not in REWARDS:
+        raise unknown_name("reward", name, REWARDS)
+    return REWARDS[name]()
+
+
+def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    return F.one_hot(labels, like.shape[-1]).to(like.dtype)
+
+

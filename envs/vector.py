@@ -1,0 +1,167 @@
+"""The documented face: one sub-environment per slot of the mini-batch, with its own observation, action and reward."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from rlkd.data.embedded import planted, planted_logits
+from rlkd.data.task import Task
+from rlkd.errors import TaskError
+from rlkd.features import ObservationConfig, teacher_features
+from rlkd.logit_cache import LogitCache
+from rlkd.types import LogitSource, State
+from rlkd.weighting.learned import action_weights
+
+from .episode import DistillationEpisode, EpisodeSettings, StudentFactory
+from .rewards import make_reward
+
+Array = NDArray[np.float32]
+
+
+class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
+    """Weight K teachers for every instance of a mini-batch while a student is distilled.
+
+    ## Description
+    A student is trained for ``horizon`` steps. At each step every slot of the mini-batch is a sub-environment: it
+    shows its instance and teachers, takes an action, and gets the reward of its own instance. Only training and probe
+    rows are in memory; the test split cannot be reached.
+
+    ## Action Space
+    ``Box(-1, 1, (K,))`` per sub-environment; weights are ``softmax(6 * action)`` over the present teachers.
+
+    ## Observation Space
+    ``Box(-1, 1, (K * F,))`` per sub-environment: the F features of teacher 0, then of teacher 1, and so on. Names,
+    meaning and ranges of the features: :mod:`rlkd.features`. A padded slot of a partial batch is all zeros.
+
+    ## Rewards
+    One number per instance, by name: ``logit_gain`` (default), ``student_gain``, ``influence``, ``probe_gain``; see
+    :mod:`rlkd_envs.rewards`. Padded slots get 0.
+
+    ## Starting State
+    A fresh student, initialised from the episode's seed, before its first batch. ``reset(options={"episode": n})``
+    starts the n-th episode of a seed, which makes interrupted training resume exactly.
+
+    ## Episode End
+    Terminated when the budget of ``horizon`` steps is spent; never truncated. Same-step autoreset: the observation
+    returned with a termination is the first of the next episode, the last one is ``info["final_obs"]``.
+
+    ## Arguments
+    See :meth:`__init__`. Without a task, synthetic planted teachers are used.
+
+    ## Version History
+    * v0: observation version 1.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium's own shape)
+
+    def __init__(
+        self,
+        num_envs: int | None = None,
+        *,
+        task: Task | None = None,
+        cache: LogitSource | None = None,
+        student: str | StudentFactory | None = None,
+        reward: str = "logit_gain",
+        observation: ObservationConfig | None = None,
+        settings: EpisodeSettings | None = None,
+        device: str = "cpu",
+        render_mode: str | None = None,
+        **settings_kwargs: Any,
+    ) -> None:
+        """Build the environment.
+
+        Args:
+            num_envs: Slots of the mini-batch; the same as ``batch_size``, which it overrides.
+            task: The task; None together with ``cache``: synthetic planted teachers.
+            cache: The teachers' logits.
+            student: A student's name or path, or a function from a seed to a model. None: the smallest from scratch.
+            reward: Name of the reward.
+            observation: Feature groups; default label-free and without the student.
+            settings: How the student is trained; None: made of ``settings_kwargs``.
+            device: Of the student.
+            render_mode: None; there is nothing to render.
+            **settings_kwargs: Fields of :class:`~rlkd_envs.episode.EpisodeSettings`.
+        """
+        if num_envs is not None:
+            settings_kwargs["batch_size"] = num_envs
+        if (task is None) != (cache is None):
+            raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
+        if task is None or cache is None:
+            task = planted()
+            logits = planted_logits(task)
+            cache = LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])])
+        if student is None:
+            student = "rlkd/mlp" if task.table.texts is None else "rlkd/tiny"
+        settings = settings or EpisodeSettings(**settings_kwargs)
+        self.observation_config = observation or ObservationConfig()
+        self.episode = DistillationEpisode(task, cache, student, make_reward(reward), settings, device)
+        self.num_envs = settings.batch_size
+        self.num_teachers = len(cache.teacher_names)
+        self.render_mode = render_mode
+        width = self.num_teachers * self.observation_config.num_features
+        self.single_observation_space = spaces.Box(-1.0, 1.0, (width,), np.float32)
+        self.single_action_space = spaces.Box(-1.0, 1.0, (self.num_teachers,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._episode_number = 0
+        self._seed = 0
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode; a seed restarts the count of episodes, ``options={"episode": n}`` sets it."""
+        if isinstance(seed, list):
+            seed = seed[0]
+        if seed is not None:
+            self._seed, self._episode_number = seed, 0
+        self._episode_number = (options or {}).get("episode", self._episode_number)
+        self._start_episode()
+        return self._observe(), {}
+
+    def _start_episode(self) -> None:
+        sequence = np.random.SeedSequence([self._seed, self._episode_number])
+        self.episode.start(int(sequence.generate_state(1)[0]))
+        self._episode_number += 1
+
+    @property
+    def episode_number(self) -> int:
+        """Number of the episode at hand, counted from 0."""
+        return self._episode_number - 1
+
+    def step(
+        self, actions: Array
+    ) -> tuple[Array, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Weight the teachers of every slot, take the student's step, give each instance its reward."""
+        rows = len(self.episode.ids)
+        present = self.episode.observed_state(student=False).present.cpu()
+        weights = action_weights(torch.as_tensor(np.asarray(actions)[:rows], dtype=torch.float32), present)
+        rewards, loss = self.episode.step(weights)
+        done = self.episode.done
+        infos: dict[str, Any] = {"student_loss": np.full(self.num_envs, loss), "weights": self._padded(weights)}
+        observation = self._observe()
+        if done:
+            infos["final_obs"] = observation
+            self._start_episode()
+            observation = self._observe()
+        flags = np.full(self.num_envs, done)
+        return observation, self._padded(rewards), flags, np.zeros_like(flags), infos
+
+    def _observe(self) -> Array:
+        state = self.episode.observed_state(student=self.observation_config.student)
+        return self._padded(teacher_features(state, self.observation_config).flatten(1))
+
+    def _padded(self, values: torch.Tensor) -> Array:
+        padded = np.zeros((self.num_envs, *values.shape[1:]), dtype=np.float32)
+        padded[: len(values)] = values.cpu().numpy()
+        return padded
+
+    def validation_state(self) -> State:
+        """The state of validation rows, by which the agent chooses its best policy."""
+        return self.episode.validation_state(student=self.observation_config.student)
+
+

@@ -1,0 +1,154 @@
+"""The observation: what a policy sees of an instance and its teachers, as bounded numbers.
+
+The environment and the deployed policy call the same :func:`teacher_features`. Every feature is bounded, so no
+running normaliser has to travel with a policy. No feature depends on the number of teachers, on the number or the
+order of classes, or on the order of the teachers.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.errors import PolicyError
+from rlkd.losses import teacher_cross_entropy
+from rlkd.types import State
+
+FEATURE_VERSION = 1
+
+BASE = ("present", "max_probability", "margin", "entropy", "agreement", "vote_share", "outlier_kl")
+"""Per teacher, all in [0, 1]: is it there; largest probability; gap to the second largest; entropy / log C;
+overlap of its distribution with the mean of the other teachers; share of the others with the same top class;
+KL from it to the mean of the others, squashed by x / (1 + x)."""
+STUDENT = ("student_kl", "student_vote", "student_entropy", "student_max_probability", "progress")
+"""KL from the teacher to the student, squashed; the student's probability of the teacher's top class; the student's
+entropy / log C and largest probability; share of the training budget spent. All in [0, 1]."""
+AFFINITY = ("affinity",)
+"""Cosine of the instance's embedding to the centroid of the teacher's training data, centred over teachers, halved:
+in [-1, 1]. Source: the prototype scores of Meta-KD, arXiv:2012.01266."""
+LABELLED = ("label_probability",)
+"""The teacher's probability of the label, exp(-CE), in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationConfig:
+    """Which groups of features a policy sees; the layout is versioned by ``FEATURE_VERSION``."""
+
+    student: bool = False
+    """Observe the student and the progress. Off: the policy is *portable* between runs, students and ages."""
+    affinity: bool = False
+    """Observe the affinity of instance and teacher; the cache must have been built with embeddings."""
+    labelled: bool = False
+    """Observe the teacher's probability of the label; such a policy needs labels when deployed."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the F features, in order."""
+        return (
+            BASE
+            + (STUDENT if self.student else ())
+            + (AFFINITY if self.affinity else ())
+            + (LABELLED if self.labelled else ())
+        )
+
+    @property
+    def num_features(self) -> int:
+        """Number of features F per teacher."""
+        return len(self.feature_names)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Fields of a :class:`~rlkd.types.State` that the features read beside the teacher logits."""
+        switches = {"student_logits": self.student, "affinity": self.affinity, "labels": self.labelled}
+        return frozenset(name for name, on in switches.items() if on)
+
+    def to_dict(self) -> dict[str, bool]:
+        """Plain values, for ``config.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "ObservationConfig":
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            PolicyError: If the keys or types are not those of this version.
+        """
+        expected = sorted(cls.__dataclass_fields__)
+        if not isinstance(values, dict) or sorted(values) != expected:
+            raise PolicyError(f"an observation must have the keys {', '.join(expected)}, got {values!r}")
+        if not all(isinstance(value, bool) for value in values.values()):
+            raise PolicyError(f"an observation's switches must be true or false, got {values!r}")
+        return cls(**values)
+
+
+def teacher_features(state: State, config: ObservationConfig) -> Tensor:
+    """Compute the observation of a batch.
+
+    Args:
+        state: With every field that ``config.requires`` names.
+        config: Which groups of features.
+
+    Returns:
+        Shape (..., K, F), float32, every value in [-1, 1]; rows of absent teachers are zero.
+    """
+    logits = torch.nan_to_num(state.teacher_logits.detach().float())
+    present = state.present
+    log_p = F.log_softmax(logits, dim=-1)
+    groups = [_base_features(log_p, present)]
+    if config.student:
+        groups.append(_student_features(log_p, state))
+    if config.affinity:
+        groups.append(_field(state, "affinity").float().unsqueeze(-1).clamp(-2, 2) / 2)
+    if config.labelled:
+        groups.append(torch.exp(-teacher_cross_entropy(logits, _field(state, "labels"))).unsqueeze(-1))
+    return torch.cat(groups, dim=-1) * present.unsqueeze(-1)
+
+
+def _field(state: State, name: str) -> Tensor:
+    value = getattr(state, name)
+    if value is None:
+        raise PolicyError(f"the observation reads {name!r}, the state has none; pass it or use a portable policy")
+    return value  # type: ignore[no-any-return]
+
+
+def _base_features(log_p: Tensor, present: Tensor) -> Tensor:
+    p = log_p.exp()
+    shown = present.unsqueeze(-1).float()
+    others_count = (present.sum(-1, keepdim=True) - 1).clamp_min(1).unsqueeze(-1)
+    others = ((p * shown).sum(-2, keepdim=True) - p * shown) / others_count
+    alone = (present.sum(-1) <= 1)[..., None, None]
+    others = torch.where(alone, p, others)
+    top = p.topk(min(2, p.shape[-1]), dim=-1)
+    one_hot = F.one_hot(top.indices[..., 0], p.shape[-1]).float() * shown
+    same_votes = (one_hot * (one_hot.sum(-2, keepdim=True) - one_hot)).sum(-1) / others_count.squeeze(-1)
+    outlier = (p * (log_p - others.clamp_min(1e-6).log())).sum(-1).clamp_min(0)
+    return torch.stack(
+        [
+            present.float(),
+            top.values[..., 0],
+            top.values[..., 0] - top.values[..., -1],
+            _normalised_entropy(p, log_p),
+            torch.minimum(p, others).sum(-1),
+            torch.where(alone.squeeze(-1), torch.ones_like(same_votes), same_votes),
+            outlier / (1 + outlier),
+        ],
+        dim=-1,
+    )
+
+
+def _student_features(log_p: Tensor, state: State) -> Tensor:
+    log_s = F.log_softmax(_field(state, "student_logits").detach().float(), dim=-1).unsqueeze(-2)
+    p, s = log_p.exp(), log_s.exp()
+    kl = (p * (log_p - log_s.clamp_min(-20))).sum(-1).clamp_min(0)
+    vote = s.expand_as(p).gather(-1, p.argmax(-1, keepdim=True)).squeeze(-1)
+    entropy = _normalised_entropy(s, log_s).expand_as(kl)
+    confidence = s.amax(-1).expand_as(kl)
+    progress = torch.full_like(kl, 0.0 if state.progress is None else state.progress)
+    return torch.stack([kl / (1 + kl), vote, entropy, confidence, progress], dim=-1)
+
+
+def _normalised_entropy(p: Tensor, log_p: Tensor) -> Tensor:
+    entropy = -(p * log_p).sum(-1) / torch.log(torch.tensor(float(max(p.shape[-1], 2))))
+    return entropy.clamp(0, 1)

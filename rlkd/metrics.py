@@ -1,0 +1,81 @@
+"""Scores of students, teachers and weightings; rewards and reports share these functions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import f1_score
+
+from rlkd.stats import expected_calibration_error
+
+Floats = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+
+
+def classification_metrics(logits: Floats, labels: Labels) -> dict[str, float]:
+    """Accuracy, macro F1, negative log likelihood (nats) and calibration error of one classifier.
+
+    Args:
+        logits: Shape (N, C).
+        labels: Shape (N,), all labelled.
+    """
+    predictions = logits.argmax(-1)
+    return {
+        "accuracy": float((predictions == labels).mean()),
+        "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0.0)),
+        "nll": negative_log_likelihood(logits, labels),
+        "ece": expected_calibration_error(softmax(logits, axis=-1), labels),
+    }
+
+
+def negative_log_likelihood(logits: Floats, labels: Labels) -> float:
+    """Mean negative log likelihood in nats, logits (N, C), labels (N,)."""
+    return float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean())
+
+
+def compute_metrics(prediction: Any) -> dict[str, float]:
+    """The ``compute_metrics`` of a :class:`transformers.Trainer`: takes an ``EvalPrediction``."""
+    return classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+
+
+def headroom(teacher_logits: Floats, labels: Labels) -> dict[str, float]:
+    """How much instance weighting could gain, from the teachers' logits alone.
+
+    Args:
+        teacher_logits: Shape (N, K, C).
+        labels: Shape (N,).
+
+    Returns:
+        ``best_teacher`` (accuracy), ``equal_mixture`` (accuracy of the mean probabilities), ``best_per_instance``
+        (share of rows on which at least one teacher is right), ``room`` (the last minus the larger of the first
+        two), ``disagreement`` (share of rows on which not all teachers predict the same class).
+    """
+    predictions = teacher_logits.argmax(-1)
+    right = predictions == labels[:, None]
+    equal = softmax(teacher_logits, axis=-1).mean(1).argmax(-1) == labels
+    best, mixed, any_right = float(right.mean(0).max()), float(equal.mean()), float(right.any(1).mean())
+    return {
+        "best_teacher": best,
+        "equal_mixture": mixed,
+        "best_per_instance": any_right,
+        "room": any_right - max(best, mixed),
+        "disagreement": float((predictions != predictions[:, :1]).any(1).mean()),
+    }
+
+
+def headroom_verdict(figures: Mapping[str, float]) -> str:
+    """Say in a sentence what :func:`headroom` found."""
+    room, gain = figures["room"], figures["best_per_instance"] - figures["equal_mixture"]
+    if room < 0.01:
+        return "No room: some teacher (or the equal mixture) is right wherever any teacher is; weight equally."
+    if room < 0.05:
+        return (
+            f"Little room: a perfect choice per instance would gain at most {100 * gain:.1f} points over equal "
+            "weights, and a learned one part of that; expect differences near the noise."
+        )
+    return (
+        f"Room: a perfect choice per instance would gain up to {100 * gain:.1f} points over equal weights; "
+        "train a policy, and compare it with its shuffle and with the router."
+    )

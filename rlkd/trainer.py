@@ -1,0 +1,303 @@
+"""Distillation through :class:`transformers.Trainer`: one argument, ``weighting``, is what rlkd adds.
+
+Every distillation goes through here, in ``compare`` and in the benchmarks too: what is measured is what users run.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
+from rlkd.data.task import Task
+from rlkd.errors import NonFiniteLossError, StudentError
+from rlkd.logit_cache import read_state
+from rlkd.losses import MIXES, check_loss_settings, cross_entropy, distillation_loss
+from rlkd.metrics import compute_metrics as default_metrics
+from rlkd.records import newest_verified, write_json_atomic, write_manifest
+from rlkd.types import LogitSource, State, on_device
+from rlkd.weighting import Uniform, Weighting, check_requirements
+
+IDS = "instance_ids"
+WEIGHT_FILE = "weights.json"
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """Training arguments with the settings of the distillation loss; see :func:`rlkd.losses.distillation_loss`."""
+
+    temperature: float = field(default=1.0, metadata={"help": "Softens teachers and student in the loss; > 0."})
+    kd_ratio: float = field(
+        default=1.0, metadata={"help": "loss = (1 - kd_ratio) * CE + kd_ratio * KD; in [0, 1]."}
+    )
+    mix: str = field(
+        default="probability", metadata={"help": f"How teachers are mixed: {' or '.join(MIXES)}."}
+    )
+    scale_by_temperature: bool = field(
+        default=True, metadata={"help": "Multiply the KD term by temperature ** 2."}
+    )
+    max_length: int = field(default=128, metadata={"help": "Tokens a text is cut to."})
+
+    def __post_init__(self) -> None:
+        """Check ranges; instance ids must survive, so unused columns are kept."""
+        check_loss_settings(self.temperature, self.kd_ratio, self.mix)
+        self.remove_unused_columns = False
+        super().__post_init__()
+
+
+class InstanceDataset(Dataset[int]):
+    """Instance ids of one split; texts, logits and labels are looked up by id when a batch is made."""
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        """Hold ids (N,)."""
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> int:
+        return int(self.ids[index])
+
+
+class WeightRecord:
+    """Mean weight per teacher and group over the run, in bins of progress."""
+
+    BINS = 20
+
+    def __init__(self, groups: Sequence[str], teachers: int) -> None:
+        """Start empty: sums of shape (bins, groups, K)."""
+        self.groups = tuple(groups)
+        self.sums = np.zeros((self.BINS, len(groups), teachers))
+        self.counts = np.zeros((self.BINS, len(groups)))
+
+    def add(self, progress: float, groups: Tensor, weights: Tensor) -> None:
+        """Add a batch: ``groups`` (B,) (-1: none), ``weights`` (B, K)."""
+        bin_ = min(int(progress * self.BINS), self.BINS - 1)
+        kept = (groups >= 0).cpu().numpy()
+        index = groups.cpu().numpy()[kept]
+        np.add.at(self.sums[bin_], index, weights.detach().cpu().numpy()[kept])
+        np.add.at(self.counts[bin_], index, 1)
+
+    def means(self) -> NDArray[np.float64]:
+        """Mean weights, shape (bins, groups, K); NaN where nothing was seen."""
+        with np.errstate(invalid="ignore"):
+            return self.sums / self.counts[..., None]
+
+    def knowing_mass(self, matrix: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Mean weight on the teachers that know the instance's group, per bin: ``matrix`` (K, G) to (bins,)."""
+        mass = (self.sums * matrix.T[None]).sum((1, 2))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(mass / self.counts.sum(1))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` gave."""
+        self.sums, self.counts = np.array(state["sums"]), np.array(state["counts"])
+
+
+class DistillationTrainer(Trainer):  # type: ignore[misc]
+    """A :class:`transformers.Trainer` whose loss is the weighted multi-teacher distillation loss.
+
+    Batches are bucketed by length in an order that is a function of seed and epoch alone, so runs that share a seed
+    share their batches, and a resumed run continues them.
+    """
+
+    loss_is_scaled_for_ga = False  # our loss is a mean per micro-batch: let the Trainer divide by the accumulation
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DistillationArguments,
+        *,
+        task: Task,
+        cache: LogitSource,
+        weighting: Weighting | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        inputs: Inputs | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            model: The student.
+            args: Training and distillation arguments.
+            task: Trains on ``train``, evaluates on ``validation``.
+            cache: Teacher logits: a cache, or :class:`~rlkd.logit_cache.LiveTeachers`.
+            weighting: Maps each batch to weights; None: equal weights.
+            processing_class: The student's tokenizer; None for vector tasks.
+            inputs: Encoded inputs, to share them between runs of one tokenizer.
+            **kwargs: Handed on to :class:`transformers.Trainer`.
+        """
+        weighting = weighting or Uniform()
+        check_requirements(type(weighting).__name__, weighting, task, cache)
+        if args.kd_ratio < 1 and len(task.labelled_ids("train")) == 0:
+            raise StudentError(f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1")
+        self.task, self.cache, self.weighting = task, cache, weighting
+        self.inputs = inputs or encode_inputs(task, processing_class, args.max_length)
+        self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
+        kwargs.setdefault("compute_metrics", default_metrics)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self.collate,
+            train_dataset=InstanceDataset(task.splits["train"]),
+            eval_dataset=InstanceDataset(task.splits["validation"]),
+            processing_class=processing_class,
+            **kwargs,
+        )
+
+    def collate(self, ids: list[int]) -> dict[str, Tensor]:
+        """Make a batch of instance ids: the student's inputs, and the ids to look everything else up by."""
+        rows = np.asarray(ids)
+        return {
+            **self.inputs.batch(rows),
+            IDS: torch.from_numpy(rows),
+            "labels": torch.from_numpy(self.task.table.labels[rows]),
+        }
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        lengths = self.inputs.lengths[self.task.splits["train"]]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return LengthBucketSampler(lengths, batch, seed=seed)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean distillation loss of a batch while training; the mean cross entropy while evaluating."""
+        fields = dict(inputs)
+        ids, labels = fields.pop(IDS), fields.pop("labels")
+        outputs = model(**fields)
+        if model.training:
+            losses = self._distillation_losses(outputs.logits, ids)
+        else:
+            losses = cross_entropy(outputs.logits, labels)
+        loss = losses.mean()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss must be finite, it became {loss.item()} at step {self.state.global_step}, instances "
+                f"{ids[~torch.isfinite(losses.detach())].tolist()[:16]}; lower the learning rate or look at these rows"
+            )
+        return (loss, outputs) if return_outputs else loss
+
+    def _distillation_losses(self, student_logits: Tensor, ids: Tensor) -> Tensor:
+        args = self.args
+        state = self.batch_state(ids, student_logits)
+        weights = self.weighting.weights(state)
+        self._record(state, weights)
+        return distillation_loss(
+            student_logits,
+            state.teacher_logits,
+            weights,
+            state.labels,
+            temperature=args.temperature,
+            kd_ratio=args.kd_ratio,
+            mix=args.mix,
+            scale_by_temperature=args.scale_by_temperature,
+        )
+
+    def batch_state(self, ids: Tensor, student_logits: Tensor) -> State:
+        """What the weighting sees of a batch, on the student's device."""
+        state = read_state(self.task, self.cache, ids.cpu())
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return replace(
+            on_device(state, student_logits.device), student_logits=student_logits.detach(), progress=progress
+        )
+
+    def _record(self, state: State, weights: Tensor) -> None:
+        assert state.progress is not None
+        self.weight_record.add(state.progress, _groups(self.task, self.cache, state), weights)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Loss, logits and labels of an evaluation batch."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return loss, None if prediction_loss_only else outputs.logits.detach(), inputs["labels"]
+
+    def predict_split(self, split: str) -> NDArray[np.float32]:
+        """The student's logits of one split, shape (N_split, C), in the order of its ids."""
+        ids = self.task.splits[split]
+        order = np.argsort(self.inputs.lengths[ids], kind="stable")
+        output = self.predict(InstanceDataset(ids[order]))
+        logits = np.empty_like(output.predictions)
+        logits[order] = output.predictions
+        return logits
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the mean weight per teacher since the start of the run to the training logs."""
+        if "loss" in logs:
+            total = self.weight_record.sums.sum((0, 1)) / max(self.weight_record.counts.sum(), 1)
+            logs |= {f"weight/{n}": float(w) for n, w in zip(self.cache.teacher_names, total, strict=True)}
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # the manifest is written last: a checkpoint without one that verifies is not resumed from
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            write_json_atomic(folder / WEIGHT_FILE, self.weight_record.state())
+            write_manifest(folder)
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Train; ``resume_from_checkpoint=True`` takes the newest checkpoint that verifies, or starts anew.
+
+        Checkpoints newer than that one are damaged (a killed writer's) and are removed.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._newest_checkpoint()
+        if resume_from_checkpoint:
+            self.weight_record.load(json.loads((Path(resume_from_checkpoint) / WEIGHT_FILE).read_text()))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _newest_checkpoint(self) -> str | None:
+        folder = Path(self.args.output_dir)
+        newest = newest_verified(folder) if folder.is_dir() else None
+        for other in folder.glob("checkpoint-*"):
+            if newest is None or _step_number(other) > _step_number(newest):
+                shutil.rmtree(other)
+        return None if newest is None else str(newest)
+
+    def knowing_mass(self) -> tuple[float, float] | None:
+        """Mean weight on knowing teachers in the first and the last fifth of the run, where it is known who knows."""
+        if self.cache.knowledge is None:
+            return None
+        mass = self.weight_record.knowing_mass(self.cache.knowledge.matrix)
+        fifth = WeightRecord.BINS // 5
+        return float(np.nanmean(mass[:fifth])), float(np.nanmean(mass[-fifth:]))
+
+
+def group_names(task: Task, source: LogitSource) -> tuple[str, ...]:
+    """The groups that weights are reported by: what the teachers know, else domains, else classes."""
+    if source.knowledge is not None:
+        return source.knowledge.groups
+    return task.domain_names or task.label_names
+
+
+def _groups(task: Task, source: LogitSource, state: State) -> Tensor:
+    by_class = source.knowledge.by == "class" if source.knowledge is not None else not task.domain_names
+    groups = state.labels if by_class else state.domains
+    assert groups is not None
+    return groups
+
+
+def _step_number(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])

@@ -1,0 +1,112 @@
+"""Weightings: anything that maps a state to weights over teachers. Torch only; no RL library is imported here."""
+
+import importlib
+from pathlib import Path
+
+from rlkd.data.task import Task
+from rlkd.errors import WeightingError, unknown_name
+from rlkd.types import LogitSource
+from rlkd.weighting.base import BuildableWeighting, Evidence, Weighting
+from rlkd.weighting.fixed import BestTeacher, Fixed, Uniform
+from rlkd.weighting.heuristic import CrossEntropy, Entropy, Oracle
+from rlkd.weighting.learned import Policy, PolicyMean, PolicyShuffle, Router, load_policy
+
+__all__ = [
+    "WEIGHTINGS",
+    "BuildableWeighting",
+    "Evidence",
+    "Policy",
+    "Weighting",
+    "build_weighting",
+    "check_requirements",
+    "load_policy",
+    "load_weighting",
+]
+
+WEIGHTINGS: dict[str, type[BuildableWeighting]] = {
+    "uniform": Uniform,
+    "fixed": Fixed,
+    "best_teacher": BestTeacher,
+    "entropy": Entropy,
+    "cross_entropy": CrossEntropy,
+    "oracle": Oracle,
+    "router": Router,
+    "policy": Policy,
+    "policy_mean": PolicyMean,
+    "policy_shuffle": PolicyShuffle,
+}
+"""Every weighting by name; ``"package.module:Name"`` loads a user's own."""
+
+
+def weighting_class(spec: str) -> tuple[type[BuildableWeighting], str | None]:
+    """Split ``name[:argument]`` and look the name up; touches no data, so it is called before long work.
+
+    Raises:
+        UnknownNameError: If there is no such weighting.
+        WeightingError: If a user's module has no such class.
+    """
+    name, _, argument = spec.partition(":")
+    if name in WEIGHTINGS:
+        return WEIGHTINGS[name], argument or None
+    if argument and name.replace(".", "").isidentifier():
+        return _imported_class(name, argument), None
+    if Path(spec).is_dir():
+        return Policy, spec
+    raise unknown_name("weighting", spec, WEIGHTINGS)
+
+
+def _imported_class(module: str, name: str) -> type[BuildableWeighting]:
+    try:
+        loaded = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise WeightingError(
+            f"weighting '{module}:{name}' could not be imported: {error}; choose one of {', '.join(sorted(WEIGHTINGS))} "
+            "or put your module on the Python path"
+        ) from error
+    if not (hasattr(loaded, "build") and hasattr(loaded, "weights")):
+        raise WeightingError(f"weighting '{module}:{name}' needs the methods build and weights, see rlkd.weighting.base")
+    return loaded  # type: ignore[no-any-return]
+
+
+def build_weighting(spec: str, task: Task, source: LogitSource, *, seed: int = 0) -> Weighting:
+    """Make a weighting from its ``name[:argument]``, fitted on the training view of the task.
+
+    Args:
+        spec: For example ``"entropy"``, ``"policy:runs/policy"`` or ``"my_module:MyWeighting"``.
+        task: The task; only its training view is handed on.
+        source: The teachers' logits.
+        seed: Of anything random in the fit.
+    """
+    cls, argument = weighting_class(spec)
+    view = task.training_view()
+    weighting = cls.build(argument, Evidence(task=view, source=source.head(len(view.table)), seed=seed))
+    check_requirements(spec, weighting, task, source)
+    return weighting
+
+
+def load_weighting(path: str | Path) -> Policy:
+    """Load a learned weighting from a folder or a hub id, without any RL library."""
+    return load_policy(path)
+
+
+def check_requirements(name: str, weighting: Weighting, task: Task, source: LogitSource) -> None:
+    """Refuse a weighting that the run cannot feed, by name, before anything is trained.
+
+    Raises:
+        WeightingError: If labels, domains, affinity or embeddings are required and missing.
+    """
+    missing = []
+    if "labels" in weighting.requires and len(task.labelled_ids("train")) < len(task.splits["train"]):
+        unlabelled = len(task.splits["train"]) - len(task.labelled_ids("train"))
+        missing.append(f"labels ({unlabelled} of {len(task.splits['train'])} train rows have none)")
+    if "domains" in weighting.requires and not task.domain_names:
+        missing.append("domains (the task has no domain column)")
+    if "affinity" in weighting.requires and not source.has_affinity:
+        missing.append("affinity (build the cache with an embedder)")
+    if "embeddings" in weighting.requires:
+        missing.append("embeddings (they are not kept in a logit cache)")
+    if missing:
+        raise WeightingError(
+            f"weighting {name!r} needs {' and '.join(missing)}; choose a weighting that needs none, such as 'uniform', "
+            "'entropy' or a label-free policy"
+        )

@@ -1,0 +1,75 @@
+"""Weights that do not look at the instance."""
+
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from rlkd.errors import WeightingError
+from rlkd.types import State
+from rlkd.weighting.base import Evidence, equal_weights, normalised, refuse_argument, require_argument
+
+
+class Uniform:
+    """Equal weights: what everybody does.
+
+    Source: You, Xu, Xu, Tao 2017, "Learning from multiple teacher networks".
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``uniform``."""
+        refuse_argument("uniform", argument)
+        return cls()
+
+    def weights(self, state: State) -> Tensor:
+        """Equal weights over the present teachers, shape (..., K)."""
+        return equal_weights(state.present)
+
+
+class Fixed:
+    """The same given weights for every instance."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, shares: Tensor) -> None:
+        """Store the shares, shape (K,), non-negative, not all zero; they are normalised."""
+        if shares.ndim != 1 or not torch.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
+            raise WeightingError(
+                f"fixed weights must be finite, >= 0 and not all zero, got {shares.tolist()}; pass one number a teacher"
+            )
+        self.shares = shares.float() / shares.sum()
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``fixed:0.5,0.3,0.2``, one number a teacher."""
+        text = require_argument("fixed", argument, "fixed:0.5,0.3,0.2")
+        try:
+            shares = torch.tensor([float(part) for part in text.split(",")])
+        except ValueError as error:
+            raise WeightingError(f"fixed weights must be numbers with commas, got {text!r}") from error
+        teachers = len(evidence.source.teacher_names)
+        if len(shares) != teachers:
+            raise WeightingError(
+                f"fixed weights need one number for each of {teachers} teachers, got {len(shares)}"
+            )
+        return cls(shares)
+
+    def weights(self, state: State) -> Tensor:
+        """The shares, over the present teachers, shape (..., K)."""
+        return normalised(self.shares.to(state.teacher_logits.device).expand(state.present.shape), state.present)
+
+
+class BestTeacher(Fixed):
+    """All weight on the teacher with the highest accuracy on validation."""
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``best_teacher``: reads the labelled validation rows."""
+        refuse_argument("best_teacher", argument)
+        state = evidence.labelled_state("validation")
+        assert state.labels is not None
+        right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)).float().mean(0)
+        return cls(torch.nn.functional.one_hot(right.argmax(), len(right)).float())

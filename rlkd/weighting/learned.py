@@ -1,0 +1,329 @@
+"""Learned weightings: the policy network, what is saved of it, the supervised router and the two controls.
+
+Torch only: a policy that was trained with reinforcement learning is deployed without it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from rlkd.errors import PolicyError
+from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
+from rlkd.losses import teacher_cross_entropy
+from rlkd.types import State
+from rlkd.weighting.base import Evidence, masked_softmax, normalised, refuse_argument, require_argument
+from rlkd.weighting.heuristic import Oracle
+
+SHARPNESS = 6.0
+"""Actions lie in [-1, 1]; weights are ``softmax(SHARPNESS * action)``: odds between two teachers up to e^12."""
+
+
+def action_weights(actions: Tensor, present: Tensor) -> Tensor:
+    """Turn actions into weights; the environment and the deployed policy share this.
+
+    Args:
+        actions: Shape (..., K), clipped to [-1, 1].
+        present: Bool, shape (..., K).
+
+    Returns:
+        Rows on the simplex, shape (..., K), float32.
+    """
+    return masked_softmax(SHARPNESS * actions.clamp(-1, 1), present)
+
+
+class Policy(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="rlkd",
+    license="apache-2.0",
+    tags=["knowledge-distillation", "reinforcement-learning", "multi-teacher"],
+    model_card_template="""---
+{{ card_data }}
+---
+# A teacher-weighting policy for knowledge distillation
+
+Scores each teacher of an instance with one network shared over teachers; knows no teacher count, class count or
+order. Trained with [rlkd]; `config.json` names the observation, the reward and the task it was trained on.
+
+```python
+weighting = rlkd.load_weighting("path/to/this/folder")
+trainer = rlkd.DistillationTrainer(student, args, task=task, cache=cache, weighting=weighting)
+```
+
+No pickle is involved: weights are `model.safetensors`.
+""",
+):
+    """A network that scores every teacher of an instance, shared over teachers, with pooling over the set.
+
+    A :class:`~rlkd.weighting.base.Weighting`; the stochastic actor of the agent that trains it is this module.
+    """
+
+    def __init__(
+        self,
+        observation: dict[str, bool] | None = None,
+        hidden_size: int = 64,
+        feature_version: int = FEATURE_VERSION,
+        feature_names: Sequence[str] | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        """Build an untrained policy.
+
+        Args:
+            observation: Switches of an :class:`~rlkd.features.ObservationConfig`.
+            hidden_size: Width of the network.
+            feature_version: Of the observation the weights were trained for.
+            feature_names: Names of the F features the weights were trained for.
+            training: What is remembered of the training: reward, task, number of teachers, commit.
+
+        Raises:
+            PolicyError: If version or names are not those of this release.
+        """
+        super().__init__()
+        config = ObservationConfig.from_dict(observation or ObservationConfig().to_dict())
+        if feature_version != FEATURE_VERSION:
+            raise PolicyError(
+                f"the policy was made for observation version {feature_version}, this rlkd has version "
+                f"{FEATURE_VERSION}; train it again or install the rlkd release that made it"
+            )
+        if feature_names is not None and tuple(feature_names) != config.feature_names:
+            raise PolicyError(
+                f"the policy's features are {list(feature_names)}, its observation has {list(config.feature_names)}; "
+                "config.json was changed, use the original"
+            )
+        if not isinstance(hidden_size, int) or not 1 <= hidden_size <= 4096:
+            raise PolicyError(f"hidden_size must be an integer in 1..4096, got {hidden_size!r}")
+        self.observation = config
+        self.requires = config.requires
+        self.training_record = dict(training or {})
+        self.encode = nn.Sequential(
+            nn.Linear(config.num_features, hidden_size), nn.Tanh(), nn.Linear(hidden_size, hidden_size), nn.Tanh()
+        )
+        self.score = nn.Sequential(nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
+
+    @classmethod
+    def create(cls, observation: ObservationConfig, *, training: dict[str, Any], seed: int = 0) -> "Policy":
+        """An untrained policy whose ``config.json`` will be complete; the global random state is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(
+                observation=observation.to_dict(),
+                feature_version=FEATURE_VERSION,
+                feature_names=list(observation.feature_names),
+                training=training,
+            )
+
+    def embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode each teacher and the set.
+
+        Args:
+            features: Shape (..., K, F).
+
+        Returns:
+            Codes of the teachers (..., K, H) and their mean over present teachers (..., 1, H).
+        """
+        present = features[..., :1]
+        codes = self.encode(features)
+        return codes, (codes * present).sum(-2, keepdim=True) / present.sum(-2, keepdim=True).clamp_min(1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Actions, the mean of the agent's distribution: features (..., K, F) to (..., K) in (-1, 1)."""
+        codes, pooled = self.embed(features)
+        return torch.tanh(self.score(torch.cat([codes, pooled.expand_as(codes)], dim=-1)).squeeze(-1))
+
+    @torch.no_grad()
+    def weights(self, state: State) -> Tensor:
+        """Weights of a batch, shape (..., K)."""
+        return action_weights(self(teacher_features(state, self.observation)), state.present)
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> "Policy":
+        """Build from ``policy:PATH``."""
+        return load_policy(require_argument("policy", argument, "policy:runs/policy"))
+
+    @classmethod
+    def _load_as_pickle(cls, *args: Any, **kwargs: Any) -> Any:
+        raise PolicyError("a policy must come as model.safetensors, got a pickled file; it is not loaded")
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Load a policy from a folder, or from a Hugging Face hub id.
+
+    Raises:
+        PolicyError: If a file is missing or damaged, or made for another observation.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        _check_policy_folder(folder)
+    elif folder.exists() or len(folder.parts) > 2 or folder.is_absolute():
+        raise PolicyError(f"a policy is a folder with config.json and model.safetensors, {path} is none; check the path")
+    try:
+        policy = Policy.from_pretrained(str(path), strict=True)
+    except PolicyError:
+        raise
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise PolicyError(f"no policy folder {path}, and no hub repository of that name could be read: {reason}") from error
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PolicyError(f"the policy {path} is damaged or not a policy: {reason}; save it again") from error
+    if not all(torch.isfinite(parameter).all() for parameter in policy.parameters()):
+        raise PolicyError(f"the policy {path} holds NaN or infinite numbers; train it again")
+    return policy.eval()
+
+
+def _check_policy_folder(folder: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise PolicyError(f"a policy folder holds config.json and model.safetensors, {folder} has no {name}")
+    if (folder / "config.json").stat().st_size > 1_000_000:
+        raise PolicyError(f"{folder / 'config.json'} is over 1 MB, a policy's is a few lines; it is not loaded")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"{folder / 'config.json'} is not JSON: {str(error)[:100]}; save the policy again") from error
+    if not isinstance(config, dict) or "feature_version" not in config or "feature_names" not in config:
+        raise PolicyError(f"{folder / 'config.json'} is no policy's: feature_version and feature_names are missing")
+
+
+def router_targets(state: State, oracle: Oracle | None) -> Tensor:
+    """What a router learns to say, shape (..., K): who knows the instance, or who gives its label probability."""
+    if oracle is not None and oracle.requires <= state.available():
+        return oracle.weights(state)
+    assert state.labels is not None
+    return normalised(torch.exp(-teacher_cross_entropy(state.teacher_logits, state.labels)), state.present)
+
+
+def fit_router(
+    policy: Policy, features: Tensor, targets: Tensor, *, epochs: int = 30, batch_size: int = 256, seed: int = 0
+) -> Policy:
+    """Train a policy network with labels to name the right teachers; in place.
+
+    Args:
+        policy: The network.
+        features: Shape (N, K, F).
+        targets: Rows on the simplex, shape (N, K).
+        epochs: Passes over the rows; at least 600 steps are made.
+        batch_size: Rows a step.
+        seed: Of the order of rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
+    steps = max(600, epochs * len(features) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    present = features[..., 0] > 0
+    with torch.enable_grad():
+        for _ in range(steps):
+            rows = torch.randint(len(features), (min(batch_size, len(features)),), generator=generator)
+            log_weights = action_weights(policy(features[rows]), present[rows]).clamp_min(1e-8).log()
+            loss = -(targets[rows] * log_weights).sum(-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return policy
+
+
+class Router:
+    """The supervised ceiling: the policy's own network and observation, trained with labels to name the right teachers.
+
+    Where the teachers say what they were trained on, the targets are the teachers that know the instance; else the
+    teachers' probabilities of the label. Label-free when deployed, like the policy.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        """Wrap a trained network."""
+        self.policy = policy
+        self.requires = policy.requires
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``router``: reads the labelled rows of train and probe."""
+        refuse_argument("router", argument)
+        return cls(train_router(evidence, ObservationConfig()))
+
+    def weights(self, state: State) -> Tensor:
+        """Weights of a batch, shape (..., K)."""
+        return self.policy.weights(state)
+
+
+def train_router(evidence: Evidence, observation: ObservationConfig, *, max_rows: int | None = None) -> Policy:
+    """Fit a router on the labelled rows of train and probe.
+
+    Args:
+        evidence: The training view and its teachers.
+        observation: Must not observe the student: a router is fitted before there is one.
+        max_rows: Use at most so many labelled rows.
+    """
+    if observation.student:
+        raise PolicyError(
+            "a router needs a portable observation, got one with student features; leave observe_student off, or "
+            "switch the warm start off"
+        )
+    oracle = Oracle(evidence.source.knowledge) if evidence.source.knowledge is not None else None
+    features, targets = [], []
+    for split in ("train", "probe"):
+        state = evidence.labelled_state(split)
+        features.append(teacher_features(state, observation))
+        targets.append(router_targets(state, oracle))
+    rows = torch.randperm(sum(map(len, features)), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
+    policy = Policy.create(observation, training={"method": "router", "task": evidence.task.name}, seed=evidence.seed)
+    return fit_router(policy, torch.cat(features)[rows], torch.cat(targets)[rows], seed=evidence.seed).eval()
+
+
+class PolicyMean:
+    """Control: the policy's average weights over the training split, the same for every instance."""
+
+    def __init__(self, policy: Policy, evidence: Evidence) -> None:
+        """Average the policy's weights over the training rows."""
+        if policy.observation.student:
+            raise PolicyError(
+                "policy_mean needs a policy without student features: its average is taken before there is a student; "
+                "train the policy with a portable observation"
+            )
+        self.requires: frozenset[str] = frozenset()
+        self.mean = policy.weights(evidence.labelled_state("train")).mean(0)
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``policy_mean:PATH``."""
+        return cls(load_policy(require_argument("policy_mean", argument, "policy_mean:runs/policy")), evidence)
+
+    def weights(self, state: State) -> Tensor:
+        """The average weights over the present teachers, shape (..., K)."""
+        return normalised(self.mean.to(state.teacher_logits.device).expand(state.present.shape), state.present)
+
+
+class PolicyShuffle:
+    """Control: the policy's weights, permuted over the instances of the batch.
+
+    If a student distilled with it is as good as with the policy, choosing per instance did nothing. The permutation
+    is a function of the set of instance ids, so runs resume exactly and reordering a batch reorders the weights.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        """Wrap a policy."""
+        self.policy = policy
+        self.requires = policy.requires | {"ids"}
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``policy_shuffle:PATH``."""
+        return cls(load_policy(require_argument("policy_shuffle", argument, "policy_shuffle:runs/policy")))
+
+    def weights(self, state: State) -> Tensor:
+        """The policy's weights with rows permuted, shape (B, K)."""
+        assert state.ids is not None
+        weights = self.policy.weights(state)
+        by_id = state.ids.argsort()
+        seed = int((state.ids.double() ** 2).sum().item()) % 2**31
+        shift = torch.randperm(len(by_id), generator=torch.Generator().manual_seed(seed)).to(by_id.device)
+        shuffled = torch.empty_like(weights)
+        shuffled[by_id] = weights[by_id[shift]]
+        return shuffled
