@@ -308,6 +308,18 @@ def test_hostile_files_are_refused(task: Task, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "bert" / "pytorch_model.bin").write_bytes(pickle.dumps(Canary()))
     with pytest.raises(TeacherError, match="safetensors"):
         load_teachers([str(tmp_path / "bert")], task)
+    model, _ = load_student("rlkd/tiny", task)
+    model.save_pretrained(tmp_path / "coded")
+    (tmp_path / "coded" / "tokenizer.json").write_text("{}")
+    (tmp_path / "coded" / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.C", '
+        '"AutoModelForSequenceClassification": "own.M"}}'
+    )
+    (tmp_path / "coded" / "own.py").write_text("from pathlib import Path\nPath('canary').touch()\n")
+    with pytest.raises(TeacherError, match="cannot be loaded"):
+        load_teachers([str(tmp_path / "coded")], task)
+    with pytest.raises(StudentError, match="could not be loaded"):
+        load_student(str(tmp_path / "coded"), task)
     assert not (tmp_path / "canary").exists()
 
 

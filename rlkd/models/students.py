@@ -60,8 +60,8 @@ class BiLstmForSequenceClassification(PreTrainedModel):
     """One bidirectional LSTM layer, the maximum over time, a linear classifier.
 
     Padding cannot change the logits: it stands behind the last token in both directions, and the maximum
-    skips it. There are two plain LSTMs, the second over reversed rows, because packed sequences take twice the time
-    on a CPU and make a GPU wait for the lengths.
+    skips it. There are two plain LSTMs, the second over reversed rows, because packed sequences take twice
+    the time on a CPU and make a GPU wait for the lengths.
 
     Source: the BiLSTM student of Tang et al. (2019), "Distilling Task-Specific Knowledge from BERT into
     Simple Neural Networks"; the maximum over time of Conneau et al. (2017), "Supervised Learning of
@@ -290,7 +290,7 @@ def _pretrained(
             # A head that was fine-tuned for regression or for many labels would bring the wrong loss.
             config.problem_type = None
             keep_first_layers(config, num_layers, name)
-            # Code and pickles that come with a model are refused; a head for other classes is replaced by a fresh one.
+            # A model's own code and pickles are refused; a head for other classes is replaced by a fresh one.
             model = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 config=config,

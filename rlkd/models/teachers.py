@@ -695,8 +695,8 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
                 path,
                 dtype=torch.float32,
                 use_safetensors=True,
-                local_files_only=True,
                 output_loading_info=True,
+                **safely,
             )
             tokenizer = AutoTokenizer.from_pretrained(path, **safely) if text else None
     except Exception as error:
