@@ -113,7 +113,8 @@ class DistillationEpisode:
 
     def start(self, seed: int) -> None:
         """Begin a new episode: a fresh student, and a fresh order of batches."""
-        self.seed, self.step_index, self._epoch, self._cursor = seed, 0, -1, 0
+        self.seed, self.step_index, self._epoch, self._cursor = seed, 0, 0, 0
+        self._order = self._epoch_order()
         self._random = torch.Generator().manual_seed(seed).get_state()
         self._probe_random = np.random.default_rng(seed)
         self.student = self._make_student(seed).to(self.device)
@@ -138,17 +139,23 @@ class DistillationEpisode:
 
     def _next_batch(self) -> None:
         size = self.settings.batch_size
-        if self._epoch < 0 or self._cursor >= len(self._order):
+        if self._cursor >= len(self._order):
             self._epoch, self._cursor = self._epoch + 1, 0
-            lengths = self._inputs.lengths[self._train_ids]
-            self._order = self._train_ids[bucketed_order(lengths, size, self.seed, self._epoch)]
+            self._order = self._epoch_order()
         self._set_batch(self._order[self._cursor : self._cursor + size])
         self._cursor += size
+
+    def _epoch_order(self) -> NDArray[np.int64]:
+        lengths = self._inputs.lengths[self._train_ids]
+        order: NDArray[np.int64] = bucketed_order(lengths, self.settings.batch_size, self.seed, self._epoch)
+        return self._train_ids[order]
 
     def _set_batch(self, ids: NDArray[np.int64]) -> None:
         self.ids = ids
         self._batch = self._to_device(self._inputs.batch(ids))
-        probe = self._probe_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
+        probe = self._probe_random.choice(
+            self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False
+        )
         self._probe_batch_ids = np.asarray(probe)
         self._state = on_device(read_state(self.task, self.source, torch.from_numpy(ids)), self.device)
         assert self._state.labels is not None

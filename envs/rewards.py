@@ -17,16 +17,20 @@ class Scene(Protocol):
 
     labels: Tensor
     """Of the batch, shape (B,)."""
-    probe_labels: Tensor
-    """Of the probe rows drawn for this step, shape (P,)."""
-    learning_rate: float
-    """Of this step; a first-order reward of a step that cannot move the student is zero."""
     student_logits: Tensor
     """Of the batch, from the forward pass of the step itself, detached, shape (B, C)."""
     student_hidden: Tensor
     """Inputs of the student's last layer in that pass, detached, shape (B, H)."""
     targets: Tensor
     """The mixture the student was taught, shape (B, C)."""
+
+    @property
+    def probe_labels(self) -> Tensor:
+        """Of the probe rows drawn for this step, shape (P,)."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of this step; a first-order reward of a step that cannot move the student is zero."""
 
     def batch_logits(self) -> Tensor:
         """The student's logits of the batch now, in eval mode, shape (B, C)."""
@@ -136,5 +140,3 @@ def make_reward(name: str) -> Reward:
 
 def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
     return F.one_hot(labels, like.shape[-1]).to(like.dtype)
-
-

@@ -48,11 +48,14 @@ class TeacherWeightingEnv(gymnasium.Env[Array, Array]):
         """Build the environment; see the vector face for the arguments."""
         self._vector = TeacherWeightingVectorEnv(num_envs=batch_size, **kwargs)
         self.render_mode = render_mode
-        slot, slots = self._vector, self._vector.num_envs
-        self.observation_space = spaces.Box(-1.0, 1.0, (slots * slot.single_observation_space.shape[0],), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (slots * slot.num_teachers,), np.float32)
+        vector = self._vector
+        width = vector.num_teachers * vector.observation_config.num_features
+        self.observation_space = spaces.Box(-1.0, 1.0, (vector.num_envs * width,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (vector.num_envs * vector.num_teachers,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
         """Start an episode with a seed drawn from ``self.np_random``."""
         super().reset(seed=seed)
         episode_seed = int(self.np_random.integers(2**31))

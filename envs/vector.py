@@ -90,11 +90,15 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         if num_envs is not None:
             settings_kwargs["batch_size"] = num_envs
         if (task is None) != (cache is None):
-            raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
+            raise TaskError(
+                "an environment needs task and cache together, got one of them; pass both, or neither"
+            )
         if task is None or cache is None:
             task = planted()
             logits = planted_logits(task)
-            cache = LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])])
+            cache = LogitCache(
+                list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])]
+            )
         if student is None:
             student = "rlkd/mlp" if task.table.texts is None else "rlkd/tiny"
         settings = settings or EpisodeSettings(**settings_kwargs)
@@ -142,7 +146,10 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         weights = action_weights(torch.as_tensor(np.asarray(actions)[:rows], dtype=torch.float32), present)
         rewards, loss = self.episode.step(weights)
         done = self.episode.done
-        infos: dict[str, Any] = {"student_loss": np.full(self.num_envs, loss), "weights": self._padded(weights)}
+        infos: dict[str, Any] = {
+            "student_loss": np.full(self.num_envs, loss),
+            "weights": self._padded(weights),
+        }
         observation = self._observe()
         if done:
             infos["final_obs"] = observation
@@ -163,5 +170,3 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     def validation_state(self) -> State:
         """The state of validation rows, by which the agent chooses its best policy."""
         return self.episode.validation_state(student=self.observation_config.student)
-
-

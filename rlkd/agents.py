@@ -138,7 +138,8 @@ class TeacherSetPolicy(ActorCriticPolicy):
     def __init__(self, *args: Any, make_actor: Callable[[], Policy], **kwargs: Any) -> None:
         """Build around the actor that ``make_actor`` gives (a module cannot be held before ``Module.__init__``)."""
         self._make_actor = make_actor
-        super().__init__(*args, ortho_init=False, **kwargs)
+        kwargs["ortho_init"] = False  # the actor comes initialised, and maybe trained
+        super().__init__(*args, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = SetExtractor(self._make_actor())  # type: ignore[assignment]
@@ -147,7 +148,7 @@ class TeacherSetPolicy(ActorCriticPolicy):
         super()._build(lr_schedule)
         self.action_net = nn.Identity()
         self.log_std = nn.Parameter(torch.full((1,), self.log_std_init))
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), eps=1e-5)
 
 
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
@@ -187,7 +188,9 @@ class PolicyTraining:
                 f"{self.total_timesteps}, {self.n_steps}, {self.gamma}"
             )
         if self.warm_start_rows is not None and not self.warm_start:
-            raise ConfigError("warm_start_rows would be ignored without warm_start; switch it on or leave the rows out")
+            raise ConfigError(
+                "warm_start_rows would be ignored without warm_start; switch it on or leave the rows out"
+            )
 
 
 @dataclass
@@ -215,7 +218,9 @@ class PolicyCallback(BaseCallback):
         """Watch a run."""
         super().__init__()
         self.run_state, self.output_dir = run, output_dir
-        self._bar = tqdm(total=run.training.total_timesteps, desc="policy", unit="instance", disable=not progress)
+        self._bar = tqdm(
+            total=run.training.total_timesteps, desc="policy", unit="instance", disable=not progress
+        )
 
     def _on_training_start(self) -> None:
         self.run_state.restore_random_state()
@@ -240,7 +245,9 @@ class PolicyCallback(BaseCallback):
 class PolicyRun:
     """One training run of a policy, with its exact state: saved at episode ends without a pickle."""
 
-    def __init__(self, env: Any, policy: Policy, training: PolicyTraining, *, tensorboard_log: str | None) -> None:
+    def __init__(
+        self, env: Any, policy: Policy, training: PolicyTraining, *, tensorboard_log: str | None
+    ) -> None:
         """Build the agent around the policy."""
         self.env, self.policy, self.training = env, policy, training
         self.curve = LearningCurve()
@@ -249,7 +256,9 @@ class PolicyRun:
         self.slots = SlotsVecEnv(env, seed=training.seed)
         cls, settings = ALGORITHMS[training.algorithm]
         if cls is PPO:
-            settings = settings | {"batch_size": env.num_envs * _steps_per_minibatch(training.n_steps, env.num_envs)}
+            settings = settings | {
+                "batch_size": env.num_envs * _steps_per_minibatch(training.n_steps, env.num_envs)
+            }
         self.agent = cls(
             TeacherSetPolicy,
             self.slots,
@@ -302,14 +311,19 @@ class PolicyRun:
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slot.items()}
         tensors["random.torch"] = torch.get_rng_state()
         tensors["random.numpy"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        save_file(
+            {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
+            folder / "state.safetensors",
+        )
         plain = {
             "num_timesteps": step,
             "n_updates": self.agent._n_updates,
             "episode": self.env.episode_number,
             "numpy_position": int(numpy_state["state"]["pos"]),
             "training": dataclasses.asdict(self.training),
-            "curve": {k: [None if x != x else x for x in v] for k, v in dataclasses.asdict(self.curve).items()},
+            "curve": {
+                k: [None if x != x else x for x in v] for k, v in dataclasses.asdict(self.curve).items()
+            },
         }
         write_json_atomic(folder / "state.json", plain)
         write_manifest(folder)
@@ -341,7 +355,9 @@ class PolicyRun:
         self.slots._first_episode = plain["episode"]
         curve = plain["curve"]
         self.curve = LearningCurve(
-            curve["timesteps"], [float("nan") if x is None else x for x in curve["reward"]], curve["validation"]
+            curve["timesteps"],
+            [float("nan") if x is None else x for x in curve["reward"]],
+            curve["validation"],
         )
         self._random_state = {
             "torch": tensors["random.torch"],
@@ -413,7 +429,7 @@ def train_policy(
     folder = None if output_dir is None else Path(output_dir)
     if folder is None and (resume or tensorboard):
         raise ConfigError("resume and tensorboard need an output_dir, got none; pass one")
-    env = gymnasium.make_vec(
+    env: Any = gymnasium.make_vec(
         ENV_ID,
         vectorization_mode="vector_entry_point",
         num_envs=(episode or {}).get("batch_size", 64),
@@ -427,7 +443,9 @@ def train_policy(
     ).unwrapped
     horizon = env.episode.settings.horizon
     if horizon % training.n_steps:
-        raise ConfigError(f"n_steps must divide the horizon {horizon}, got {training.n_steps}; checkpoints need it")
+        raise ConfigError(
+            f"n_steps must divide the horizon {horizon}, got {training.n_steps}; checkpoints need it"
+        )
     record = {
         "task": task.name,
         "reward": reward,
@@ -449,7 +467,11 @@ def train_policy(
 
 
 def _initial_policy(
-    task: Task, cache: LogitSource, observation: ObservationConfig, training: PolicyTraining, record: dict[str, Any]
+    task: Task,
+    cache: LogitSource,
+    observation: ObservationConfig,
+    training: PolicyTraining,
+    record: dict[str, Any],
 ) -> Policy:
     policy = Policy.create(observation, training=record, seed=training.seed)
     if training.warm_start:
@@ -458,5 +480,3 @@ def _initial_policy(
         router = train_router(evidence, observation, max_rows=training.warm_start_rows)
         policy.load_state_dict(router.state_dict())
     return policy
-
-

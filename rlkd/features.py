@@ -109,7 +109,9 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
 def _field(state: State, name: str) -> Tensor:
     value = getattr(state, name)
     if value is None:
-        raise PolicyError(f"the observation reads {name!r}, the state has none; pass it or use a portable policy")
+        raise PolicyError(
+            f"the observation reads {name!r}, the state has none; pass it or use a portable policy"
+        )
     return value  # type: ignore[no-any-return]
 
 

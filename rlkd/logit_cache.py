@@ -79,7 +79,9 @@ class LogitCache:
         rows, classes = arrays[0].shape
         self._stacked: Tensor | None = None
         if rows * classes * len(arrays) * 4 <= RAM_LIMIT:
-            self._stacked = torch.from_numpy(np.stack([np.asarray(a, dtype=np.float32) for a in arrays], axis=1))
+            self._stacked = torch.from_numpy(
+                np.stack([np.asarray(a, dtype=np.float32) for a in arrays], axis=1)
+            )
 
     def __len__(self) -> int:
         return len(self._arrays[0])
@@ -125,7 +127,10 @@ class LiveTeachers:
         """Logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
         index = ids.numpy()
         return torch.stack(
-            [t.logits(self._task, index, batch_size=len(index), max_length=self._max_length) for t in self._teachers],
+            [
+                t.logits(self._task, index, batch_size=len(index), max_length=self._max_length)
+                for t in self._teachers
+            ],
             dim=1,
         )
 
@@ -146,7 +151,9 @@ def joint_knowledge(teachers: Sequence[Teacher], task: Task) -> Knowledge | None
         return None
     by = kinds.pop()
     groups = task.label_names if by == "class" else task.domain_names
-    matrix = np.array([[group in (teacher.knows or ()) for group in groups] for teacher in teachers], dtype=bool)
+    matrix = np.array(
+        [[group in (teacher.knows or ()) for group in groups] for teacher in teachers], dtype=bool
+    )
     return Knowledge(by=by, groups=tuple(groups), matrix=matrix)  # type: ignore[arg-type]
 
 
@@ -182,7 +189,9 @@ def build_cache(
         TeacherError: If there is no teacher, or one gives NaN or infinite logits.
     """
     if not teachers:
-        raise TeacherError("a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers")
+        raise TeacherError(
+            "a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers"
+        )
     if dtype not in DTYPES:
         raise CacheError(f"cache dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = Path(directory)
@@ -269,7 +278,10 @@ def _write_arrays(
     ids = np.arange(len(task.table))
     files = {}
     for teacher, entry in tqdm(
-        list(zip(teachers, header["teachers"], strict=True)), desc="teachers", disable=not progress, unit="teacher"
+        list(zip(teachers, header["teachers"], strict=True)),
+        desc="teachers",
+        disable=not progress,
+        unit="teacher",
     ):
         path = folder / entry["file"]
         if path.exists():
@@ -280,7 +292,9 @@ def _write_arrays(
             write_array_atomic(path, logits.astype(header["dtype"]))
         files[entry["file"]] = file_hash(path)
     if embedder is not None:
-        affinity = compute_affinity(embedder(_texts(task)), task, joint_knowledge(teachers, task), len(teachers))
+        affinity = compute_affinity(
+            embedder(_texts(task)), task, joint_knowledge(teachers, task), len(teachers)
+        )
         write_array_atomic(folder / "affinity.npy", affinity)
         files["affinity.npy"] = file_hash(folder / "affinity.npy")
     return files
@@ -288,9 +302,15 @@ def _write_arrays(
 
 def _texts(task: Task) -> Sequence[str]:
     if task.table.texts is None:
-        raise CacheError(f"affinity embeds texts, task {task.name!r} has none; build the cache without an embedder")
+        raise CacheError(
+            f"affinity embeds texts, task {task.name!r} has none; build the cache without an embedder"
+        )
     pairs = task.table.text_pairs
-    return task.table.texts if pairs is None else [f"{a} {b}" for a, b in zip(task.table.texts, pairs, strict=True)]
+    return (
+        task.table.texts
+        if pairs is None
+        else [f"{a} {b}" for a, b in zip(task.table.texts, pairs, strict=True)]
+    )
 
 
 def compute_affinity(
@@ -338,16 +358,22 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         state = "an unfinished cache" if any(folder.glob("logits-*.npy")) else "no cache"
-        raise CacheError(f"expected a logit cache in {folder}, found {state}; run rlkd cache with this folder")
+        raise CacheError(
+            f"expected a logit cache in {folder}, found {state}; run rlkd cache with this folder"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
         entries = [(str(e["name"]), str(e["identity"]), str(e["file"])) for e in manifest["teachers"]]
         _ = manifest["data"], manifest["labels"], manifest["files"], manifest["affinity"], manifest["task"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CacheError(f"{path} is damaged or no cache manifest ({error}); build the cache again") from error
+        raise CacheError(
+            f"{path} is damaged or no cache manifest ({error}); build the cache again"
+        ) from error
     if version != FORMAT_VERSION:
-        raise CacheError(f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION}; build it again")
+        raise CacheError(
+            f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION}; build it again"
+        )
     if not entries or any(Path(file).name != file for *_, file in entries):
         raise CacheError(f"{path} names no teachers or files outside its folder; it is not opened")
     return manifest  # type: ignore[no-any-return]
@@ -383,10 +409,14 @@ def _open_array(
     if not path.is_file():
         raise CacheError(f"the cache {folder} is partial: {name} is missing; build it again")
     if file_hash(path) != manifest["files"].get(name):
-        raise CacheError(f"the cache {folder} is damaged: {name} is not what was written; build it again with --overwrite")
+        raise CacheError(
+            f"the cache {folder} is damaged: {name} is not what was written; build it again with --overwrite"
+        )
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.shape != shape or array.dtype.name not in DTYPES:
-        raise CacheError(f"{path} must hold floats of shape {shape}, it has {array.dtype} {array.shape}; build it again")
+        raise CacheError(
+            f"{path} must hold floats of shape {shape}, it has {array.dtype} {array.shape}; build it again"
+        )
     return array  # type: ignore[no-any-return]
 
 
@@ -398,5 +428,3 @@ def _read_knowledge(manifest: dict[str, Any], task: Task) -> Knowledge | None:
     groups = task.label_names if by == "class" else task.domain_names
     matrix = [[group in entry["knows"] for group in groups] for entry in manifest["teachers"]]
     return Knowledge(by=by, groups=tuple(groups), matrix=np.array(matrix, dtype=bool))
-
-

@@ -22,7 +22,9 @@ def check_loss_settings(temperature: float, kd_ratio: float, mix: str) -> None:
         ConfigError: If a value is out of its range.
     """
     if not temperature > 0:
-        raise ConfigError(f"temperature must be > 0, got {temperature}; pass a positive number (1.0 is usual)")
+        raise ConfigError(
+            f"temperature must be > 0, got {temperature}; pass a positive number (1.0 is usual)"
+        )
     if not 0 <= kd_ratio <= 1:
         raise ConfigError(f"kd_ratio must lie in [0, 1], got {kd_ratio}; 1 distils from the teachers alone")
     if mix not in MIXES:
@@ -118,11 +120,12 @@ def distillation_loss(
     """
     targets = soft_targets(teacher_logits, weights, temperature=temperature, mix=mix)
     log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    divergence = -(targets * log_student).sum(-1) + torch.special.xlogy(targets, targets).sum(-1)
+    divergence: Tensor = -(targets * log_student).sum(-1) + torch.special.xlogy(targets, targets).sum(-1)
     if scale_by_temperature:
         divergence = divergence * temperature**2
     if kd_ratio == 1:
         return divergence
     if labels is None:
         raise ConfigError(f"kd_ratio {kd_ratio} needs labels, got none; pass labels or set kd_ratio=1")
-    return (1 - kd_ratio) * cross_entropy(student_logits, labels) + kd_ratio * divergence
+    mixed: Tensor = (1 - kd_ratio) * cross_entropy(student_logits, labels) + kd_ratio * divergence
+    return mixed

@@ -25,7 +25,8 @@ from rlkd.losses import MIXES, check_loss_settings, cross_entropy, distillation_
 from rlkd.metrics import compute_metrics as default_metrics
 from rlkd.records import newest_verified, write_json_atomic, write_manifest
 from rlkd.types import LogitSource, State, on_device
-from rlkd.weighting import Uniform, Weighting, check_requirements
+from rlkd.weighting import Weighting, check_requirements
+from rlkd.weighting.fixed import Uniform
 
 IDS = "instance_ids"
 WEIGHT_FILE = "weights.json"
@@ -35,7 +36,9 @@ WEIGHT_FILE = "weights.json"
 class DistillationArguments(TrainingArguments):
     """Training arguments with the settings of the distillation loss; see :func:`rlkd.losses.distillation_loss`."""
 
-    temperature: float = field(default=1.0, metadata={"help": "Softens teachers and student in the loss; > 0."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Softens teachers and student in the loss; > 0."}
+    )
     kd_ratio: float = field(
         default=1.0, metadata={"help": "loss = (1 - kd_ratio) * CE + kd_ratio * KD; in [0, 1]."}
     )
@@ -107,14 +110,16 @@ class WeightRecord:
         self.sums, self.counts = np.array(state["sums"]), np.array(state["counts"])
 
 
-class DistillationTrainer(Trainer):  # type: ignore[misc]
+class DistillationTrainer(Trainer):
     """A :class:`transformers.Trainer` whose loss is the weighted multi-teacher distillation loss.
 
     Batches are bucketed by length in an order that is a function of seed and epoch alone, so runs that share a seed
     share their batches, and a resumed run continues them.
     """
 
-    loss_is_scaled_for_ga = False  # our loss is a mean per micro-batch: let the Trainer divide by the accumulation
+    loss_is_scaled_for_ga = (
+        False  # our loss is a mean per micro-batch: let the Trainer divide by the accumulation
+    )
 
     def __init__(
         self,
@@ -140,11 +145,13 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             inputs: Encoded inputs, to share them between runs of one tokenizer.
             **kwargs: Handed on to :class:`transformers.Trainer`.
         """
-        weighting = weighting or Uniform()
-        check_requirements(type(weighting).__name__, weighting, task, cache)
+        chosen: Weighting = weighting or Uniform()
+        check_requirements(type(chosen).__name__, chosen, task, cache)
         if args.kd_ratio < 1 and len(task.labelled_ids("train")) == 0:
-            raise StudentError(f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1")
-        self.task, self.cache, self.weighting = task, cache, weighting
+            raise StudentError(
+                f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1"
+            )
+        self.task, self.cache, self.weighting = task, cache, chosen
         self.inputs = inputs or encode_inputs(task, processing_class, args.max_length)
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
         kwargs.setdefault("compute_metrics", default_metrics)
@@ -238,7 +245,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         ids = self.task.splits[split]
         order = np.argsort(self.inputs.lengths[ids], kind="stable")
         output = self.predict(InstanceDataset(ids[order]))
-        logits = np.empty_like(output.predictions)
+        logits: NDArray[np.float32] = np.empty_like(output.predictions)
         logits[order] = output.predictions
         return logits
 

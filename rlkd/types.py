@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class State:
 def on_device(state: State, device: torch.device) -> State:
     """The same state with every tensor on ``device``."""
     tensors = {name: getattr(state, name) for name in state.available()}
-    moved = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+    moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
     return replace(state, **moved)
 
 

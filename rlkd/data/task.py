@@ -78,7 +78,8 @@ class Task:
     def labelled_ids(self, split: str) -> NDArray[np.int64]:
         """Ids of the rows of one split that have a label."""
         ids = self.splits[split]
-        return ids[self.table.labels[ids] != UNLABELLED]
+        labelled: NDArray[np.int64] = ids[self.table.labels[ids] != UNLABELLED]
+        return labelled
 
     def training_view(self) -> "Task":
         """The task without its test rows: what policies, rewards and fitted weightings may see."""

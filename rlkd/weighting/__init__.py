@@ -6,24 +6,24 @@ from pathlib import Path
 from rlkd.data.task import Task
 from rlkd.errors import WeightingError, unknown_name
 from rlkd.types import LogitSource
-from rlkd.weighting.base import BuildableWeighting, Evidence, Weighting
+from rlkd.weighting.base import Evidence, Weighting, WeightingBuilder
 from rlkd.weighting.fixed import BestTeacher, Fixed, Uniform
 from rlkd.weighting.heuristic import CrossEntropy, Entropy, Oracle
 from rlkd.weighting.learned import Policy, PolicyMean, PolicyShuffle, Router, load_policy
 
 __all__ = [
     "WEIGHTINGS",
-    "BuildableWeighting",
     "Evidence",
     "Policy",
     "Weighting",
+    "WeightingBuilder",
     "build_weighting",
     "check_requirements",
     "load_policy",
     "load_weighting",
 ]
 
-WEIGHTINGS: dict[str, type[BuildableWeighting]] = {
+WEIGHTINGS: dict[str, WeightingBuilder] = {
     "uniform": Uniform,
     "fixed": Fixed,
     "best_teacher": BestTeacher,
@@ -38,7 +38,7 @@ WEIGHTINGS: dict[str, type[BuildableWeighting]] = {
 """Every weighting by name; ``"package.module:Name"`` loads a user's own."""
 
 
-def weighting_class(spec: str) -> tuple[type[BuildableWeighting], str | None]:
+def weighting_class(spec: str) -> tuple[WeightingBuilder, str | None]:
     """Split ``name[:argument]`` and look the name up; touches no data, so it is called before long work.
 
     Raises:
@@ -55,7 +55,7 @@ def weighting_class(spec: str) -> tuple[type[BuildableWeighting], str | None]:
     raise unknown_name("weighting", spec, WEIGHTINGS)
 
 
-def _imported_class(module: str, name: str) -> type[BuildableWeighting]:
+def _imported_class(module: str, name: str) -> WeightingBuilder:
     try:
         loaded = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -64,7 +64,9 @@ def _imported_class(module: str, name: str) -> type[BuildableWeighting]:
             "or put your module on the Python path"
         ) from error
     if not (hasattr(loaded, "build") and hasattr(loaded, "weights")):
-        raise WeightingError(f"weighting '{module}:{name}' needs the methods build and weights, see rlkd.weighting.base")
+        raise WeightingError(
+            f"weighting '{module}:{name}' needs the methods build and weights, see rlkd.weighting.base"
+        )
     return loaded  # type: ignore[no-any-return]
 
 

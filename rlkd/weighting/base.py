@@ -1,7 +1,7 @@
 """The contract of a weighting, and what the entries of the registry are built from."""
 
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from rlkd.types import LogitSource, State
 class Weighting(Protocol):
     """Anything that maps a state to weights over its teachers."""
 
-    requires: frozenset[str]
-    """Fields of the :class:`~rlkd.types.State` that it reads beside the teacher logits."""
+    @property
+    def requires(self) -> frozenset[str]:
+        """Fields of the :class:`~rlkd.types.State` that it reads beside the teacher logits."""
 
     def weights(self, state: State) -> Tensor:
         """Weights of a batch.
@@ -43,12 +44,11 @@ class Evidence:
         return read_state(self.task, self.source, torch.from_numpy(self.task.labelled_ids(split)))
 
 
-class BuildableWeighting(Weighting, Protocol):
-    """An entry of the registry: a weighting that is made from ``name:argument`` and evidence."""
+class WeightingBuilder(Protocol):
+    """An entry of the registry: a class that makes a weighting from ``name:argument`` and evidence."""
 
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Make the weighting.
+    def build(self, argument: str | None, evidence: Evidence) -> Weighting:
+        """Make the weighting; a class method of the weighting's class.
 
         Args:
             argument: What stood behind the colon, or None.

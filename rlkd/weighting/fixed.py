@@ -59,7 +59,9 @@ class Fixed:
 
     def weights(self, state: State) -> Tensor:
         """The shares, over the present teachers, shape (..., K)."""
-        return normalised(self.shares.to(state.teacher_logits.device).expand(state.present.shape), state.present)
+        return normalised(
+            self.shares.to(state.teacher_logits.device).expand(state.present.shape), state.present
+        )
 
 
 class BestTeacher(Fixed):

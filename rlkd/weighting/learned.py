@@ -103,9 +103,14 @@ No pickle is involved: weights are `model.safetensors`.
         self.requires = config.requires
         self.training_record = dict(training or {})
         self.encode = nn.Sequential(
-            nn.Linear(config.num_features, hidden_size), nn.Tanh(), nn.Linear(hidden_size, hidden_size), nn.Tanh()
+            nn.Linear(config.num_features, hidden_size),
+            nn.Tanh(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.Tanh(),
         )
-        self.score = nn.Sequential(nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
+        self.score = nn.Sequential(
+            nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1)
+        )
 
     @classmethod
     def create(cls, observation: ObservationConfig, *, training: dict[str, Any], seed: int = 0) -> "Policy":
@@ -162,14 +167,18 @@ def load_policy(path: str | Path) -> Policy:
     if folder.is_dir():
         _check_policy_folder(folder)
     elif folder.exists() or len(folder.parts) > 2 or folder.is_absolute():
-        raise PolicyError(f"a policy is a folder with config.json and model.safetensors, {path} is none; check the path")
+        raise PolicyError(
+            f"a policy is a folder with config.json and model.safetensors, {path} is none; check the path"
+        )
     try:
         policy = Policy.from_pretrained(str(path), strict=True)
     except PolicyError:
         raise
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise PolicyError(f"no policy folder {path}, and no hub repository of that name could be read: {reason}") from error
+        raise PolicyError(
+            f"no policy folder {path}, and no hub repository of that name could be read: {reason}"
+        ) from error
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PolicyError(f"the policy {path} is damaged or not a policy: {reason}; save it again") from error
@@ -181,15 +190,23 @@ def load_policy(path: str | Path) -> Policy:
 def _check_policy_folder(folder: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise PolicyError(f"a policy folder holds config.json and model.safetensors, {folder} has no {name}")
+            raise PolicyError(
+                f"a policy folder holds config.json and model.safetensors, {folder} has no {name}"
+            )
     if (folder / "config.json").stat().st_size > 1_000_000:
-        raise PolicyError(f"{folder / 'config.json'} is over 1 MB, a policy's is a few lines; it is not loaded")
+        raise PolicyError(
+            f"{folder / 'config.json'} is over 1 MB, a policy's is a few lines; it is not loaded"
+        )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{folder / 'config.json'} is not JSON: {str(error)[:100]}; save the policy again") from error
+        raise PolicyError(
+            f"{folder / 'config.json'} is not JSON: {str(error)[:100]}; save the policy again"
+        ) from error
     if not isinstance(config, dict) or "feature_version" not in config or "feature_names" not in config:
-        raise PolicyError(f"{folder / 'config.json'} is no policy's: feature_version and feature_names are missing")
+        raise PolicyError(
+            f"{folder / 'config.json'} is no policy's: feature_version and feature_names are missing"
+        )
 
 
 def router_targets(state: State, oracle: Oracle | None) -> Tensor:
@@ -201,7 +218,13 @@ def router_targets(state: State, oracle: Oracle | None) -> Tensor:
 
 
 def fit_router(
-    policy: Policy, features: Tensor, targets: Tensor, *, epochs: int = 30, batch_size: int = 256, seed: int = 0
+    policy: Policy,
+    features: Tensor,
+    targets: Tensor,
+    *,
+    epochs: int = 30,
+    batch_size: int = 256,
+    seed: int = 0,
 ) -> Policy:
     """Train a policy network with labels to name the right teachers; in place.
 
@@ -253,7 +276,9 @@ class Router:
         return self.policy.weights(state)
 
 
-def train_router(evidence: Evidence, observation: ObservationConfig, *, max_rows: int | None = None) -> Policy:
+def train_router(
+    evidence: Evidence, observation: ObservationConfig, *, max_rows: int | None = None
+) -> Policy:
     """Fit a router on the labelled rows of train and probe.
 
     Args:
@@ -272,8 +297,12 @@ def train_router(evidence: Evidence, observation: ObservationConfig, *, max_rows
         state = evidence.labelled_state(split)
         features.append(teacher_features(state, observation))
         targets.append(router_targets(state, oracle))
-    rows = torch.randperm(sum(map(len, features)), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
-    policy = Policy.create(observation, training={"method": "router", "task": evidence.task.name}, seed=evidence.seed)
+    rows = torch.randperm(sum(map(len, features)), generator=torch.Generator().manual_seed(evidence.seed))[
+        :max_rows
+    ]
+    policy = Policy.create(
+        observation, training={"method": "router", "task": evidence.task.name}, seed=evidence.seed
+    )
     return fit_router(policy, torch.cat(features)[rows], torch.cat(targets)[rows], seed=evidence.seed).eval()
 
 
@@ -293,11 +322,15 @@ class PolicyMean:
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
         """Build from ``policy_mean:PATH``."""
-        return cls(load_policy(require_argument("policy_mean", argument, "policy_mean:runs/policy")), evidence)
+        return cls(
+            load_policy(require_argument("policy_mean", argument, "policy_mean:runs/policy")), evidence
+        )
 
     def weights(self, state: State) -> Tensor:
         """The average weights over the present teachers, shape (..., K)."""
-        return normalised(self.mean.to(state.teacher_logits.device).expand(state.present.shape), state.present)
+        return normalised(
+            self.mean.to(state.teacher_logits.device).expand(state.present.shape), state.present
+        )
 
 
 class PolicyShuffle:
