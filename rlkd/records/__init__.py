@@ -1,0 +1,42 @@
+"""Files that survive a kill, and the run directory they live in.
+
+A file written here is either whole or absent: the text goes to a temporary file in the same directory, is
+synced, and is renamed over the target. A directory of files (a checkpoint, a cache) is whole when its
+manifest, written last, names the size and the hash of every file and all of them match.
+"""
+
+from rlkd.records.checkpoints import MANIFEST, MANIFEST_VERSION, newest_verified, verify_manifest, write_manifest
+from rlkd.records.files import (
+    file_hash,
+    parse_object,
+    write_array_atomic,
+    write_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
+from rlkd.records.lines import append_jsonl, read_jsonl
+from rlkd.records.provenance import PACKAGES, commit, environment
+from rlkd.records.run_directory import HARMLESS_KEYS, RUN_MARKERS, RunDirectory, prepare_output_dir
+
+__all__ = [
+    "HARMLESS_KEYS",
+    "MANIFEST",
+    "MANIFEST_VERSION",
+    "PACKAGES",
+    "RUN_MARKERS",
+    "RunDirectory",
+    "append_jsonl",
+    "commit",
+    "environment",
+    "file_hash",
+    "newest_verified",
+    "parse_object",
+    "prepare_output_dir",
+    "read_jsonl",
+    "verify_manifest",
+    "write_array_atomic",
+    "write_atomic",
+    "write_json_atomic",
+    "write_manifest",
+    "write_text_atomic",
+]

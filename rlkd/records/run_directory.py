@@ -1,0 +1,218 @@
+"""The directory of one run: made, resumed or emptied, and what is recorded in it."""
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlkd.errors import ConfigError, OutputDirectoryError
+from rlkd.records.files import cannot_write, plain, read_object, write_json_atomic, write_text_atomic
+from rlkd.records.lines import append_jsonl, read_jsonl
+from rlkd.records.provenance import environment
+
+logger = logging.getLogger(__name__)
+
+RUN_MARKERS = ("config.json", "run.json")
+"""A directory that holds one of these is one of ours: ``overwrite`` may delete it."""
+HARMLESS_KEYS = frozenset(
+    {"output_dir", "resume", "overwrite", "progress", "quiet", "verbose", "traceback", "num_workers"}
+)
+"""Settings that may change when a run is resumed: none of them touches a number."""
+
+_METRIC_KEY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_./-]+")
+
+
+def _some_names(directory: Path, limit: int = 3) -> str:
+    names = sorted(path.name for path in directory.iterdir())
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def _refusal(directory: Path) -> str | None:
+    """Why ``directory`` must not be deleted, or None."""
+    resolved = directory.resolve()
+    if directory.is_symlink():
+        return "a symbolic link"
+    if Path.cwd().is_relative_to(resolved) or Path.home().is_relative_to(resolved):
+        return "the directory you work in, or one above it"
+    if (directory / ".git").exists():
+        return "a git repository"
+    if not any((directory / marker).is_file() for marker in RUN_MARKERS):
+        return f"no {' or '.join(RUN_MARKERS)} but {_some_names(directory)}"
+    return None
+
+
+def _empty(directory: Path) -> None:
+    """Delete what is in ``directory``; the markers go last, so a killed deletion can be repeated."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name in RUN_MARKERS):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> Path:
+    """Create the directory of a run, or make sure that the one there may be used.
+
+    Args:
+        path: The directory; created with its parents if absent.
+        resume: Continue what is there. An absent or empty directory is fine: there is nothing to continue.
+        overwrite: Delete what is there, if it looks like a run of ours.
+
+    Returns:
+        ``path`` as a :class:`~pathlib.Path`; the directory exists.
+
+    Raises:
+        ConfigError: If both flags are set.
+        OutputDirectoryError: If the directory is not empty and neither flag is set, is a file, or holds
+            something that is not ours to delete.
+    """
+    path = Path(path)
+    if resume and overwrite:
+        raise ConfigError("expected resume or overwrite, got both; resume keeps the run, overwrite deletes it")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        empty = not any(path.iterdir())
+    except FileExistsError as error:
+        raise OutputDirectoryError(
+            f"expected a directory at {path}, got a file; choose another output directory"
+        ) from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if empty or resume:
+        return path
+    if not overwrite:
+        raise OutputDirectoryError(
+            f"expected an empty output directory, got {path} with {_some_names(path)}; "
+            "pass resume to continue that run, overwrite to delete it, or choose another directory"
+        )
+    refusal = _refusal(path)
+    if refusal is not None:
+        raise OutputDirectoryError(
+            f"overwrite expected a run directory at {path}, got {refusal}; delete it or choose another"
+        )
+    _empty(path)
+    return path
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+_ABSENT = object()
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is _ABSENT else json.dumps(value)
+
+
+def _first_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], harmless: Iterable[str]
+) -> tuple[str, str, str] | None:
+    """Key, old and new value of the first setting that differs; None if none does."""
+    skipped = frozenset(harmless)
+    flat_old = _flat({key: value for key, value in old.items() if key not in skipped})
+    flat_new = _flat({key: value for key, value in new.items() if key not in skipped})
+    for key in sorted(flat_old.keys() | flat_new.keys()):
+        before, after = flat_old.get(key, _ABSENT), flat_new.get(key, _ABSENT)
+        if before != after:
+            return key, _shown(before), _shown(after)
+    return None
+
+
+class RunDirectory:
+    """The directory of one run: ``config.json``, ``environment.json`` and ``metrics.jsonl``.
+
+    A directory that already holds a config is resumed: its config must equal the new one, except for
+    ``harmless`` keys, and the first config and environment are kept.
+
+    Args:
+        path: The directory; created if absent. See :func:`prepare_output_dir` for the flags.
+        config: The resolved arguments, plain values.
+        harmless: Top-level keys that may differ on resume.
+
+    Raises:
+        OutputDirectoryError: If the stored config differs (names the key) or is damaged.
+    """
+
+    def __init__(
+        self, path: str | Path, config: Mapping[str, object], *, harmless: Iterable[str] = HARMLESS_KEYS
+    ) -> None:
+        self.path = Path(path)
+        self.config: dict[str, Any] = plain(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored = self.path / "config.json"
+        self.resumed = stored.exists()
+        if self.resumed:
+            self._check(read_object(stored), harmless)
+        self._record_environment()
+        if not self.resumed:
+            # Last: a directory with a config is one whose other files are there.
+            write_json_atomic(stored, self.config)
+
+    def _check(self, stored: dict[str, Any], harmless: Iterable[str]) -> None:
+        difference = _first_difference(stored, self.config, harmless)
+        if difference is not None:
+            key, before, after = difference
+            raise OutputDirectoryError(
+                f"{self.path} was started with {key} = {before}, got {after}; "
+                f"resume with the same {key}, or choose another directory"
+            )
+
+    def _record_environment(self) -> None:
+        path = self.path / "environment.json"
+        now = environment()
+        if not (self.resumed and path.exists()):
+            write_json_atomic(path, now)
+            return
+        difference = _first_difference(read_object(path), now, ())
+        if difference is not None:
+            logger.warning("%s: %s was %s when the run began and is %s now", self.path, *difference)
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics are: ``metrics.jsonl``."""
+        return self.path / "metrics.jsonl"
+
+    def log(self, step: int, /, **values: object) -> None:
+        """Append one line of metrics.
+
+        No time is recorded: two runs with one seed write the same bytes.
+
+        Args:
+            step: The step the values belong to; >= 0.
+            **values: ``group/name`` to a number or a list of numbers, for example
+                ``**{"student/loss": 0.3}``; NaN is written as ``null``.
+
+        Raises:
+            ConfigError: If a key is not ``group/name``.
+        """
+        for key in values:
+            if not _METRIC_KEY.fullmatch(key):
+                raise ConfigError(f"expected a metric key like 'student/loss', got {key!r}; name its group first")
+        append_jsonl(self.metrics_path, {"step": int(step), **values})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read the metrics back, one mapping a line, each with ``step``."""
+        return read_jsonl(self.metrics_path)
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics after ``step``: a run resumed from a checkpoint logs those steps again.
+
+        Args:
+            step: The step of the checkpoint; its own metrics are kept.
+        """
+        records = self.metrics()
+        kept = [record for record in records if record.get("step", 0) <= step]
+        if len(kept) != len(records):
+            write_text_atomic(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))
