@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rlkd.errors import ConfigError
-from rlkd.report import _spread, format_table, markdown_table, write_report
+from rlkd.report import format_table, markdown_table, write_report
+from rlkd.report.plots import _spread
 
 ROWS: list[dict[str, object]] = [
     {"weighting": "policy", "accuracy": 0.9, "seeds": 5, "paired": True},

@@ -1,0 +1,6 @@
+"""Tables for terminals and Markdown, and one HTML page that needs nothing but itself."""
+
+from rlkd.report.page import write_report
+from rlkd.report.tables import Row, format_table, markdown_table
+
+__all__ = ["Row", "format_table", "markdown_table", "write_report"]
