@@ -67,3 +67,9 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UnknownNameErr
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UnknownNameError(f"unknown {kind} {name!r}; {hint}choose one of: {', '.join(names)}")
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Put another library's message on one line, cut to ``limit`` characters: ours are one line each."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:limit]

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rlkd.data.embedded import digits, docstrings, planted, planted_logits
-from rlkd.data.loading import EMBEDDED, load_task
+from rlkd.data.embedded import EMBEDDED, digits, docstrings, planted, planted_logits
+from rlkd.data.loading import load_task
 from rlkd.data.splitting import Fractions, split_task
 from rlkd.data.task import SPLITS, UNLABELLED, Table, Task
 

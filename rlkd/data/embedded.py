@@ -14,9 +14,8 @@ import os
 import platform
 import re
 import sysconfig
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +25,8 @@ from numpy.typing import NDArray
 
 from rlkd.data.splitting import DEFAULT_FRACTIONS, Fractions, check_seed, split_task
 from rlkd.data.task import UNLABELLED, Table, Task
-from rlkd.errors import ConfigError, TaskError
+from rlkd.errors import ConfigError, OutputDirectoryError, TaskError
+from rlkd.records import write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +167,7 @@ def planted(
     )
 
 
-def planted_logits(
-    task: Task, num_teachers: int = 3, seed: int = 0, mode: str = "specialists"
-) -> NDArray[np.float32]:
+def planted_logits(task: Task, num_teachers: int = 3, seed: int = 0, mode: str = "specialists") -> NDArray[np.float32]:
     """Draw teachers' logits for a task with labels and domains.
 
     The generating model, for teacher k on a row with label y: every logit starts as N(0, 1). On domain
@@ -196,9 +194,7 @@ def planted_logits(
         raise ConfigError(f"num_teachers must be 1 or more, got {num_teachers}; raise it")
     labels = task.table.labels
     if (labels == UNLABELLED).any():
-        raise TaskError(
-            f"planted teachers need a label in every row, task {task.name!r} has rows without; drop them"
-        )
+        raise TaskError(f"planted teachers need a label in every row, task {task.name!r} has rows without; drop them")
     drawn = 1 if mode == "identical" else num_teachers
     # Two streams, so that the wrong classes of a prefix of the rows do not depend on how many rows follow.
     noise, lean = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
@@ -210,6 +206,14 @@ def planted_logits(
     rows, teachers = np.indices(known.shape)
     logits[rows, teachers, favoured] += gain
     return np.repeat(logits, num_teachers, axis=1) if mode == "identical" else logits
+
+
+EMBEDDED: Mapping[str, Callable[..., Task]] = {
+    "docstrings": docstrings,
+    "digits": digits,
+    "planted": planted,
+}
+"""Tasks that need no file, by name."""
 
 
 def _cached_corpus() -> dict[str, list[str]]:
@@ -225,8 +229,9 @@ def _cached_corpus() -> dict[str, list[str]]:
     corpus = _build_corpus(list(versions))
     if path is not None:
         try:
-            _write_atomically(path, json.dumps({"key": key, "corpus": corpus}))
-        except OSError as reason:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(path, {"key": key, "corpus": corpus})
+        except (OSError, OutputDirectoryError) as reason:
             logger.warning("the docstring task is not cached: %s", reason)
     return corpus
 
@@ -236,9 +241,7 @@ def _versions() -> dict[str, str]:
     versions = {}
     for name, (distribution, _) in LIBRARIES.items():
         try:
-            versions[name] = (
-                importlib.metadata.version(distribution) if distribution else platform.python_version()
-            )
+            versions[name] = importlib.metadata.version(distribution) if distribution else platform.python_version()
         except importlib.metadata.PackageNotFoundError:
             logger.warning("the docstring task has no class %r: that library is not installed", name)
     return versions
@@ -255,29 +258,13 @@ def _cache_folder() -> Path | None:
 
 def _read_corpus(path: Path, key: str) -> dict[str, list[str]]:
     content = json.loads(path.read_text(encoding="utf-8"))
-    if (
-        not isinstance(content, dict)
-        or content.get("key") != key
-        or not isinstance(content.get("corpus"), dict)
-    ):
+    if not isinstance(content, dict) or content.get("key") != key or not isinstance(content.get("corpus"), dict):
         raise ValueError("not a docstring cache for these versions")
     corpus: dict[str, list[str]] = content["corpus"]
     for name, texts in corpus.items():
         if name not in LIBRARIES or not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
             raise ValueError(f"the rows of {name!r} are not a list of texts")
     return corpus
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _build_corpus(names: list[str]) -> dict[str, list[str]]:

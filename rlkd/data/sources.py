@@ -1,0 +1,211 @@
+"""Find what a name means (a file, a folder, a data set of the hub) and read its splits."""
+
+import difflib
+import glob
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlkd.data.columns import KNOWN_PAIRS, Columns, Source, clean_label
+from rlkd.data.embedded import EMBEDDED
+from rlkd.errors import TaskError, one_line
+
+logger = logging.getLogger(__name__)
+
+FORMATS: Mapping[str, str] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
+"""File suffix to the reader of ``datasets``."""
+
+_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.+-]+))?", re.ASCII)
+
+
+def find_source(source: str, columns: Columns) -> Source:
+    """Find and read a source that is no embedded task.
+
+    Args:
+        source: A file, a folder, or an id on the hub.
+        columns: What is text and what is a label, where the format does not say.
+
+    Returns:
+        Its splits, always one named ``train``.
+
+    Raises:
+        TaskError: There is no such source, or it cannot be read.
+    """
+    if not source or not source.isprintable():
+        raise TaskError(
+            f"a data source must be a printable name or path, got {source!a}; name a file, a folder, "
+            f"a hub id, or one of: {', '.join(EMBEDDED)}"
+        )
+    path = Path(source)
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as reason:  # a name that is too long, a folder that may not be entered
+        raise TaskError(
+            f"a data source must be a path that can be opened, {source!r:.80} gives: {reason.strerror}; check it"
+        ) from reason
+    if is_folder:
+        return _from_folder(path, columns)
+    if is_file:
+        return Source(path.stem, {"train": _read_file(path, columns)})
+    match = _HUB_ID.fullmatch(source)
+    if match is None or path.suffix.lower() in FORMATS or source[0] in "./~":
+        raise TaskError(
+            f"no file or folder {source!r}, and it is no hub id; {_what_exists(path)}"
+            f"{_nearest(source, EMBEDDED, 'embedded task')}check the path"
+        )
+    return _from_hub(source, match["id"], match["config"], columns.label)
+
+
+def _what_exists(path: Path) -> str:
+    """Say what lies where a path leads nowhere: the nearest name, or the folder's first ones."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"the folder {str(folder)!r} does not exist either; "
+    present = sorted(entry.name for entry in folder.iterdir())
+    near = difflib.get_close_matches(path.name, present, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {str(folder / near[0])!r}? "
+    return f"{str(folder)!r} holds: {', '.join(present[:10]) or 'nothing'}; "
+
+
+def _nearest(name: str, choices: Mapping[str, object], kind: str) -> str:
+    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f"did you mean the {kind} {near[0]!r}? " if near else ""
+
+
+def _from_folder(folder: Path, columns: Columns) -> Source:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
+    splits = {}
+    for split, stems in _SPLIT_NAMES.items():
+        matching = [path for path in files if path.stem in stems]
+        if len(matching) > 1:
+            raise TaskError(
+                f"{str(folder)!r} must have one file for {split!r}, got "
+                f"{', '.join(path.name for path in matching)}; keep one"
+            )
+        if matching:
+            splits[split] = _read_file(matching[0], columns)
+    if "train" not in splits:
+        present = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+        raise TaskError(
+            f"{str(folder)!r} must have train{'|'.join(FORMATS)}, it holds: {present}; add that file, "
+            "or name one of the files"
+        )
+    return Source(folder.resolve().name, splits, _names_beside(folder))
+
+
+def _names_beside(folder: Path) -> list[str] | None:
+    """Label names from ``label_names.json`` in the folder, or its entry in ``datasets.json`` above it."""
+    own = folder / "label_names.json"
+    if own.exists():
+        return _checked_names(_read_json(own), str(own))
+    listing = folder.resolve().parent / "datasets.json"
+    if listing.exists():
+        content = _read_json(listing)
+        entry = content.get(folder.resolve().name) if isinstance(content, dict) else None
+        names = entry.get("labels") if isinstance(entry, dict) else None
+        return None if names is None else _checked_names(names, str(listing))
+    return None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise TaskError(f"{str(path)!r} must be JSON and cannot be read: {reason}; repair or remove it") from reason
+
+
+def _checked_names(names: Any, where: str) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TaskError(f"{where} must give label names as a list of strings, got {names!r:.60}; repair it")
+    return names
+
+
+def _read_file(path: Path, columns: Columns) -> Any:
+    import datasets
+
+    reader = FORMATS.get(path.suffix.lower())
+    if reader is None:
+        raise TaskError(f"a data file must end in {', '.join(FORMATS)}, got {str(path)!r}; convert or rename it")
+    options: dict[str, Any] = _csv_options(columns) if reader == "csv" else {}
+    try:
+        with _quiet():
+            # The path is a pattern to the reader: brackets and asterisks in it are meant literally.
+            files = {"train": glob.escape(str(path.resolve()))}
+            # Rows longer than the header are an error: pandas would drop cells, or shift columns.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Length of header or names")
+                return datasets.load_dataset(reader, data_files=files, split="train", **options)
+    except Exception as error:
+        # The readers have no clear word of their own for a file without rows.
+        empty = isinstance(error, StopIteration) or "corresponds to no data" in str(error)
+        reason = "no rows" if empty else one_line(error.__cause__ or error)
+        raise TaskError(
+            f"{str(path)!r} must be a readable {path.suffix} file with rows, reading gave "
+            f"{reason}; repair or replace it"
+        ) from error
+
+
+def _csv_options(columns: Columns) -> dict[str, Any]:
+    """Texts such as "NA", "null" or "007" stay texts; only an empty or NaN label is missing."""
+    texts = {columns.text, columns.domain, *(column for pair in KNOWN_PAIRS for column in pair)}
+    if columns.pair is not None:
+        texts.add(columns.pair)
+    return {
+        "index_col": False,
+        "keep_default_na": False,
+        "na_values": {columns.label: ["", "NaN", "nan"]},
+        "converters": dict.fromkeys(sorted(texts - {columns.label}), str),
+    }
+
+
+def _from_hub(source: str, hub_id: str, config: str | None, label: str) -> Source:
+    import datasets
+
+    try:
+        with _quiet():
+            loaded = datasets.load_dataset(hub_id, config)
+    except Exception as error:
+        what = "could not be reached" if isinstance(error, ConnectionError) else "refused it"
+        raise TaskError(
+            f"{source!r} is not a file or folder, and the hub {what}: {one_line(error)}; "
+            f"{_nearest(source, EMBEDDED, 'embedded task')}embedded tasks are: {', '.join(EMBEDDED)}"
+        ) from error
+    splits = {}
+    for split, names in _SPLIT_NAMES.items():
+        present = [name for name in names if name in loaded]
+        if present and split == "test" and _hides_labels(loaded[present[0]], label):
+            logger.warning("the test split of %r has no labels; one is carved from train instead", source)
+        elif present:
+            splits[split] = loaded[present[0]]
+    if "train" not in splits:
+        raise TaskError(f"{source!r} must have a train split, it has: {', '.join(loaded)}; choose another config")
+    return Source(hub_id.rpartition("/")[2] + (f"-{config}" if config else ""), splits)
+
+
+def _hides_labels(data: Any, label: str) -> bool:
+    """Whether a split has rows and none is labelled, as in competitions that keep their test labels."""
+    return len(data) > 0 and label in data.column_names and all(clean_label(v) is None for v in data[label][:])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence progress bars and logs of ``datasets``: what goes wrong is raised, in our words."""
+    import datasets
+
+    bars = not datasets.utils.are_progress_bars_disabled()
+    verbosity = datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()
