@@ -40,7 +40,7 @@ from rlkd.models import (
     train_teachers,
     train_tokenizer,
 )
-from rlkd.models.training import _last_checkpoint, _TeacherTrainer
+from rlkd.models.training import _TeacherTrainer
 
 LABELS = ("earth", "fire", "sea", "sky")
 SIZES = {"train": 96, "probe": 16, "validation": 16, "test": 16}
@@ -470,37 +470,39 @@ def test_train_on_vectors_and_by_domain(tmp_path: Path) -> None:
         train_teachers(task, tmp_path, kinds=[])
 
 
+@pytest.mark.parametrize("damaged", [False, True])
 def test_an_interrupted_teacher_ends_the_same(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     def train(name: str) -> str:
         paths = train_teachers(task, tmp_path / name, kinds=["rlkd/bilstm"], epochs=3, device="cpu")
         return load_teachers(list(paths), task, device="cpu")[0].identity
 
     whole = train("whole")
-    save = _TeacherTrainer._save_checkpoint
+    save, load = _TeacherTrainer._save_checkpoint, _TeacherTrainer._load_from_checkpoint
 
     def save_and_die(self: _TeacherTrainer, *args: object) -> None:
         save(self, *args)
-        raise KeyboardInterrupt
+        if self.state.global_step == 6:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(_TeacherTrainer, "_save_checkpoint", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             train("killed")
-    assert list((tmp_path / "killed").glob("*/training-*/checkpoint-3"))
+    (newest,) = (tmp_path / "killed").glob("*/training-*/checkpoint-6")
+    if damaged:
+        (newest / "optimizer.pt").write_bytes(b"x")
+    loaded = []
+
+    def load_and_note(self: _TeacherTrainer, path: str, *args: object) -> None:
+        loaded.append(Path(path).name)
+        load(self, path, *args)
+
+    monkeypatch.setattr(_TeacherTrainer, "_load_from_checkpoint", load_and_note)
     assert train("killed") == whole
+    assert loaded == ["checkpoint-3" if damaged else "checkpoint-6"]
     assert not list((tmp_path / "killed").glob("*/training-*"))
-
-
-def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    for step in (9, 10):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            (folder / name).write_bytes(b"x")
-        (folder / "trainer_state.json").write_text("{}" if step == 9 else '{"epoch":')
-    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
 
 
 @pytest.mark.shared

@@ -8,6 +8,7 @@ its rows are not there.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -100,3 +101,36 @@ class Task:
         if self.table.vectors is not None:
             digest.update(np.ascontiguousarray(self.table.vectors).tobytes())
         return digest.hexdigest()
+
+
+def raw_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
+    """What a person would call the inputs: texts, pairs of texts, or vectors (N, D).
+
+    Args:
+        task: The task.
+        ids: Instance ids, shape (N,).
+
+    Returns:
+        ``list[str]``, ``list[tuple[str, str]]`` or an array.
+    """
+    table = task.table
+    if table.vectors is not None:
+        return table.vectors[ids]
+    texts, pairs = table.texts or (), table.text_pairs
+    if pairs is None:
+        return [texts[index] for index in ids]
+    return [(texts[index], pairs[index]) for index in ids]
+
+
+def joined_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
+    """As :func:`raw_inputs`, with the two texts of a pair joined by a line break.
+
+    Args:
+        task: The task.
+        ids: Instance ids, shape (N,).
+
+    Returns:
+        ``list[str]`` or an array (N, D).
+    """
+    rows = raw_inputs(task, ids)
+    return rows if task.table.text_pairs is None else ["\n".join(pair) for pair in rows]

@@ -1,18 +1,12 @@
 """Teachers and students; importing this package registers our students with transformers' Auto classes."""
 
 from rlkd.models.labels import align_labels, aligned_logits
-from rlkd.models.students import STUDENTS, last_linear, load_student, train_tokenizer
-from rlkd.models.teachers import (
-    ArrayTeacher,
-    CallableTeacher,
-    HfTeacher,
-    SklearnTeacher,
-    Teacher,
-    load_teachers,
-    save_hf_teacher,
-    save_sklearn_teacher,
-)
-from rlkd.models.training import specialist_groups, train_teachers
+from rlkd.models.specialists import specialist_groups
+from rlkd.models.students import STUDENTS, last_linear, load_student
+from rlkd.models.teacher_files import load_teachers, save_hf_teacher, save_sklearn_teacher
+from rlkd.models.teachers import ArrayTeacher, CallableTeacher, HfTeacher, SklearnTeacher, Teacher
+from rlkd.models.tokenizer import train_tokenizer
+from rlkd.models.training import train_teachers
 
 __all__ = [
     "STUDENTS",

@@ -1,51 +1,25 @@
-"""Teachers: anything that gives logits, aligned to the task's classes, in eval mode and without gradients.
+"""Teachers: anything that gives logits, aligned to the task's classes, in eval mode and without gradients."""
 
-Nothing here unpickles: HF teachers are read from safetensors, scikit-learn ones through skops (which refuses
-types that it does not trust), arrays with ``allow_pickle=False``.
-"""
-
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import skops.io
 import torch
 import xxhash
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.batching import Inputs, encode_inputs
-from rlkd.data.task import Task
+from rlkd.data.task import Task, joined_inputs, raw_inputs
 from rlkd.errors import TeacherError
+from rlkd.models.identity import estimator_identity, network_identity
 from rlkd.models.labels import align_labels, aligned_logits
-from rlkd.models.students import first_line, forward_inputs, quiet_transformers
+from rlkd.models.networks import forward_inputs, holds, reads
 
 KnowsBy = Literal["class", "domain"]
-
-SKLEARN_FILE = "teacher.skops"
-INFO_FILE = "teacher.json"
-TRUSTED_TYPES: tuple[str, ...] = ()
-"""Types trusted beside skops' own list; a pipeline of TF-IDF and logistic regression needs none."""
 SMALLEST_PROBABILITY = 1e-6
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 
 
 class Teacher(Protocol):
@@ -73,34 +47,6 @@ class Teacher(Protocol):
 
     def logits(self, task: Task, ids: NDArray[np.int64], *, batch_size: int, max_length: int) -> Tensor:
         """Logits of the instances ``ids`` (N,): (N, C) float32 on the CPU, in the task's class order."""
-
-
-@dataclass(frozen=True)
-class TeacherInfo:
-    """What ``teacher.json`` says."""
-
-    name: str
-    kind: str | None = None
-    knows: frozenset[str] | None = None
-    knows_by: KnowsBy | None = None
-    label_names: tuple[str, ...] | None = None
-    """Names of the columns, where the model itself has none."""
-    settings: str | None = None
-    """Fingerprint of the task and of the settings of its training."""
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Write the file's text; sorted, so equal teachers give equal files."""
-        content = {
-            "name": self.name,
-            "kind": self.kind,
-            "knows": None if self.knows is None else sorted(self.knows),
-            "knows_by": self.knows_by,
-            "label_names": None if self.label_names is None else list(self.label_names),
-            "settings": self.settings,
-            "metrics": dict(self.metrics),
-        }
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 class LabelledTeacher:
@@ -136,9 +82,7 @@ class LabelledTeacher:
 
     def columns(self, task: Task) -> NDArray[np.int64]:
         """The teacher's column of each class of the task, shape (C,); see :func:`align_labels`."""
-        return align_labels(
-            self.label_names, task.label_names, teacher=self.name, allow_missing=self._allow_missing
-        )
+        return align_labels(self.label_names, task.label_names, teacher=self.name, allow_missing=self._allow_missing)
 
     def check(self, task: Task) -> None:
         """Raise what :meth:`logits` would raise for a task, before the long work."""
@@ -147,7 +91,7 @@ class LabelledTeacher:
         if self.knows_by == "class" and unknown:
             raise TeacherError(
                 f"expected classes of task {task.name!r} in knows of teacher {self.name!r}, came "
-                f"{sorted(unknown)}; correct knows in its {INFO_FILE}"
+                f"{sorted(unknown)}; correct knows in its teacher.json"
             )
 
     def logits(self, task: Task, ids: NDArray[np.int64], *, batch_size: int, max_length: int) -> Tensor:
@@ -211,24 +155,17 @@ class HfTeacher(LabelledTeacher):
     @cached_property
     def identity(self) -> str:
         """Hash of the configuration, the weights and the tokenizer."""
-        digest = xxhash.xxh3_128(type(self.model).__name__.encode() + repr(self.label_names).encode())
-        for key, tensor in sorted(self.model.state_dict().items()):
-            values = tensor.detach().cpu().contiguous()
-            digest.update(f"{key} {tuple(values.shape)} {values.dtype}".encode())
-            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-        digest.update(_tokenizer_content(self.tokenizer).encode("utf-8", "replace"))
-        return digest.hexdigest()
+        return network_identity(self.model, self.tokenizer, self.label_names)
 
     def check(self, task: Task) -> None:
         """Raise what :meth:`logits` would raise for a task, before the long work."""
         super().check(task)
-        reads = "vectors" if self.model.main_input_name == "input_values" else "text"
-        came = "text" if task.table.vectors is None else "vectors"
-        if reads != came:
+        expected, came = reads(self.model), holds(task)
+        if expected != came:
             raise TeacherError(
-                f"teacher {self.name!r} reads {reads}, but task {task.name!r} has {came}; leave it out"
+                f"teacher {self.name!r} reads {expected}, but task {task.name!r} has {came}; leave it out"
             )
-        if reads == "text" and self.tokenizer is None:
+        if came == "text" and self.tokenizer is None:
             raise TeacherError(f"teacher {self.name!r} reads text, came without a tokenizer; give its own")
         size = getattr(self.model.config, "input_size", None)
         if task.table.vectors is not None and size != task.table.vectors.shape[1]:
@@ -299,9 +236,7 @@ class SklearnTeacher(LabelledTeacher):
     @cached_property
     def identity(self) -> str:
         """Hash of the fitted state."""
-        digest = xxhash.xxh3_128(repr(self.label_names).encode())
-        _feed(digest, self.model)
-        return digest.hexdigest()
+        return estimator_identity(self.model, self.label_names)
 
     def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
         # Larger than a network's batch: the cost of a call outweighs its memory here.
@@ -417,376 +352,3 @@ class ArrayTeacher(LabelledTeacher):
 
     def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
         return torch.from_numpy(self._array[ids])
-
-
-def raw_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
-    """What a person would call the inputs: texts, pairs of texts, or vectors (N, D).
-
-    Args:
-        task: The task.
-        ids: Instance ids, shape (N,).
-
-    Returns:
-        ``list[str]``, ``list[tuple[str, str]]`` or an array.
-    """
-    table = task.table
-    if table.vectors is not None:
-        return table.vectors[ids]
-    texts, pairs = table.texts or (), table.text_pairs
-    if pairs is None:
-        return [texts[index] for index in ids]
-    return [(texts[index], pairs[index]) for index in ids]
-
-
-def joined_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
-    """As :func:`raw_inputs`, with the two texts of a pair joined by a line break.
-
-    Args:
-        task: The task.
-        ids: Instance ids, shape (N,).
-
-    Returns:
-        ``list[str]`` or an array (N, D).
-    """
-    rows = raw_inputs(task, ids)
-    return rows if task.table.text_pairs is None else ["\n".join(pair) for pair in rows]
-
-
-def load_teachers(
-    paths: Sequence[str | os.PathLike[str] | Teacher],
-    task: Task,
-    *,
-    device: str | torch.device | None = None,
-) -> list[Teacher]:
-    """Load teachers and check all of them against a task, so that errors come before long work.
-
-    Args:
-        paths: Directories with ``config.json`` (transformers) or ``teacher.skops`` (scikit-learn), ``.npy``
-            files of logits, or teachers that exist already. ``teacher.json`` beside the weights says what a
-            teacher knows.
-        task: The task that they will teach.
-        device: Where networks run. None: the GPU where there is one.
-
-    Returns:
-        The K teachers, in order.
-
-    Raises:
-        TeacherError: None was given, one cannot be read safely or does not fit the task, or names repeat.
-    """
-    if not paths:
-        raise TeacherError("expected at least one teacher, came none; name directories of teachers")
-    teachers = [_load(path, task, device) for path in paths]
-    names = [teacher.name for teacher in teachers]
-    for name in names:
-        if names.count(name) > 1:
-            raise TeacherError(
-                f"expected teachers with different names, came {name!r} {names.count(name)} times; "
-                f"rename the directory, or the name in its {INFO_FILE}"
-            )
-    for teacher in teachers:
-        if isinstance(teacher, LabelledTeacher):
-            teacher.check(task)
-    return teachers
-
-
-def save_sklearn_teacher(
-    model: Any,
-    directory: str | os.PathLike[str],
-    *,
-    name: str,
-    knows: Iterable[str] | None = None,
-    knows_by: KnowsBy | None = None,
-    label_names: Sequence[str] | None = None,
-) -> Path:
-    """Save a fitted scikit-learn classifier without pickle.
-
-    Args:
-        model: The classifier or pipeline.
-        directory: Where to; created where it is missing.
-        name: The teacher's name.
-        knows: Names of the classes or domains it was trained on.
-        knows_by: Whether ``knows`` names classes or domains.
-        label_names: Names of ``classes_``, where they are not names already.
-
-    Returns:
-        The directory.
-    """
-    path = Path(directory)
-    write_sklearn(model, path)
-    names = None if label_names is None else tuple(label_names)
-    write_info(path, TeacherInfo(name, knows=_frozen(knows), knows_by=knows_by, label_names=names))
-    return path
-
-
-def save_hf_teacher(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    directory: str | os.PathLike[str],
-    *,
-    name: str,
-    knows: Iterable[str] | None = None,
-    knows_by: KnowsBy | None = None,
-) -> Path:
-    """Save a transformers classifier and its tokenizer.
-
-    Args:
-        model: The classifier; its ``id2label`` names its columns.
-        tokenizer: Its tokenizer; None for models of vectors.
-        directory: Where to; created where it is missing.
-        name: The teacher's name.
-        knows: Names of the classes or domains it was trained on.
-        knows_by: Whether ``knows`` names classes or domains.
-
-    Returns:
-        The directory.
-    """
-    path = Path(directory)
-    write_hf(model, tokenizer, path)
-    write_info(path, TeacherInfo(name, knows=_frozen(knows), knows_by=knows_by))
-    return path
-
-
-def write_sklearn(model: Any, directory: Path) -> None:
-    """Write ``teacher.skops`` whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / (SKLEARN_FILE + ".tmp")
-    skops.io.dump(model, temporary)
-    os.replace(temporary, directory / SKLEARN_FILE)
-
-
-def write_hf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, directory: Path) -> None:
-    """Write model and tokenizer in transformers' own layout."""
-    with quiet_transformers():
-        model.save_pretrained(directory)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(directory)
-
-
-def write_info(directory: Path, info: TeacherInfo) -> None:
-    """Write ``teacher.json`` whole or not at all; written last, it marks a teacher as finished."""
-    temporary = directory / (INFO_FILE + ".tmp")
-    temporary.write_text(info.to_json(), encoding="utf-8")
-    os.replace(temporary, directory / INFO_FILE)
-
-
-def read_info(directory: Path) -> TeacherInfo | None:
-    """Read and check ``teacher.json``.
-
-    Args:
-        directory: A teacher's directory.
-
-    Returns:
-        Its content; None where the file is missing.
-
-    Raises:
-        TeacherError: It is not JSON, or has other keys or types than :class:`TeacherInfo`.
-    """
-    path = directory / INFO_FILE
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise TeacherError(
-            f"expected JSON in {str(path)!r}, came text that is not ({first_line(error)}); "
-            "correct or delete it"
-        ) from error
-    problem = _info_problem(content)
-    if problem:
-        raise TeacherError(
-            f"expected a description of a teacher in {str(path)!r}, came {problem}; correct it"
-        )
-    names = content.get("label_names")
-    return TeacherInfo(
-        name=content["name"],
-        kind=content.get("kind"),
-        knows=_frozen(content.get("knows")),
-        knows_by=content.get("knows_by"),
-        label_names=None if names is None else tuple(names),
-        settings=content.get("settings"),
-        metrics=content.get("metrics", {}),
-    )
-
-
-def _info_problem(content: Any) -> str | None:
-    """Say what is wrong with the content of a ``teacher.json``."""
-    if not isinstance(content, dict):
-        return f"a {type(content).__name__} instead of an object"
-    checks: dict[str, Callable[[Any], bool]] = {
-        "name": lambda value: isinstance(value, str) and bool(value),
-        "kind": lambda value: value is None or isinstance(value, str),
-        "knows": lambda value: value is None or _is_names(value),
-        "knows_by": lambda value: value in (None, "class", "domain"),
-        "label_names": lambda value: value is None or _is_names(value),
-        "settings": lambda value: value is None or isinstance(value, str),
-        "metrics": _is_metrics,
-    }
-    unknown = sorted(set(content) - set(checks))
-    if unknown:
-        return f"the unknown keys {unknown}"
-    if "name" not in content:
-        return "no name"
-    wrong = [key for key, value in content.items() if not checks[key](value)]
-    if wrong:
-        return f"a wrong value of {wrong[0]!r}"
-    if (content.get("knows") is None) != (content.get("knows_by") is None):
-        return "only one of knows and knows_by"
-    return None
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
-
-
-def _is_metrics(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        number is None or (isinstance(number, int | float) and not isinstance(number, bool))
-        for number in value.values()
-    )
-
-
-def _frozen(names: Iterable[str] | None) -> frozenset[str] | None:
-    return None if names is None else frozenset(names)
-
-
-def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torch.device | None) -> Teacher:
-    if not isinstance(path, str | os.PathLike):
-        return path
-    place = Path(path)
-    if place.suffix == ".npy" and place.is_file():
-        return _load_array(place)
-    info = read_info(place) or TeacherInfo(place.resolve().name)
-    if (place / "config.json").is_file():
-        return _load_hf(place, info, task, device)
-    if (place / SKLEARN_FILE).is_file():
-        return _load_sklearn(place, info)
-    state = "neither" if place.exists() else "missing"
-    raise TeacherError(
-        f"expected a directory with config.json or {SKLEARN_FILE}, or a .npy file; came {str(place)!r}, "
-        f"which is {state}; download models of the hub first (hf download)"
-    )
-
-
-def _load_array(path: Path) -> ArrayTeacher:
-    try:
-        values = np.load(path, allow_pickle=False)
-        return ArrayTeacher(path.stem, values)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, TeacherError):
-            raise
-        raise TeacherError(
-            f"expected an array of logits in {str(path)!r}, came a file that cannot be read without pickle "
-            f"({first_line(error)}); save it with numpy.save as float32"
-        ) from error
-
-
-def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None) -> HfTeacher:
-    text = task.table.vectors is None
-    if text and not any((path / name).is_file() for name in _TOKENIZER_FILES):
-        raise TeacherError(
-            f"expected teacher {info.name!r} with its own tokenizer, came {str(path)!r} without tokenizer "
-            "files; save its tokenizer there (tokenizer.save_pretrained)"
-        )
-    # Said outright: when it is left open, transformers asks at the keyboard whether to run a model's code.
-    safely = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet_transformers():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                path,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                **safely,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path, **safely) if text else None
-    except Exception as error:
-        # transformers raises many kinds of errors for damaged directories.
-        raise TeacherError(
-            f"expected a classifier with safetensors weights in {str(path)!r}, came a directory that cannot "
-            f"be loaded ({first_line(error)}); save it with save_hf_teacher"
-        ) from error
-    if report["missing_keys"]:
-        raise TeacherError(
-            f"expected all weights of teacher {info.name!r}, but {min(report['missing_keys'])!r} is missing, "
-            "as in an encoder that was never fine-tuned; train it first (train_teachers)"
-        )
-    return HfTeacher(
-        info.name,
-        model,
-        tokenizer,
-        label_names=info.label_names,
-        knows=info.knows,
-        knows_by=info.knows_by,
-        device=device,
-    )
-
-
-def _load_sklearn(path: Path, info: TeacherInfo) -> SklearnTeacher:
-    file = path / SKLEARN_FILE
-    try:
-        untrusted = set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES)
-        if not untrusted:
-            model = skops.io.load(file, trusted=list(TRUSTED_TYPES))
-    except Exception as error:
-        # The file may come from a stranger: whatever goes wrong in it, the answer is the same.
-        raise TeacherError(
-            f"expected a scikit-learn model saved by skops in {str(file)!r}, came a file that cannot be read "
-            f"({first_line(error)}); save it with save_sklearn_teacher"
-        ) from error
-    if untrusted:
-        raise TeacherError(
-            f"expected only types that skops trusts in {str(file)!r}, came {', '.join(sorted(untrusted))}; "
-            "load it yourself and pass a SklearnTeacher if you trust it"
-        )
-    return SklearnTeacher(
-        info.name, model, label_names=info.label_names, knows=info.knows, knows_by=info.knows_by
-    )
-
-
-def _tokenizer_content(tokenizer: PreTrainedTokenizerBase | None) -> str:
-    if tokenizer is None:
-        return ""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return repr(sorted(tokenizer.get_vocab().items()))
-    content = json.loads(backend.to_str())
-    # The last call leaves its truncation and padding behind.
-    return json.dumps({**content, "truncation": None, "padding": None})
-
-
-def _feed(digest: Any, value: Any) -> None:
-    """Hash a fitted estimator by its content: equal before and after saving, unlike its pickle."""
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        digest.update(f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=repr):
-            digest.update(repr(_plain(key)).encode("utf-8", "replace"))
-            _feed(digest, value[key])
-    elif isinstance(value, list | tuple | np.ndarray):
-        digest.update(f"[{len(value)}]".encode())
-        for item in value:
-            _feed(digest, item)
-    elif isinstance(value, set | frozenset):
-        _feed(digest, sorted(map(repr, value)))
-    elif value is None or isinstance(value, str | bytes | int | float | complex | np.generic):
-        digest.update(repr(_plain(value)).encode("utf-8", "replace"))
-    else:
-        digest.update(_type_name(value).encode())
-        state = None if hasattr(value, "__qualname__") else _state(value)
-        if state is not None:
-            _feed(digest, state)
-
-
-def _state(value: Any) -> Any:
-    state = value.__getstate__()
-    # scikit-learn adds its version, which changes no answer.
-    return {k: v for k, v in state.items() if k != "_sklearn_version"} if isinstance(state, dict) else state
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _type_name(value: Any) -> str:
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"<{named.__module__}.{named.__qualname__}>"

@@ -10,12 +10,11 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,49 +24,25 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
-from rlkd.data.task import Task
-from rlkd.errors import ConfigError, OutputDirectoryError, TaskError, TeacherError
-from rlkd.models.students import (
-    PREFIX,
-    STUDENTS,
-    first_line,
-    forward_inputs,
-    load_student,
-    quiet_transformers,
-    task_texts,
-    train_tokenizer,
-)
-from rlkd.models.teachers import (
-    HfTeacher,
-    LabelledTeacher,
-    SklearnTeacher,
-    TeacherInfo,
-    joined_inputs,
-    read_info,
-    write_hf,
-    write_info,
-    write_sklearn,
-)
-
-Specialize = Literal["class", "domain"]
+from rlkd.data.batching import LengthBucketSampler, encode_inputs
+from rlkd.data.task import Task, joined_inputs
+from rlkd.errors import ConfigError, OutputDirectoryError, TaskError, TeacherError, one_line
+from rlkd.models.networks import forward_inputs, quiet_transformers
+from rlkd.models.specialists import known_names, known_rows
+from rlkd.models.students import PREFIX, STUDENTS, load_student
+from rlkd.models.teacher_files import TeacherInfo, read_info, write_hf, write_info, write_sklearn
+from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher
+from rlkd.models.tokenizer import task_texts, train_tokenizer
+from rlkd.records import newest_verified, write_manifest
 
 TFIDF = "tfidf"
 FROM_SCRATCH_RATE = 2e-3
 FINE_TUNING_RATE = 5e-5
 _WARMUP_SHARE = 0.1
-_CHECKPOINT_FILES = (
-    "model.safetensors",
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-    "trainer_state.json",
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +51,7 @@ class _Plan:
 
     kind: str
     known: tuple[str, ...] | None
-    knows_by: Specialize | None
+    knows_by: KnowsBy | None
     max_length: int
     epochs: float
     learning_rate: float
@@ -94,7 +69,7 @@ def train_teachers(
     output_dir: str | PathLike[str],
     *,
     kinds: Sequence[str],
-    specialize: Specialize | None = None,
+    specialize: KnowsBy | None = None,
     max_length: int = 128,
     epochs: float = 3,
     learning_rate: float | None = None,
@@ -139,7 +114,7 @@ def train_teachers(
         raise ConfigError("expected at least one kind of teacher, came none; name for example 'tfidf'")
     if len(task.labelled_ids("train")) == 0:
         raise TaskError(f"task {task.name!r} has no labelled training rows to train teachers on; add labels")
-    known = _known_names(task, specialize, len(kinds), variant)
+    known = known_names(task, specialize, len(kinds), variant)
     tokenizer = _shared_tokenizer(task, kinds)
     paths = []
     for index, kind in enumerate(kinds):
@@ -161,90 +136,9 @@ def train_teachers(
     return paths
 
 
-def specialist_groups(
-    num_groups: int, num_teachers: int, *, variant: int = 0, minimum: int = 1
-) -> list[list[int]]:
-    """Deal groups (classes or domains) to teachers, each about half of them.
-
-    Group g is known by teachers g, g + 1, ..., modulo K: by K // 2 of them, and for odd K and odd g by one
-    more. So with three teachers group g is known by teacher g % 3, every second one by the next too. Where
-    there are too few groups for that (two teachers would be the same, or know too little), teachers get the
-    subsets of about half of the groups that keep all groups known equally often.
-
-    Args:
-        num_groups: Number of groups G.
-        num_teachers: Number of teachers K.
-        variant: 0 deals the groups in order, another number in an order drawn from it.
-        minimum: Fewest groups that a teacher may know.
-
-    Returns:
-        K sorted lists of group indices; all different, none empty, together all. One teacher knows all.
-
-    Raises:
-        ConfigError: There are not so many different sets.
-    """
-    if num_teachers == 1:
-        return [list(range(num_groups))]
-    dealt = _dealt_in_turn(num_groups, num_teachers)
-    if not _is_valid(dealt, num_groups, minimum):
-        dealt = _dealt_evenly(num_groups, num_teachers, minimum)
-    if not _is_valid(dealt, num_groups, minimum) or len(dealt) != num_teachers:
-        raise ConfigError(
-            f"expected enough groups for {num_teachers} different specialists that know {minimum} or more "
-            f"each, came {num_groups}; train fewer teachers or do not specialize"
-        )
-    order = np.random.default_rng(variant).permutation(num_groups) if variant else np.arange(num_groups)
-    return [sorted(int(order[group]) for group in groups) for groups in dealt]
-
-
-def _dealt_in_turn(num_groups: int, num_teachers: int) -> list[tuple[int, ...]]:
-    dealt: list[list[int]] = [[] for _ in range(num_teachers)]
-    for group in range(num_groups):
-        width = num_teachers // 2 + (num_teachers % 2 and group % 2)
-        for step in range(width):
-            dealt[(group + step) % num_teachers].append(group)
-    return [tuple(groups) for groups in dealt]
-
-
-def _dealt_evenly(num_groups: int, num_teachers: int, minimum: int) -> list[tuple[int, ...]]:
-    # Only few groups come here, so all their subsets can be listed.
-    half = max(minimum, (num_groups + 1) // 2)
-    sizes = range(max(minimum, 1), num_groups + 1)
-    free = [subset for size in sizes for subset in combinations(range(num_groups), size)]
-    counts = [0] * num_groups
-    dealt: list[tuple[int, ...]] = []
-    while free and len(dealt) < num_teachers:
-        best = min(free, key=lambda s: (abs(len(s) - half), sum(counts[g] for g in s), s))
-        free.remove(best)
-        dealt.append(best)
-        for group in best:
-            counts[group] += 1
-    return dealt
-
-
-def _is_valid(dealt: Sequence[tuple[int, ...]], num_groups: int, minimum: int) -> bool:
-    distinct = len(set(dealt)) == len(dealt)
-    complete = {group for groups in dealt for group in groups} == set(range(num_groups))
-    return distinct and complete and all(len(groups) >= max(minimum, 1) for groups in dealt)
-
-
-def _known_names(
-    task: Task, specialize: Specialize | None, num_teachers: int, variant: int
-) -> list[tuple[str, ...] | None]:
-    if specialize is None:
-        return [None] * num_teachers
-    if specialize not in ("class", "domain"):
-        raise ConfigError(f"expected specialize 'class', 'domain' or None, came {specialize!r}; choose one")
-    names = task.label_names if specialize == "class" else task.domain_names
-    if not names:
-        raise ConfigError(
-            f"specialize 'domain' needs a task with domains, task {task.name!r} has none; "
-            "use specialize 'class'"
-        )
-    # A classifier for a single class learns nothing.
-    minimum = 2 if specialize == "class" else 1
-    groups = specialist_groups(len(names), num_teachers, variant=variant, minimum=minimum)
-    return [tuple(names[group] for group in known) for known in groups]
+def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBase | None:
+    text = any(kind in STUDENTS and STUDENTS[kind].reads == "text" for kind in kinds)
+    return train_tokenizer(task_texts(task)) if text and task.table.vectors is None else None
 
 
 def _train_one(
@@ -265,7 +159,7 @@ def _train_one(
         )
     if info is None:
         started = time.perf_counter()
-        rows = _known_rows(task, plan, task.labelled_ids("train"))
+        rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
         if len(np.unique(task.table.labels[rows])) < 2:
             raise TeacherError(
                 f"expected training rows of two or more classes for teacher {path.name!r}, came {len(rows)} "
@@ -287,7 +181,7 @@ def _finish(
     task: Task, path: Path, plan: _Plan, teacher: LabelledTeacher, settings: str, rows: int, seconds: float
 ) -> None:
     ids = task.labelled_ids("validation")
-    known = np.isin(ids, _known_rows(task, plan, ids))
+    known = np.isin(ids, known_rows(task, ids, plan.known, plan.knows_by))
     right = np.zeros(0, dtype=bool)
     if len(ids):
         logits = teacher.logits(task, ids, batch_size=256, max_length=plan.max_length)
@@ -311,17 +205,6 @@ def _finish(
     )
 
 
-def _known_rows(task: Task, plan: _Plan, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of the instances whose class or domain the teacher may know."""
-    if plan.known is None:
-        return ids
-    by_class = plan.knows_by == "class"
-    names = task.label_names if by_class else task.domain_names
-    groups = task.table.labels if by_class else task.table.domains
-    wanted = [names.index(name) for name in plan.known]
-    return ids[np.isin(groups[ids], wanted)]
-
-
 def _train_sklearn(task: Task, path: Path, plan: _Plan, rows: NDArray[np.int64]) -> SklearnTeacher:
     classifier = LogisticRegression(C=20.0, max_iter=300)
     model: Any = classifier
@@ -338,7 +221,7 @@ def _train_sklearn(task: Task, path: Path, plan: _Plan, rows: NDArray[np.int64])
         except ValueError as error:
             raise TeacherError(
                 f"expected rows that a TF-IDF teacher can learn from, came {len(rows)} that it cannot "
-                f"({first_line(error)}); give more rows or another kind of teacher"
+                f"({one_line(error)}); give more rows or another kind of teacher"
             ) from error
     write_sklearn(model, path)
     return SklearnTeacher(path.name, model, allow_missing=True)
@@ -354,9 +237,7 @@ def _train_network(
     progress: bool,
     device: str | None,
 ) -> HfTeacher:
-    model, tokenizer = load_student(
-        plan.kind, task, num_layers=plan.num_layers, seed=plan.seed, tokenizer=tokenizer
-    )
+    model, tokenizer = load_student(plan.kind, task, num_layers=plan.num_layers, seed=plan.seed, tokenizer=tokenizer)
     limit = plan.max_length if tokenizer is None else min(plan.max_length, tokenizer.model_max_length)
     inputs = encode_inputs(task, tokenizer, limit)
     steps = int(np.ceil(len(rows) / plan.batch_size) * plan.epochs)
@@ -369,7 +250,8 @@ def _train_network(
         warmup_steps=int(_WARMUP_SHARE * steps),
         seed=plan.seed,
         save_strategy="epoch",
-        save_total_limit=1,
+        # Two: while the newer one is written, the older one can be continued from.
+        save_total_limit=2,
         logging_strategy="no",
         report_to="none",
         disable_tqdm=not progress,
@@ -377,82 +259,34 @@ def _train_network(
         use_cpu=device == "cpu" or not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
     )
+
+    def collate(ids: list[int]) -> dict[str, Tensor]:
+        index = np.asarray(ids)
+        labels = torch.from_numpy(task.table.labels[index])
+        return {**forward_inputs(model, inputs.batch(index)), "labels": labels}
+
     with quiet_transformers():
-        trainer = _TeacherTrainer(model, arguments, _Collator(model, task, inputs), rows, inputs.lengths)
+        trainer = _TeacherTrainer(model, arguments, data_collator=collate, train_dataset=rows.tolist())
+        trainer.lengths = inputs.lengths[rows]
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+        newest = newest_verified(work)
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     write_hf(model, tokenizer, path)
     return HfTeacher(path.name, model, tokenizer, device=device)
 
 
-class _Rows(Dataset[int]):
-    """Instance ids, shape (N,)."""
-
-    def __init__(self, ids: NDArray[np.int64]) -> None:
-        self._ids = ids
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> int:
-        return int(self._ids[index])
-
-
-class _Collator:
-    """From instance ids to a labelled batch."""
-
-    def __init__(self, model: PreTrainedModel, task: Task, inputs: Inputs) -> None:
-        self._model, self._task, self._inputs = model, task, inputs
-
-    def __call__(self, ids: Iterable[int]) -> dict[str, Tensor]:
-        rows = np.fromiter(ids, dtype=np.int64)
-        labels = torch.from_numpy(self._task.table.labels[rows])
-        return {**forward_inputs(self._model, self._inputs.batch(rows)), "labels": labels}
-
-
 class _TeacherTrainer(Trainer):
-    """The plain trainer with batches of similar lengths."""
+    """The plain trainer with batches of similar lengths and checkpoints that can be verified."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        arguments: TrainingArguments,
-        collator: _Collator,
-        rows: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-    ) -> None:
-        self._lengths = lengths[rows]
-        super().__init__(model, arguments, data_collator=collator, train_dataset=_Rows(rows))
+    lengths: NDArray[np.int64]
+    """Length of every training row, shape (N,)."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBucketSampler:
-        return LengthBucketSampler(self._lengths, self.args.train_batch_size, seed=self.args.seed)
+        return LengthBucketSampler(self.lengths, self.args.train_batch_size, seed=self.args.seed)
 
-
-def _last_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that is whole: a killed trainer leaves damaged ones behind."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in reversed(found):
-        if _is_whole(path):
-            return str(path)
-        shutil.rmtree(path)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    files = [checkpoint / name for name in _CHECKPOINT_FILES]
-    if not all(file.is_file() and file.stat().st_size for file in files):
-        return False
-    try:
-        # The trainer writes its state last.
-        json.loads(files[-1].read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
-
-
-def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBase | None:
-    text = any(kind in STUDENTS and STUDENTS[kind].reads == "text" for kind in kinds)
-    return train_tokenizer(task_texts(task)) if text and task.table.vectors is None else None
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        write_manifest(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
 
 def _mean(right: NDArray[np.bool_]) -> float | None:

@@ -1,0 +1,168 @@
+"""Our own two small models, ordinary ``PreTrainedModel`` classes known to transformers' Auto classes.
+
+So everything which works with a BERT student (the trainer, saving, the hub) works with them too.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from rlkd.losses import cross_entropy
+
+_EMBEDDING_DEVIATION = 0.1
+
+
+class BiLstmConfig(PreTrainedConfig):
+    """Sizes of a :class:`BiLstmForSequenceClassification`."""
+
+    model_type = "rlkd-bilstm"
+
+    def __init__(
+        self,
+        vocab_size: int = 8000,
+        embedding_size: int = 100,
+        hidden_size: int = 100,
+        dropout: float = 0.2,
+        pad_token_id: int | None = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.embedding_size = embedding_size
+        self.hidden_size = hidden_size
+        self.dropout = dropout
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+
+class BiLstmForSequenceClassification(PreTrainedModel):
+    """One bidirectional LSTM layer, the maximum over time, a linear classifier.
+
+    Padding cannot change the logits: it stands behind the last token in both directions, and the maximum
+    skips it. There are two plain LSTMs, the second over reversed rows, because packed sequences take twice
+    the time on a CPU and make a GPU wait for the lengths.
+
+    Source: the BiLSTM student of Tang et al. (2019), "Distilling Task-Specific Knowledge from BERT into
+    Simple Neural Networks"; the maximum over time of Conneau et al. (2017), "Supervised Learning of
+    Universal Sentence Representations".
+    """
+
+    config_class = BiLstmConfig
+    base_model_prefix = "bilstm"
+    main_input_name = "input_ids"
+
+    def __init__(self, config: BiLstmConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.forward_lstm = nn.LSTM(config.embedding_size, config.hidden_size, batch_first=True)
+        self.backward_lstm = nn.LSTM(config.embedding_size, config.hidden_size, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Keep torch's scales; an std of 0.02 suits networks with layer norms and stalls this one."""
+        reset = getattr(module, "reset_parameters", None)
+        # A module is also visited when its weights have just been read from a file.
+        if callable(reset) and not any(_is_loaded(p) for p in module.parameters(recurse=False)):
+            reset()
+            if isinstance(module, nn.Embedding):
+                # Torch draws embeddings with a deviation of 1, ten times that of the weights that read them.
+                with torch.no_grad():
+                    module.weight.mul_(_EMBEDDING_DEVIATION)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.embedding
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify token sequences.
+
+        Args:
+            input_ids: Token ids, shape (B, L).
+            attention_mask: 1 for tokens and 0 for padding, shape (B, L); None: no padding.
+            token_type_ids: Ignored; accepted because tokenizers of sentence pairs send it.
+            labels: Class indices, shape (B,).
+            return_dict: Ignored; the output is always a ``SequenceClassifierOutput``.
+
+        Returns:
+            Logits of shape (B, C), and the mean cross-entropy where labels were given.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        front = mask.argsort(dim=1, descending=True, stable=True)
+        embedded = self.dropout(self.embedding(input_ids.gather(1, front)))
+        lengths = mask.sum(1, keepdim=True).clamp(min=1)
+        steps = torch.arange(mask.shape[1], device=mask.device)[None, :]
+        padding = (steps >= lengths)[..., None]
+        reverse = torch.where(steps < lengths, lengths - 1 - steps, steps)[..., None].expand_as(embedded)
+        states = torch.cat([self.forward_lstm(embedded)[0], self.backward_lstm(embedded.gather(1, reverse))[0]], dim=2)
+        pooled = states.masked_fill(padding, torch.finfo(states.dtype).min).amax(1)
+        logits = self.classifier(self.dropout(pooled))
+        return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
+
+
+class MlpConfig(PreTrainedConfig):
+    """Sizes of a :class:`MlpForSequenceClassification`."""
+
+    model_type = "rlkd-mlp"
+
+    def __init__(self, input_size: int = 64, hidden_size: int = 64, dropout: float = 0.1, **kwargs: Any) -> None:
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.dropout = dropout
+        super().__init__(**kwargs)
+
+
+class MlpForSequenceClassification(PreTrainedModel):
+    """One hidden layer over feature vectors; named after the output that it shares with the text models."""
+
+    config_class = MlpConfig
+    base_model_prefix = "mlp"
+    main_input_name = "input_values"
+
+    def __init__(self, config: MlpConfig) -> None:
+        super().__init__(config)
+        self.hidden = nn.Linear(config.input_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    _init_weights = BiLstmForSequenceClassification._init_weights
+
+    def forward(
+        self, input_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
+    ) -> SequenceClassifierOutput:
+        """Classify vectors.
+
+        Args:
+            input_values: Features, shape (B, D).
+            labels: Class indices, shape (B,).
+            return_dict: Ignored; the output is always a ``SequenceClassifierOutput``.
+
+        Returns:
+            Logits of shape (B, C), and the mean cross-entropy where labels were given.
+        """
+        logits = self.classifier(self.dropout(torch.relu(self.hidden(input_values))))
+        return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
+
+
+AutoConfig.register(BiLstmConfig.model_type, BiLstmConfig)
+AutoConfig.register(MlpConfig.model_type, MlpConfig)
+AutoModelForSequenceClassification.register(BiLstmConfig, BiLstmForSequenceClassification)
+AutoModelForSequenceClassification.register(MlpConfig, MlpForSequenceClassification)
+
+
+def _loss(logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else cross_entropy(logits, labels).mean()
+
+
+def _is_loaded(parameter: nn.Parameter) -> bool:
+    return bool(getattr(parameter, "_is_hf_initialized", False))

@@ -1,0 +1,332 @@
+"""Teachers on disk: their weights, and ``teacher.json`` beside them, which says what they know.
+
+Nothing here unpickles: HF teachers are read from safetensors, scikit-learn ones through skops (which refuses
+types that it does not trust), arrays with ``allow_pickle=False``.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skops.io
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlkd.data.task import Task
+from rlkd.errors import TeacherError, one_line
+from rlkd.models.networks import quiet_transformers
+from rlkd.models.teachers import ArrayTeacher, HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
+from rlkd.records import parse_object, write_atomic, write_json_atomic
+
+SKLEARN_FILE = "teacher.skops"
+INFO_FILE = "teacher.json"
+TRUSTED_TYPES: tuple[str, ...] = ()
+"""Types trusted beside skops' own list; a pipeline of TF-IDF and logistic regression needs none."""
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """What ``teacher.json`` says."""
+
+    name: str
+    kind: str | None = None
+    knows: frozenset[str] | None = None
+    knows_by: KnowsBy | None = None
+    label_names: tuple[str, ...] | None = None
+    """Names of the columns, where the model itself has none."""
+    settings: str | None = None
+    """Fingerprint of the task and of the settings of its training."""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def load_teachers(
+    paths: Sequence[str | os.PathLike[str] | Teacher],
+    task: Task,
+    *,
+    device: str | torch.device | None = None,
+) -> list[Teacher]:
+    """Load teachers and check all of them against a task, so that errors come before long work.
+
+    Args:
+        paths: Directories with ``config.json`` (transformers) or ``teacher.skops`` (scikit-learn), ``.npy``
+            files of logits, or teachers that exist already. ``teacher.json`` beside the weights says what a
+            teacher knows.
+        task: The task that they will teach.
+        device: Where networks run. None: the GPU where there is one.
+
+    Returns:
+        The K teachers, in order.
+
+    Raises:
+        TeacherError: None was given, one cannot be read safely or does not fit the task, or names repeat.
+    """
+    if not paths:
+        raise TeacherError("expected at least one teacher, came none; name directories of teachers")
+    teachers = [_load(path, task, device) for path in paths]
+    names = [teacher.name for teacher in teachers]
+    for name in names:
+        if names.count(name) > 1:
+            raise TeacherError(
+                f"expected teachers with different names, came {name!r} {names.count(name)} times; "
+                f"rename the directory, or the name in its {INFO_FILE}"
+            )
+    for teacher in teachers:
+        if isinstance(teacher, LabelledTeacher):
+            teacher.check(task)
+    return teachers
+
+
+def save_sklearn_teacher(
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    name: str,
+    knows: Iterable[str] | None = None,
+    knows_by: KnowsBy | None = None,
+    label_names: Sequence[str] | None = None,
+) -> Path:
+    """Save a fitted scikit-learn classifier without pickle.
+
+    Args:
+        model: The classifier or pipeline.
+        directory: Where to; created where it is missing.
+        name: The teacher's name.
+        knows: Names of the classes or domains it was trained on.
+        knows_by: Whether ``knows`` names classes or domains.
+        label_names: Names of ``classes_``, where they are not names already.
+
+    Returns:
+        The directory.
+    """
+    path = Path(directory)
+    write_sklearn(model, path)
+    names = None if label_names is None else tuple(label_names)
+    write_info(path, TeacherInfo(name, knows=_frozen(knows), knows_by=knows_by, label_names=names))
+    return path
+
+
+def save_hf_teacher(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    directory: str | os.PathLike[str],
+    *,
+    name: str,
+    knows: Iterable[str] | None = None,
+    knows_by: KnowsBy | None = None,
+) -> Path:
+    """Save a transformers classifier and its tokenizer.
+
+    Args:
+        model: The classifier; its ``id2label`` names its columns.
+        tokenizer: Its tokenizer; None for models of vectors.
+        directory: Where to; created where it is missing.
+        name: The teacher's name.
+        knows: Names of the classes or domains it was trained on.
+        knows_by: Whether ``knows`` names classes or domains.
+
+    Returns:
+        The directory.
+    """
+    path = Path(directory)
+    write_hf(model, tokenizer, path)
+    write_info(path, TeacherInfo(name, knows=_frozen(knows), knows_by=knows_by))
+    return path
+
+
+def write_sklearn(model: Any, directory: Path) -> None:
+    """Write ``teacher.skops`` whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomic(directory / SKLEARN_FILE, lambda file: skops.io.dump(model, file))
+
+
+def write_hf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, directory: Path) -> None:
+    """Write model and tokenizer in transformers' own layout."""
+    with quiet_transformers():
+        model.save_pretrained(directory)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
+
+
+def write_info(directory: Path, info: TeacherInfo) -> None:
+    """Write ``teacher.json`` whole or not at all; written last, it marks a teacher as finished."""
+    write_json_atomic(directory / INFO_FILE, asdict(info))
+
+
+def read_info(directory: Path) -> TeacherInfo | None:
+    """Read and check ``teacher.json``.
+
+    Args:
+        directory: A teacher's directory.
+
+    Returns:
+        Its content; None where the file is missing.
+
+    Raises:
+        TeacherError: It is no JSON object, or has other keys or types than :class:`TeacherInfo`.
+    """
+    path = directory / INFO_FILE
+    if not path.exists():
+        return None
+    content = parse_object(path.read_bytes())
+    problem = "something that is no JSON object" if content is None else _info_problem(content)
+    if content is None or problem:
+        raise TeacherError(
+            f"expected a description of a teacher in {str(path)!r}, came {problem}; correct or delete it"
+        )
+    names = content.get("label_names")
+    return TeacherInfo(
+        name=content["name"],
+        kind=content.get("kind"),
+        knows=_frozen(content.get("knows")),
+        knows_by=content.get("knows_by"),
+        label_names=None if names is None else tuple(names),
+        settings=content.get("settings"),
+        metrics=content.get("metrics", {}),
+    )
+
+
+def _info_problem(content: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with the content of a ``teacher.json``."""
+    checks: dict[str, Callable[[Any], bool]] = {
+        "name": lambda value: isinstance(value, str) and bool(value),
+        "kind": lambda value: value is None or isinstance(value, str),
+        "knows": lambda value: value is None or _is_names(value),
+        "knows_by": lambda value: value in (None, "class", "domain"),
+        "label_names": lambda value: value is None or _is_names(value),
+        "settings": lambda value: value is None or isinstance(value, str),
+        "metrics": _is_metrics,
+    }
+    unknown = sorted(set(content) - set(checks))
+    if unknown:
+        return f"the unknown keys {unknown}"
+    if "name" not in content:
+        return "no name"
+    wrong = [key for key, value in content.items() if not checks[key](value)]
+    if wrong:
+        return f"a wrong value of {wrong[0]!r}"
+    if (content.get("knows") is None) != (content.get("knows_by") is None):
+        return "only one of knows and knows_by"
+    return None
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _is_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        number is None or (isinstance(number, int | float) and not isinstance(number, bool))
+        for number in value.values()
+    )
+
+
+def _frozen(names: Iterable[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
+
+
+def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torch.device | None) -> Teacher:
+    if not isinstance(path, str | os.PathLike):
+        return path
+    place = Path(path)
+    if place.suffix == ".npy" and place.is_file():
+        return _load_array(place)
+    info = read_info(place) or TeacherInfo(place.resolve().name)
+    if (place / "config.json").is_file():
+        return _load_hf(place, info, task, device)
+    if (place / SKLEARN_FILE).is_file():
+        return _load_sklearn(place, info)
+    state = "neither" if place.exists() else "missing"
+    raise TeacherError(
+        f"expected a directory with config.json or {SKLEARN_FILE}, or a .npy file; came {str(place)!r}, "
+        f"which is {state}; download models of the hub first (hf download)"
+    )
+
+
+def _load_array(path: Path) -> ArrayTeacher:
+    try:
+        values = np.load(path, allow_pickle=False)
+        return ArrayTeacher(path.stem, values)
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, TeacherError):
+            raise
+        raise TeacherError(
+            f"expected an array of logits in {str(path)!r}, came a file that cannot be read without pickle "
+            f"({one_line(error)}); save it with numpy.save as float32"
+        ) from error
+
+
+def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None) -> HfTeacher:
+    text = task.table.vectors is None
+    if text and not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        raise TeacherError(
+            f"expected teacher {info.name!r} with its own tokenizer, came {str(path)!r} without tokenizer "
+            "files; save its tokenizer there (tokenizer.save_pretrained)"
+        )
+    # Said outright: when it is left open, transformers asks at the keyboard whether to run a model's code.
+    safely = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet_transformers():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                **safely,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(path, **safely) if text else None
+    except Exception as error:
+        # transformers raises many kinds of errors for damaged directories.
+        raise TeacherError(
+            f"expected a classifier with safetensors weights in {str(path)!r}, came a directory that cannot "
+            f"be loaded ({one_line(error)}); save it with save_hf_teacher"
+        ) from error
+    if report["missing_keys"]:
+        raise TeacherError(
+            f"expected all weights of teacher {info.name!r}, but {min(report['missing_keys'])!r} is missing, "
+            "as in an encoder that was never fine-tuned; train it first (train_teachers)"
+        )
+    return HfTeacher(
+        info.name,
+        model,
+        tokenizer,
+        label_names=info.label_names,
+        knows=info.knows,
+        knows_by=info.knows_by,
+        device=device,
+    )
+
+
+def _load_sklearn(path: Path, info: TeacherInfo) -> SklearnTeacher:
+    file = path / SKLEARN_FILE
+    try:
+        untrusted = set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES)
+        if not untrusted:
+            model = skops.io.load(file, trusted=list(TRUSTED_TYPES))
+    except Exception as error:
+        # The file may come from a stranger: whatever goes wrong in it, the answer is the same.
+        raise TeacherError(
+            f"expected a scikit-learn model saved by skops in {str(file)!r}, came a file that cannot be read "
+            f"({one_line(error)}); save it with save_sklearn_teacher"
+        ) from error
+    if untrusted:
+        raise TeacherError(
+            f"expected only types that skops trusts in {str(file)!r}, came {', '.join(sorted(untrusted))}; "
+            "load it yourself and pass a SklearnTeacher if you trust it"
+        )
+    return SklearnTeacher(info.name, model, label_names=info.label_names, knows=info.knows, knows_by=info.knows_by)
