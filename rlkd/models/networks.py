@@ -1,14 +1,37 @@
-"""What students and teachers that are networks share: what they read, and how transformers is kept quiet."""
+"""What students and teachers that are networks share: how they are loaded safely and quietly, and what they read."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
+from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from rlkd.data.task import Task
+
+
+def load_classifier(name: Any, **options: Any) -> Any:
+    """Load a classifier in float32; its own code and pickles are refused.
+
+    Args:
+        name: Hub id or path.
+        **options: Handed on to ``from_pretrained``.
+
+    Returns:
+        What ``from_pretrained`` returns.
+    """
+    # Said outright: when it is left open, transformers asks at the keyboard whether to run a model's code.
+    return AutoModelForSequenceClassification.from_pretrained(
+        name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
+    )
+
+
+def load_tokenizer(name: Any, **options: Any) -> Any:
+    """Load a tokenizer; as :func:`load_classifier`."""
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
 
 
 def reads(model: PreTrainedModel) -> str:

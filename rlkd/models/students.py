@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     PreTrainedConfig,
@@ -26,7 +24,7 @@ from rlkd.models.architectures import (
     MlpConfig,
     MlpForSequenceClassification,
 )
-from rlkd.models.networks import holds, quiet_transformers, reads
+from rlkd.models.networks import holds, load_classifier, load_tokenizer, quiet_transformers, reads
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 
 PREFIX = "rlkd/"
@@ -136,18 +134,11 @@ def _pretrained(
             # A head that was fine-tuned for regression or for many labels would bring the wrong loss.
             config.problem_type = None
             keep_first_layers(config, num_layers, name)
-            # A model's own code and pickles are refused; a head for other classes is replaced by a fresh one.
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,
-            )
+            # A head for other classes is replaced by a fresh one.
+            model = load_classifier(name, config=config, ignore_mismatched_sizes=True)
             _check_reads(name, reads(model), task)
             if holds(task) == "text" and tokenizer is None:
-                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+                tokenizer = load_tokenizer(name)
         except (OSError, KeyError, ValueError) as error:
             if isinstance(error, StudentError):
                 raise

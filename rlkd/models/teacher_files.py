@@ -13,16 +13,11 @@ from typing import Any
 import numpy as np
 import skops.io
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.task import Task
 from rlkd.errors import TeacherError, one_line
-from rlkd.models.networks import quiet_transformers
+from rlkd.models.networks import load_classifier, load_tokenizer, quiet_transformers
 from rlkd.models.teachers import ArrayTeacher, HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
 from rlkd.records import parse_object, write_atomic, write_json_atomic
 
@@ -278,18 +273,10 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
             f"expected teacher {info.name!r} with its own tokenizer, came {str(path)!r} without tokenizer "
             "files; save its tokenizer there (tokenizer.save_pretrained)"
         )
-    # Said outright: when it is left open, transformers asks at the keyboard whether to run a model's code.
-    safely = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet_transformers():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                path,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                **safely,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path, **safely) if text else None
+            model, report = load_classifier(path, local_files_only=True, output_loading_info=True)
+            tokenizer = load_tokenizer(path, local_files_only=True) if text else None
     except Exception as error:
         # transformers raises many kinds of errors for damaged directories.
         raise TeacherError(
