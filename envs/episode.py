@@ -153,9 +153,7 @@ class DistillationEpisode:
     def _set_batch(self, ids: NDArray[np.int64]) -> None:
         self.ids = ids
         self._batch = self._to_device(self._inputs.batch(ids))
-        probe = self._probe_random.choice(
-            self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False
-        )
+        probe = self._probe_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
         self._probe_batch_ids = np.asarray(probe)
         self._state = on_device(read_state(self.task, self.source, torch.from_numpy(ids)), self.device)
         assert self._state.labels is not None

@@ -53,9 +53,7 @@ class TeacherWeightingEnv(gymnasium.Env[Array, Array]):
         self.observation_space = spaces.Box(-1.0, 1.0, (vector.num_envs * width,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (vector.num_envs * vector.num_teachers,), np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode with a seed drawn from ``self.np_random``."""
         super().reset(seed=seed)
         episode_seed = int(self.np_random.integers(2**31))

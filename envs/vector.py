@@ -90,15 +90,11 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         if num_envs is not None:
             settings_kwargs["batch_size"] = num_envs
         if (task is None) != (cache is None):
-            raise TaskError(
-                "an environment needs task and cache together, got one of them; pass both, or neither"
-            )
+            raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
         if task is None or cache is None:
             task = planted()
             logits = planted_logits(task)
-            cache = LogitCache(
-                list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])]
-            )
+            cache = LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])])
         if student is None:
             student = "rlkd/mlp" if task.table.texts is None else "rlkd/tiny"
         settings = settings or EpisodeSettings(**settings_kwargs)
@@ -137,9 +133,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         """Number of the episode at hand, counted from 0."""
         return self._episode_number - 1
 
-    def step(
-        self, actions: Array
-    ) -> tuple[Array, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: Array) -> tuple[Array, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Weight the teachers of every slot, take the student's step, give each instance its reward."""
         rows = len(self.episode.ids)
         present = self.episode.observed_state(student=False).present.cpu()

@@ -18,10 +18,21 @@ from rlkd.types import State
 
 FEATURE_VERSION = 1
 
-BASE = ("present", "max_probability", "margin", "entropy", "agreement", "vote_share", "outlier_kl")
-"""Per teacher, all in [0, 1]: is it there; largest probability; gap to the second largest; entropy / log C;
-overlap of its distribution with the mean of the other teachers; share of the others with the same top class;
-KL from it to the mean of the others, squashed by x / (1 + x)."""
+BASE = (
+    "present",
+    "max_probability",
+    "log_odds",
+    "margin",
+    "entropy",
+    "logit_spread",
+    "agreement",
+    "vote_share",
+    "outlier_kl",
+)
+"""Per teacher, in [0, 1] but for ``log_odds``: is it there; largest probability; its log odds x as tanh(x / 8), in
+[-1, 1], which still tells 0.99 from 0.9999; gap to the second largest; entropy / log C; standard deviation s of the
+logits over classes as s / (s + 4); overlap of its distribution with the mean of the other teachers; share of the
+others with the same top class; KL from it to the mean of the others, squashed by x / (1 + x)."""
 STUDENT = ("student_kl", "student_vote", "student_entropy", "student_max_probability", "progress")
 """KL from the teacher to the student, squashed; the student's probability of the teacher's top class; the student's
 entropy / log C and largest probability; share of the training budget spent. All in [0, 1]."""
@@ -96,7 +107,7 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
     logits = torch.nan_to_num(state.teacher_logits.detach().float())
     present = state.present
     log_p = F.log_softmax(logits, dim=-1)
-    groups = [_base_features(log_p, present)]
+    groups = [_base_features(logits, log_p, present)]
     if config.student:
         groups.append(_student_features(log_p, state))
     if config.affinity:
@@ -109,13 +120,11 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
 def _field(state: State, name: str) -> Tensor:
     value = getattr(state, name)
     if value is None:
-        raise PolicyError(
-            f"the observation reads {name!r}, the state has none; pass it or use a portable policy"
-        )
+        raise PolicyError(f"the observation reads {name!r}, the state has none; pass it or use a portable policy")
     return value  # type: ignore[no-any-return]
 
 
-def _base_features(log_p: Tensor, present: Tensor) -> Tensor:
+def _base_features(logits: Tensor, log_p: Tensor, present: Tensor) -> Tensor:
     p = log_p.exp()
     shown = present.unsqueeze(-1).float()
     others_count = (present.sum(-1, keepdim=True) - 1).clamp_min(1).unsqueeze(-1)
@@ -125,13 +134,16 @@ def _base_features(log_p: Tensor, present: Tensor) -> Tensor:
     top = p.topk(min(2, p.shape[-1]), dim=-1)
     one_hot = F.one_hot(top.indices[..., 0], p.shape[-1]).float() * shown
     same_votes = (one_hot * (one_hot.sum(-2, keepdim=True) - one_hot)).sum(-1) / others_count.squeeze(-1)
+    spread = logits.clamp(-1e6, 1e6).std(-1, correction=0)
     outlier = (p * (log_p - others.clamp_min(1e-6).log())).sum(-1).clamp_min(0)
     return torch.stack(
         [
             present.float(),
             top.values[..., 0],
+            torch.tanh(torch.logit(top.values[..., 0], eps=1e-7) / 8),
             top.values[..., 0] - top.values[..., -1],
             _normalised_entropy(p, log_p),
+            spread / (spread + 4),
             torch.minimum(p, others).sum(-1),
             torch.where(alone.squeeze(-1), torch.ones_like(same_votes), same_votes),
             outlier / (1 + outlier),

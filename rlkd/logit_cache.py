@@ -63,6 +63,7 @@ class LogitCache:
         *,
         knowledge: Knowledge | None = None,
         affinity: NDArray[np.float32] | None = None,
+        identity: str = "",
     ) -> None:
         """Wrap arrays.
 
@@ -71,7 +72,9 @@ class LogitCache:
             teacher_names: K names.
             knowledge: Who was trained on what.
             affinity: Shape (N, K).
+            identity: Changes with any byte of the cached files.
         """
+        self.identity = identity
         self.teacher_names = tuple(teacher_names)
         self.knowledge = knowledge
         self._arrays = list(arrays)
@@ -79,9 +82,7 @@ class LogitCache:
         rows, classes = arrays[0].shape
         self._stacked: Tensor | None = None
         if rows * classes * len(arrays) * 4 <= RAM_LIMIT:
-            self._stacked = torch.from_numpy(
-                np.stack([np.asarray(a, dtype=np.float32) for a in arrays], axis=1)
-            )
+            self._stacked = torch.from_numpy(np.stack([np.asarray(a, dtype=np.float32) for a in arrays], axis=1))
 
     def __len__(self) -> int:
         return len(self._arrays[0])
@@ -127,10 +128,7 @@ class LiveTeachers:
         """Logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
         index = ids.numpy()
         return torch.stack(
-            [
-                t.logits(self._task, index, batch_size=len(index), max_length=self._max_length)
-                for t in self._teachers
-            ],
+            [t.logits(self._task, index, batch_size=len(index), max_length=self._max_length) for t in self._teachers],
             dim=1,
         )
 
@@ -151,9 +149,7 @@ def joint_knowledge(teachers: Sequence[Teacher], task: Task) -> Knowledge | None
         return None
     by = kinds.pop()
     groups = task.label_names if by == "class" else task.domain_names
-    matrix = np.array(
-        [[group in (teacher.knows or ()) for group in groups] for teacher in teachers], dtype=bool
-    )
+    matrix = np.array([[group in (teacher.knows or ()) for group in groups] for teacher in teachers], dtype=bool)
     return Knowledge(by=by, groups=tuple(groups), matrix=matrix)  # type: ignore[arg-type]
 
 
@@ -189,9 +185,7 @@ def build_cache(
         TeacherError: If there is no teacher, or one gives NaN or infinite logits.
     """
     if not teachers:
-        raise TeacherError(
-            "a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers"
-        )
+        raise TeacherError("a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers")
     if dtype not in DTYPES:
         raise CacheError(f"cache dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = Path(directory)
@@ -235,7 +229,8 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence[Teacher]
     if manifest["affinity"]:
         affinity = np.array(_open_array(folder, manifest, "affinity.npy", (len(task.table), len(arrays))))
     names = [entry["name"] for entry in manifest["teachers"]]
-    return LogitCache(arrays, names, knowledge=_read_knowledge(manifest, task), affinity=affinity)
+    identity = xxhash.xxh3_64_hexdigest(json.dumps(manifest["files"], sort_keys=True).encode())
+    return LogitCache(arrays, names, knowledge=_read_knowledge(manifest, task), affinity=affinity, identity=identity)
 
 
 def _header(
@@ -292,9 +287,7 @@ def _write_arrays(
             write_array_atomic(path, logits.astype(header["dtype"]))
         files[entry["file"]] = file_hash(path)
     if embedder is not None:
-        affinity = compute_affinity(
-            embedder(_texts(task)), task, joint_knowledge(teachers, task), len(teachers)
-        )
+        affinity = compute_affinity(embedder(_texts(task)), task, joint_knowledge(teachers, task), len(teachers))
         write_array_atomic(folder / "affinity.npy", affinity)
         files["affinity.npy"] = file_hash(folder / "affinity.npy")
     return files
@@ -302,15 +295,9 @@ def _write_arrays(
 
 def _texts(task: Task) -> Sequence[str]:
     if task.table.texts is None:
-        raise CacheError(
-            f"affinity embeds texts, task {task.name!r} has none; build the cache without an embedder"
-        )
+        raise CacheError(f"affinity embeds texts, task {task.name!r} has none; build the cache without an embedder")
     pairs = task.table.text_pairs
-    return (
-        task.table.texts
-        if pairs is None
-        else [f"{a} {b}" for a, b in zip(task.table.texts, pairs, strict=True)]
-    )
+    return task.table.texts if pairs is None else [f"{a} {b}" for a, b in zip(task.table.texts, pairs, strict=True)]
 
 
 def compute_affinity(
@@ -358,22 +345,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         state = "an unfinished cache" if any(folder.glob("logits-*.npy")) else "no cache"
-        raise CacheError(
-            f"expected a logit cache in {folder}, found {state}; run rlkd cache with this folder"
-        )
+        raise CacheError(f"expected a logit cache in {folder}, found {state}; run rlkd cache with this folder")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
         entries = [(str(e["name"]), str(e["identity"]), str(e["file"])) for e in manifest["teachers"]]
         _ = manifest["data"], manifest["labels"], manifest["files"], manifest["affinity"], manifest["task"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CacheError(
-            f"{path} is damaged or no cache manifest ({error}); build the cache again"
-        ) from error
+        raise CacheError(f"{path} is damaged or no cache manifest ({error}); build the cache again") from error
     if version != FORMAT_VERSION:
-        raise CacheError(
-            f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION}; build it again"
-        )
+        raise CacheError(f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION}; build it again")
     if not entries or any(Path(file).name != file for *_, file in entries):
         raise CacheError(f"{path} names no teachers or files outside its folder; it is not opened")
     return manifest  # type: ignore[no-any-return]
@@ -402,9 +383,7 @@ def _check_teachers(manifest: dict[str, Any], teachers: Sequence[Teacher], folde
     )
 
 
-def _open_array(
-    folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int, int]
-) -> NDArray[np.floating[Any]]:
+def _open_array(folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
     path = folder / name
     if not path.is_file():
         raise CacheError(f"the cache {folder} is partial: {name} is missing; build it again")

@@ -22,9 +22,7 @@ def check_loss_settings(temperature: float, kd_ratio: float, mix: str) -> None:
         ConfigError: If a value is out of its range.
     """
     if not temperature > 0:
-        raise ConfigError(
-            f"temperature must be > 0, got {temperature}; pass a positive number (1.0 is usual)"
-        )
+        raise ConfigError(f"temperature must be > 0, got {temperature}; pass a positive number (1.0 is usual)")
     if not 0 <= kd_ratio <= 1:
         raise ConfigError(f"kd_ratio must lie in [0, 1], got {kd_ratio}; 1 distils from the teachers alone")
     if mix not in MIXES:

@@ -69,9 +69,7 @@ def headroom_verdict(figures: Mapping[str, float]) -> str:
     """Say in a sentence what :func:`headroom` found."""
     room, gain = figures["room"], figures["best_per_instance"] - figures["equal_mixture"]
     if room < 0.01:
-        return (
-            "No room: some teacher (or the equal mixture) is right wherever any teacher is; weight equally."
-        )
+        return "No room: some teacher (or the equal mixture) is right wherever any teacher is; weight equally."
     if room < 0.05:
         return (
             f"Little room: a perfect choice per instance would gain at most {100 * gain:.1f} points over equal "

@@ -51,9 +51,7 @@ def _finite(values: ArrayLike, axes: str) -> Array:
 
 def _check_bootstrap(runs: int, reps: int, level: float) -> None:
     if runs < 2:
-        raise ConfigError(
-            f"an interval needs at least 2 runs, got {runs}; run more seeds or report the value alone"
-        )
+        raise ConfigError(f"an interval needs at least 2 runs, got {runs}; run more seeds or report the value alone")
     _check_level(reps, level)
 
 
@@ -227,9 +225,7 @@ def _two_level(values: Array, reps: int, rng: np.random.Generator) -> Array:
     return np.concatenate(means)
 
 
-def mean_accuracy(
-    correct: ArrayLike, rng: np.random.Generator, reps: int = 2000, level: float = 0.95
-) -> Estimate:
+def mean_accuracy(correct: ArrayLike, rng: np.random.Generator, reps: int = 2000, level: float = 0.95) -> Estimate:
     """Accuracy over seeds with a two-level bootstrap interval.
 
     Resamples as :func:`paired_difference` does; one seed is allowed, and then only instances vary.

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerState
 
 from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
-from rlkd.errors import NonFiniteLossError, StudentError
+from rlkd.errors import ConfigError, NonFiniteLossError, StudentError
 from rlkd.logit_cache import read_state
 from rlkd.losses import MIXES, check_loss_settings, cross_entropy, distillation_loss
 from rlkd.metrics import compute_metrics as default_metrics
-from rlkd.records import newest_verified, write_json_atomic, write_manifest
+from rlkd.models.students import load_student
+from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
 from rlkd.types import LogitSource, State, on_device
 from rlkd.weighting import Weighting, check_requirements
 from rlkd.weighting.fixed import Uniform
@@ -36,18 +38,10 @@ WEIGHT_FILE = "weights.json"
 class DistillationArguments(TrainingArguments):
     """Training arguments with the settings of the distillation loss; see :func:`rlkd.losses.distillation_loss`."""
 
-    temperature: float = field(
-        default=1.0, metadata={"help": "Softens teachers and student in the loss; > 0."}
-    )
-    kd_ratio: float = field(
-        default=1.0, metadata={"help": "loss = (1 - kd_ratio) * CE + kd_ratio * KD; in [0, 1]."}
-    )
-    mix: str = field(
-        default="probability", metadata={"help": f"How teachers are mixed: {' or '.join(MIXES)}."}
-    )
-    scale_by_temperature: bool = field(
-        default=True, metadata={"help": "Multiply the KD term by temperature ** 2."}
-    )
+    temperature: float = field(default=1.0, metadata={"help": "Softens teachers and student in the loss; > 0."})
+    kd_ratio: float = field(default=1.0, metadata={"help": "loss = (1 - kd_ratio) * CE + kd_ratio * KD; in [0, 1]."})
+    mix: str = field(default="probability", metadata={"help": f"How teachers are mixed: {' or '.join(MIXES)}."})
+    scale_by_temperature: bool = field(default=True, metadata={"help": "Multiply the KD term by temperature ** 2."})
     max_length: int = field(default=128, metadata={"help": "Tokens a text is cut to."})
 
     def __post_init__(self) -> None:
@@ -117,9 +111,7 @@ class DistillationTrainer(Trainer):
     share their batches, and a resumed run continues them.
     """
 
-    loss_is_scaled_for_ga = (
-        False  # our loss is a mean per micro-batch: let the Trainer divide by the accumulation
-    )
+    loss_is_scaled_for_ga = False  # our loss is a mean per micro-batch: let the Trainer divide by the accumulation
 
     def __init__(
         self,
@@ -148,9 +140,7 @@ class DistillationTrainer(Trainer):
         chosen: Weighting = weighting or Uniform()
         check_requirements(type(chosen).__name__, chosen, task, cache)
         if args.kd_ratio < 1 and len(task.labelled_ids("train")) == 0:
-            raise StudentError(
-                f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1"
-            )
+            raise StudentError(f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1")
         self.task, self.cache, self.weighting = task, cache, chosen
         self.inputs = inputs or encode_inputs(task, processing_class, args.max_length)
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
@@ -290,6 +280,125 @@ class DistillationTrainer(Trainer):
         mass = self.weight_record.knowing_mass(self.cache.knowledge.matrix)
         fifth = WeightRecord.BINS // 5
         return float(np.nanmean(mass[:fifth])), float(np.nanmean(mass[-fifth:]))
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes the Trainer's logs to the ``metrics.jsonl`` of a run directory."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        """Write to ``run``."""
+        self._run = run
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Drop what was logged after the checkpoint that training resumes from."""
+        self._run.rewind(state.global_step)
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Append a line; timings are left out, so that equal runs write equal files."""
+        values = {name if "/" in name else f"student/{name}": value for name, value in (logs or {}).items()}
+        kept = {name: value for name, value in values.items() if not name.endswith(("runtime", "_per_second"))}
+        self._run.log(state.global_step, **kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings:
+    """A student and the budget it is distilled with; shared by ``distill``, ``compare`` and the benchmarks."""
+
+    student: str = "rlkd/tiny"
+    """A from-scratch name, a hub id or a path; see :func:`rlkd.models.students.load_student`."""
+    num_layers: int | None = None
+    """Keep only the first layers of a pretrained student."""
+    max_steps: int = 400
+    """Optimisation steps. Range: >= 1."""
+    batch_size: int = 64
+    """Instances a step."""
+    learning_rate: float = 2e-3
+    """Of AdamW, falling linearly to zero."""
+    temperature: float = 1.0
+    """Of the distillation loss. Range: > 0."""
+    kd_ratio: float = 1.0
+    """Share of the distillation term. Range: [0, 1]."""
+    max_length: int = 128
+    """Tokens a text is cut to."""
+    device: str = "cpu"
+    """``cpu``, or anything else for the accelerator that is found."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_loss_settings(self.temperature, self.kd_ratio, "probability")
+        if self.max_steps < 1 or self.batch_size < 1 or self.learning_rate < 0 or self.max_length < 1:
+            raise ConfigError(
+                "a student needs max_steps, batch_size and max_length >= 1 and learning_rate >= 0, got "
+                f"{self.max_steps}, {self.batch_size}, {self.max_length} and {self.learning_rate}"
+            )
+
+
+def make_trainer(
+    task: Task,
+    cache: LogitSource,
+    weighting: Weighting,
+    settings: StudentSettings,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    shared: dict[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
+    **arguments: Any,
+) -> DistillationTrainer:
+    """Build the trainer of one student.
+
+    Args:
+        task: The task.
+        cache: The teachers' logits.
+        weighting: Maps each batch to weights.
+        settings: The student and its budget.
+        output_dir: Of checkpoints, if any are asked for.
+        seed: Of initialisation, order of batches and dropout.
+        shared: A dict that keeps tokenizer and encoded inputs between calls with the same task and settings.
+        callbacks: Further ``TrainerCallback``s.
+        **arguments: Fields of :class:`DistillationArguments`; by default nothing is saved, evaluated or logged.
+    """
+    shared = {} if shared is None else shared
+    model, tokenizer = load_student(
+        settings.student, task, num_layers=settings.num_layers, seed=seed, tokenizer=shared.get("tokenizer")
+    )
+    if "inputs" not in shared:
+        shared |= {"tokenizer": tokenizer, "inputs": encode_inputs(task, tokenizer, settings.max_length)}
+    quiet = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    args = DistillationArguments(
+        **{
+            "output_dir": str(output_dir),
+            "max_steps": settings.max_steps,
+            "per_device_train_batch_size": settings.batch_size,
+            "per_device_eval_batch_size": 256,
+            "learning_rate": settings.learning_rate,
+            "lr_scheduler_type": "linear",
+            "temperature": settings.temperature,
+            "kd_ratio": settings.kd_ratio,
+            "max_length": settings.max_length,
+            "seed": seed,
+            "report_to": "none",
+            "use_cpu": settings.device == "cpu",
+            "dataloader_pin_memory": settings.device != "cpu",
+            **quiet,
+            **arguments,
+        }
+    )
+    trainer = DistillationTrainer(
+        model,
+        args,
+        task=task,
+        cache=cache,
+        weighting=weighting,
+        processing_class=tokenizer,
+        inputs=shared["inputs"],
+        callbacks=list(callbacks),
+    )
+    if args.disable_tqdm:  # the Trainer then prints its logs, which belong into the run directory
+        trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def group_names(task: Task, source: LogitSource) -> tuple[str, ...]:

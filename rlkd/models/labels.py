@@ -40,8 +40,7 @@ def align_labels(
     for name in set(teacher_labels):
         if list(teacher_labels).count(name) > 1:
             raise TeacherError(
-                f"expected one column per class, but teacher {teacher!r} names {name!r} twice; "
-                "correct its id2label"
+                f"expected one column per class, but teacher {teacher!r} names {name!r} twice; correct its id2label"
             )
     if not set(teacher_labels) <= set(task_labels) and all(map(_GENERIC.fullmatch, teacher_labels)):
         return _by_number(teacher_labels, task_labels, teacher)
@@ -94,8 +93,7 @@ def _column(teacher_labels: Sequence[str], task_labels: Sequence[str], name: str
     if len(near) > 1:
         names = ", ".join(repr(teacher_labels[index]) for index in near)
         raise TeacherError(
-            f"expected one column for class {name!r}, but teacher {teacher!r} has {names}; "
-            "correct its id2label"
+            f"expected one column for class {name!r}, but teacher {teacher!r} has {names}; correct its id2label"
         )
     return near[0] if near else MISSING
 

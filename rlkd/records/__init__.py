@@ -9,6 +9,7 @@ from rlkd.records.checkpoints import MANIFEST, MANIFEST_VERSION, newest_verified
 from rlkd.records.files import (
     file_hash,
     parse_object,
+    read_object,
     write_array_atomic,
     write_atomic,
     write_json_atomic,
@@ -33,6 +34,7 @@ __all__ = [
     "parse_object",
     "prepare_output_dir",
     "read_jsonl",
+    "read_object",
     "verify_manifest",
     "write_array_atomic",
     "write_atomic",

@@ -52,16 +52,12 @@ class Fixed:
             raise WeightingError(f"fixed weights must be numbers with commas, got {text!r}") from error
         teachers = len(evidence.source.teacher_names)
         if len(shares) != teachers:
-            raise WeightingError(
-                f"fixed weights need one number for each of {teachers} teachers, got {len(shares)}"
-            )
+            raise WeightingError(f"fixed weights need one number for each of {teachers} teachers, got {len(shares)}")
         return cls(shares)
 
     def weights(self, state: State) -> Tensor:
         """The shares, over the present teachers, shape (..., K)."""
-        return normalised(
-            self.shares.to(state.teacher_logits.device).expand(state.present.shape), state.present
-        )
+        return normalised(self.shares.to(state.teacher_logits.device).expand(state.present.shape), state.present)
 
 
 class BestTeacher(Fixed):

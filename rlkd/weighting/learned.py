@@ -108,9 +108,7 @@ No pickle is involved: weights are `model.safetensors`.
             nn.Linear(hidden_size, hidden_size),
             nn.Tanh(),
         )
-        self.score = nn.Sequential(
-            nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1)
-        )
+        self.score = nn.Sequential(nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
 
     @classmethod
     def create(cls, observation: ObservationConfig, *, training: dict[str, Any], seed: int = 0) -> "Policy":
@@ -190,23 +188,15 @@ def load_policy(path: str | Path) -> Policy:
 def _check_policy_folder(folder: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise PolicyError(
-                f"a policy folder holds config.json and model.safetensors, {folder} has no {name}"
-            )
+            raise PolicyError(f"a policy folder holds config.json and model.safetensors, {folder} has no {name}")
     if (folder / "config.json").stat().st_size > 1_000_000:
-        raise PolicyError(
-            f"{folder / 'config.json'} is over 1 MB, a policy's is a few lines; it is not loaded"
-        )
+        raise PolicyError(f"{folder / 'config.json'} is over 1 MB, a policy's is a few lines; it is not loaded")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise PolicyError(
-            f"{folder / 'config.json'} is not JSON: {str(error)[:100]}; save the policy again"
-        ) from error
+        raise PolicyError(f"{folder / 'config.json'} is not JSON: {str(error)[:100]}; save the policy again") from error
     if not isinstance(config, dict) or "feature_version" not in config or "feature_names" not in config:
-        raise PolicyError(
-            f"{folder / 'config.json'} is no policy's: feature_version and feature_names are missing"
-        )
+        raise PolicyError(f"{folder / 'config.json'} is no policy's: feature_version and feature_names are missing")
 
 
 def router_targets(state: State, oracle: Oracle | None) -> Tensor:
@@ -276,9 +266,7 @@ class Router:
         return self.policy.weights(state)
 
 
-def train_router(
-    evidence: Evidence, observation: ObservationConfig, *, max_rows: int | None = None
-) -> Policy:
+def train_router(evidence: Evidence, observation: ObservationConfig, *, max_rows: int | None = None) -> Policy:
     """Fit a router on the labelled rows of train and probe.
 
     Args:
@@ -297,12 +285,8 @@ def train_router(
         state = evidence.labelled_state(split)
         features.append(teacher_features(state, observation))
         targets.append(router_targets(state, oracle))
-    rows = torch.randperm(sum(map(len, features)), generator=torch.Generator().manual_seed(evidence.seed))[
-        :max_rows
-    ]
-    policy = Policy.create(
-        observation, training={"method": "router", "task": evidence.task.name}, seed=evidence.seed
-    )
+    rows = torch.randperm(sum(map(len, features)), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
+    policy = Policy.create(observation, training={"method": "router", "task": evidence.task.name}, seed=evidence.seed)
     return fit_router(policy, torch.cat(features)[rows], torch.cat(targets)[rows], seed=evidence.seed).eval()
 
 
@@ -322,15 +306,11 @@ class PolicyMean:
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
         """Build from ``policy_mean:PATH``."""
-        return cls(
-            load_policy(require_argument("policy_mean", argument, "policy_mean:runs/policy")), evidence
-        )
+        return cls(load_policy(require_argument("policy_mean", argument, "policy_mean:runs/policy")), evidence)
 
     def weights(self, state: State) -> Tensor:
         """The average weights over the present teachers, shape (..., K)."""
-        return normalised(
-            self.mean.to(state.teacher_logits.device).expand(state.present.shape), state.present
-        )
+        return normalised(self.mean.to(state.teacher_logits.device).expand(state.present.shape), state.present)
 
 
 class PolicyShuffle:

@@ -1,0 +1,254 @@
+"""One training run of a policy: its settings, its learning curve, and its exact state on disk."""
+
+import copy
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rlkd.agents.actor_critic import TeacherSetPolicy
+from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
+from rlkd.errors import ConfigError, unknown_name
+from rlkd.losses import soft_targets
+from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
+from rlkd.types import State
+from rlkd.weighting.learned import Policy
+
+log = logging.getLogger(__name__)
+
+KEPT_CHECKPOINTS = 2
+
+ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
+    "ppo": (PPO, {"n_epochs": 6, "learning_rate": 2e-3, "clip_range": 0.2}),
+    "a2c": (A2C, {"learning_rate": 2e-3, "normalize_advantage": True, "use_rms_prop": False}),
+}
+"""Algorithm and its settings beside those that all share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyTraining:
+    """How a policy is trained."""
+
+    total_timesteps: int = 100_000
+    """Instances weighted over all episodes (slots times steps). Range: at least one rollout."""
+    algorithm: str = "ppo"
+    """``ppo`` or ``a2c``."""
+    n_steps: int = 30
+    """Student steps a rollout; must divide the horizon."""
+    gamma: float = 0.0
+    """Discount. 0: an instance's reward is its own; the next instance in its slot has nothing to do with it."""
+    log_std: float = -0.7
+    """Initial log standard deviation of the actions."""
+    warm_start: bool = False
+    """Clone the supervised router first, then learn from there."""
+    warm_start_rows: int | None = None
+    """Use at most so many labelled rows for the router."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        if self.algorithm not in ALGORITHMS:
+            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
+        if self.total_timesteps < 1 or self.n_steps < 2 or not 0 <= self.gamma <= 1:
+            raise ConfigError(
+                "policy training needs total_timesteps >= 1, n_steps >= 2 and gamma in [0, 1], got "
+                f"{self.total_timesteps}, {self.n_steps}, {self.gamma}"
+            )
+        if self.warm_start_rows is not None and not self.warm_start:
+            raise ConfigError("warm_start_rows would be ignored without warm_start; switch it on or leave the rows out")
+
+
+def validation_score(policy: Policy, state: State) -> float:
+    """Mean probability of the label in the mixture that the policy gives, in [0, 1]; policies are chosen by it."""
+    assert state.labels is not None
+    mixture = soft_targets(state.teacher_logits, policy.weights(state))
+    return float(mixture.gather(-1, state.labels.unsqueeze(-1)).mean())
+
+
+class PolicyCallback(BaseCallback):
+    """Tells a run when a rollout begins and when training ends, and shows progress."""
+
+    def __init__(self, run: "PolicyRun", progress: bool) -> None:
+        """Watch a run."""
+        super().__init__()
+        self._run = run
+        self._bar = tqdm(total=run.training.total_timesteps, desc="policy", unit="instance", disable=not progress)
+
+    def _on_training_start(self) -> None:
+        self._run.restore_random_state()
+        self._bar.update(self.num_timesteps)
+
+    def _on_rollout_start(self) -> None:
+        # before a rollout the policy is the one that the last update left behind
+        self._run.note_policy()
+        if self._run.directory is not None and self._run.at_episode_start:
+            self._run.save(self._run.directory.path)
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.training_env.num_envs)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._run.note_policy()
+        self._bar.close()
+
+
+class PolicyRun:
+    """One training run of a policy, with its exact state: saved at episode ends without a pickle."""
+
+    def __init__(
+        self,
+        env: Any,
+        policy: Policy,
+        training: PolicyTraining,
+        directory: RunDirectory | None = None,
+        *,
+        tensorboard: bool = False,
+    ) -> None:
+        """Build the agent around the policy.
+
+        Args:
+            env: The vector face of the environment.
+            policy: The actor; it learns in place.
+            training: Settings of the agent.
+            directory: For metrics and checkpoints.
+            tensorboard: Write TensorBoard logs into the directory.
+        """
+        self.env, self.policy, self.training, self.directory = env, policy, training, directory
+        self.best = copy.deepcopy(policy)
+        self.best_score = -1.0
+        self._noted_at = -1
+        self._random_state: tuple[Tensor, Tensor, int] | None = None
+        self.slots = SlotsVecEnv(env, seed=training.seed)
+        cls, settings = ALGORITHMS[training.algorithm]
+        if cls is PPO:
+            steps = _steps_per_minibatch(training.n_steps, env.num_envs)
+            settings = settings | {"batch_size": steps * env.num_envs}
+        self.agent = cls(
+            TeacherSetPolicy,
+            self.slots,
+            n_steps=training.n_steps,
+            gamma=training.gamma,
+            rollout_buffer_class=MaskedRolloutBuffer,
+            policy_kwargs={"make_actor": lambda: policy, "log_std_init": training.log_std},
+            seed=training.seed,
+            device="cpu",
+            tensorboard_log=str(directory.path) if directory is not None and tensorboard else None,
+            **settings,
+        )
+
+    @property
+    def at_episode_start(self) -> bool:
+        """Whether no step of the episode at hand was taken: the state can be rebuilt from its number."""
+        return bool(self.env.episode.step_index == 0)
+
+    def note_policy(self) -> None:
+        """Log a point of the learning curve, and keep the policy if it is the best so far."""
+        step = self.agent.num_timesteps
+        if step == self._noted_at:
+            return
+        self._noted_at = step
+        score = validation_score(self.policy, self.env.validation_state())
+        if score > self.best_score:
+            self.best_score = score
+            self.best.load_state_dict(self.policy.state_dict())
+        self.agent.logger.record("validation/label_probability", score)
+        if self.directory is not None:
+            buffer = self.agent.rollout_buffer
+            reward = float(buffer.rewards.mean()) if buffer.full else None
+            self.directory.log(step, **{"rollout/reward_mean": reward, "validation/label_probability": score})
+
+    def learn(self, *, progress: bool, callback: BaseCallback | None) -> None:
+        """Train until ``total_timesteps``, counting what was done before an interruption."""
+        remaining = self.training.total_timesteps - self.agent.num_timesteps
+        if remaining > 0:
+            own = PolicyCallback(self, progress)
+            callbacks = own if callback is None else CallbackList([own, callback])
+            self.agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, tb_log_name="tensorboard")
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint that verifies; without one, start anew."""
+        assert self.directory is not None
+        newest = newest_verified(self.directory.path)
+        if newest is not None:
+            log.info("continuing from %s", newest)
+            self.load(newest)
+        # the point of the learning curve at the checkpoint is logged again when training starts
+        self.directory.rewind(self.agent.num_timesteps - 1)
+
+    def save(self, output_dir: Path) -> None:
+        """Write a checkpoint: tensors as safetensors, the rest as JSON, the manifest last."""
+        step = self.agent.num_timesteps
+        folder = output_dir / f"checkpoint-{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the library's generator)
+        tensors = {f"policy.{k}": v for k, v in self.agent.policy.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.state_dict().items()}
+        for index, slot in self.agent.policy.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slot.items()}
+        tensors["random.torch"] = torch.get_rng_state()
+        tensors["random.numpy"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        plain = {
+            "num_timesteps": step,
+            "n_updates": self.agent._n_updates,
+            "episode": self.env.episode_number,
+            "numpy_position": int(numpy_state["state"]["pos"]),
+            "best_score": self.best_score,
+        }
+        write_json_atomic(folder / "state.json", plain)
+        write_manifest(folder)
+        for older in sorted(output_dir.glob("checkpoint-*"), key=_step_number)[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(older)
+
+    def load(self, folder: Path) -> None:
+        """Restore a checkpoint of a run with the same settings."""
+        plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "state.safetensors")
+        self.agent.policy.load_state_dict(_under("policy.", tensors))
+        self.best.load_state_dict(_under("best.", tensors))
+        optimizer = self.agent.policy.optimizer.state_dict()
+        optimizer["state"] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            optimizer["state"].setdefault(int(index), {})[key] = value
+        self.agent.policy.optimizer.load_state_dict(optimizer)
+        self.agent.num_timesteps = plain["num_timesteps"]
+        self.agent._n_updates = plain["n_updates"]
+        self.slots.first_episode = plain["episode"]
+        self.best_score = plain["best_score"]
+        self._random_state = tensors["random.torch"], tensors["random.numpy"], plain["numpy_position"]
+
+    def restore_random_state(self) -> None:
+        """Put the generators back where the checkpoint found them."""
+        if self._random_state is None:
+            return
+        torch_state, key, position = self._random_state
+        torch.set_rng_state(torch_state)
+        np.random.set_state(  # noqa: NPY002 (the library's generator)
+            ("MT19937", key.numpy().astype(np.uint32), position, 0, 0.0)
+        )
+
+
+def _step_number(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _steps_per_minibatch(n_steps: int, num_envs: int) -> int:
+    """The largest divisor of a rollout's steps whose minibatch has at most 512 slots."""
+    return max(d for d in range(1, n_steps + 1) if n_steps % d == 0 and (d == 1 or d * num_envs <= 512))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

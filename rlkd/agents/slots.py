@@ -1,0 +1,79 @@
+"""Mini-batch slots as Stable-Baselines3 wants them: a vector environment, and a buffer that leaves padding out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecEnv
+
+
+class SlotsVecEnv(VecEnv):
+    """A Gymnasium vector environment with same-step autoreset, as Stable-Baselines3 wants it."""
+
+    def __init__(self, env: Any, *, first_episode: int = 0, seed: int = 0) -> None:
+        """Wrap ``env``, whose first reset starts episode ``first_episode`` of ``seed``."""
+        self.env, self.first_episode, self._seed = env, first_episode, seed
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start the first episode."""
+        observation, _ = self.env.reset(seed=self._seed, options={"episode": self.first_episode})
+        return np.asarray(observation)
+
+    def step_async(self, actions: NDArray[np.float32]) -> None:
+        """Remember the actions."""
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        """Take the step."""
+        observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        done = terminated | truncated
+        slots: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if done.any():
+            slots = [{"terminal_observation": last} for last in infos["final_obs"]]
+        return observation, rewards, done, slots
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The attribute, once for each slot asked for."""
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set the attribute of the one environment behind all slots."""
+        setattr(self.env, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Call the method once for each slot asked for."""
+        return [getattr(self.env, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """False: nothing is wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+
+class MaskedRolloutBuffer(RolloutBuffer):
+    """A rollout buffer that leaves padded slots out of every update.
+
+    A padded slot's observation is all zeros, which no real one is: its ``present`` features are 1.
+    """
+
+    def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
+        """Yield minibatches of real slots in random order."""
+        assert self.full
+        if not self.generator_ready:
+            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+                self.__dict__[name] = self.swap_and_flatten(self.__dict__[name])
+            self.generator_ready = True
+        valid = np.flatnonzero(self.observations.any(axis=1))
+        order = np.random.permutation(valid)  # noqa: NPY002 (the generator that the library seeds and we restore)
+        size = batch_size or len(order)
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            if len(chunk) > 1:  # advantages of a single row cannot be normalised
+                yield self._get_samples(chunk)

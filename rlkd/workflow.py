@@ -1,0 +1,455 @@
+"""The only wiring: plain arguments to objects to results. One function per command; the command line calls these."""
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from rlkd.agents import PolicyTraining, train_policy
+from rlkd.benchmark import compare, summarise, verdicts, weights_summary
+from rlkd.data import Task, load_task
+from rlkd.errors import ConfigError, TeacherError
+from rlkd.features import ObservationConfig
+from rlkd.logit_cache import LogitCache, build_cache, load_cache
+from rlkd.metrics import classification_metrics, headroom, headroom_verdict
+from rlkd.models import load_teachers, train_teachers
+from rlkd.models.embedding import TextEmbedder
+from rlkd.records import RunDirectory, prepare_output_dir, read_jsonl, read_object, write_json_atomic
+from rlkd.report import write_report
+from rlkd.stats import expected_calibration_error
+from rlkd.trainer import MetricsCallback, StudentSettings, make_trainer
+from rlkd.weighting import build_weighting
+
+log = logging.getLogger(__name__)
+
+Rows = list[dict[str, Any]]
+
+DEFAULT_ARMS = ("uniform", "best_teacher", "entropy")
+QUICKSTART_TEACHERS = ("tfidf", "tfidf", "rlkd/bilstm")
+QUICKSTART_EPOCHS = 8
+"""Enough for a network to be surer of its own classes than of foreign ones, as the linear teachers are."""
+QUICKSTART_STUDENT = StudentSettings(student="rlkd/bilstm", max_steps=400, learning_rate=5e-3, max_length=64)
+
+
+def teacher_paths(paths: Sequence[str]) -> list[str]:
+    """Teacher folders in order; a folder made by ``train-teachers`` stands for all teachers in it."""
+    found: list[str] = []
+    for path in paths:
+        inside = sorted(Path(path).glob("*/teacher.json"), key=lambda p: (_index(p.parent.name), p.parent.name))
+        found += [str(p.parent) for p in inside] or [path]
+    if not found:
+        raise TeacherError("expected the folders of at least one teacher, got none (K = 0); pass --teachers")
+    return found
+
+
+def _index(name: str) -> int:
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def run_train_teachers(
+    task_options: Mapping[str, Any],
+    kinds: Sequence[str],
+    output_dir: str,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Rows:
+    """Train a set of teachers; one row a teacher."""
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    task = load_task(**task_options)
+    RunDirectory(folder, {"command": "train-teachers", "task": dict(task_options), "kinds": list(kinds), **settings})
+    paths = train_teachers(task, folder, kinds=kinds, **settings)
+    return [_teacher_row(teacher, task) for teacher in load_teachers([str(path) for path in paths], task)]
+
+
+def _teacher_row(teacher: Any, task: Task) -> dict[str, Any]:
+    ids = task.labelled_ids("validation")
+    logits = teacher.logits(task, ids, batch_size=64, max_length=128).numpy()
+    scores = classification_metrics(logits, task.table.labels[ids])
+    knows = "all" if teacher.knows is None else f"{len(teacher.knows)} of {teacher.knows_by}"
+    return {"teacher": teacher.name, "knows": knows, "validation_accuracy": scores["accuracy"], "ece": scores["ece"]}
+
+
+def run_cache(
+    task_options: Mapping[str, Any],
+    teachers: Sequence[str],
+    output_dir: str,
+    *,
+    batch_size: int = 64,
+    max_length: int = 128,
+    dtype: str = "float32",
+    embedder: str | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    device: str | None = None,
+) -> Rows:
+    """Build or open a logit cache; one row a teacher."""
+    task = load_task(**task_options)
+    loaded = load_teachers(teacher_paths(teachers), task, device=device)
+    cache = build_cache(
+        loaded,
+        task,
+        output_dir,
+        batch_size=batch_size,
+        max_length=max_length,
+        dtype=dtype,
+        embedder=None if embedder is None else TextEmbedder(embedder, max_length=max_length, device=device),
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return _teacher_scores(task, cache, "validation")
+
+
+def _teacher_scores(task: Task, cache: LogitCache, split: str) -> Rows:
+    ids = torch.from_numpy(task.labelled_ids(split))
+    logits, labels = cache.rows(ids).numpy(), task.table.labels[ids.numpy()]
+    return [
+        {"teacher": name, "split": split, "rows": len(ids), **classification_metrics(logits[:, k], labels)}
+        for k, name in enumerate(cache.teacher_names)
+    ]
+
+
+def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = "validation") -> tuple[Rows, str]:
+    """How much could instance weighting gain? Figures of the set and of each teacher, and a sentence."""
+    task = load_task(**task_options)
+    cache = load_cache(cache_dir, task)
+    ids = torch.from_numpy(task.labelled_ids(split))
+    labels, logits = task.table.labels[ids.numpy()], cache.rows(ids).numpy()
+    figures = headroom(logits, labels)
+    figures["equal_mixture_ece"] = expected_calibration_error(softmax(logits, axis=-1).mean(1), labels)
+    whole = {"what": "all teachers", "split": split, "rows": len(ids), **figures}
+    single = [
+        {"what": row["teacher"], "split": split, "rows": len(ids), "accuracy": row["accuracy"], "ece": row["ece"]}
+        for row in _teacher_scores(task, cache, split)
+    ]
+    return [whole, *single], headroom_verdict(figures)
+
+
+def run_train_policy(
+    task_options: Mapping[str, Any],
+    cache_dir: str,
+    output_dir: str,
+    *,
+    student: str,
+    reward: str = "logit_gain",
+    training: PolicyTraining | None = None,
+    observation: ObservationConfig | None = None,
+    episode: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    tensorboard: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Rows:
+    """Train a policy into ``output_dir/policy`` with its learning curve and a report."""
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    task = load_task(**task_options)
+    cache = load_cache(cache_dir, task)
+    train_policy(
+        task,
+        cache,
+        student=student,
+        reward=reward,
+        training=training,
+        observation=observation,
+        episode=dict(episode or {}),
+        device=device,
+        output_dir=folder,
+        resume=resume,
+        tensorboard=tensorboard,
+        progress=progress,
+    )
+    curve = learning_curve(folder)
+    scores = curve["validation"]
+    best = int(np.argmax(scores))
+    row = {
+        "policy": str(folder / "policy"),
+        "timesteps": curve["timesteps"][-1],
+        "best_at": curve["timesteps"][best],
+        "validation_before": scores[0],
+        "validation_best": scores[best],
+    }
+    write_report(
+        folder / "report.html",
+        title=f"Policy trained on {task.name}",
+        summary=[
+            f"Reward {reward}; {row['timesteps']} instances weighted.",
+            f"Probability of the label in the mixture on validation: {scores[0]:.3f} before training, "
+            f"{scores[best]:.3f} for the policy that was kept.",
+        ],
+        learning_curve=curve,
+    )
+    return [row]
+
+
+def learning_curve(folder: Path) -> dict[str, list[Any]]:
+    """What the report draws of a policy's training, from the metrics in its run directory."""
+    records = read_jsonl(folder / "metrics.jsonl")
+    return {
+        "timesteps": [record["step"] for record in records],
+        "reward": [record["rollout/reward_mean"] for record in records],
+        "validation": [record["validation/label_probability"] for record in records],
+    }
+
+
+def run_distill(
+    task_options: Mapping[str, Any],
+    cache_dir: str,
+    output_dir: str,
+    *,
+    weighting: str,
+    settings: StudentSettings,
+    seed: int = 0,
+    save_steps: int = 200,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> Rows:
+    """Distil one student into ``output_dir/student``, with checkpoints, metrics and a report."""
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    task = load_task(**task_options)
+    cache = load_cache(cache_dir, task)
+    chosen = build_weighting(weighting, task, cache, seed=seed)
+    config = {
+        "command": "distill",
+        "task": dict(task_options),
+        "cache": str(cache_dir),
+        "weighting": weighting,
+        "settings": asdict(settings),
+        "seed": seed,
+        "save_steps": save_steps,
+        "arguments": dict(arguments or {}),
+    }
+    run = RunDirectory(folder, config)
+    trainer = make_trainer(
+        task,
+        cache,
+        chosen,
+        settings,
+        folder / "checkpoints",
+        seed=seed,
+        callbacks=[MetricsCallback(run)],
+        **{
+            "save_strategy": "steps",
+            "save_steps": save_steps,
+            "save_total_limit": 2,
+            "logging_strategy": "steps",
+            "logging_steps": max(1, settings.max_steps // 50),
+            "disable_tqdm": not progress,
+            **(arguments or {}),
+        },
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(str(folder / "student"))
+    rows = []
+    for split in ("validation", "test"):
+        scores = classification_metrics(trainer.predict_split(split), task.labels(split))
+        rows.append({"weighting": weighting, "split": split, **scores})
+    write_json_atomic(folder / "results.json", rows)
+    write_report(
+        folder / "report.html",
+        title=f"Student of {task.name} with {weighting}",
+        summary=[f"Accuracy on test: {rows[1]['accuracy']:.3f}.", *_mass_sentence(trainer.knowing_mass())],
+        weights=weights_summary(trainer.weight_record, cache.teacher_names),
+        tables=[("Scores", rows)],
+    )
+    return rows
+
+
+def _mass_sentence(mass: tuple[float, float] | None) -> list[str]:
+    if mass is None:
+        return []
+    return [f"Mean weight on teachers that know the instance: {mass[0]:.3f} early, {mass[1]:.3f} late."]
+
+
+def default_arms(cache: LogitCache, policy: str | None) -> list[str]:
+    """The weightings that belong into every table: baselines, the policy with its controls, router and oracle."""
+    learned = [] if policy is None else [f"{name}:{policy}" for name in ("policy", "policy_shuffle", "policy_mean")]
+    return [*DEFAULT_ARMS, *learned, "router", *(["oracle"] if cache.knowledge is not None else [])]
+
+
+def run_compare(
+    task_options: Mapping[str, Any],
+    cache_dir: str,
+    output_dir: str,
+    *,
+    settings: StudentSettings,
+    weightings: Sequence[str] = (),
+    policy: str | None = None,
+    seeds: int = 3,
+    jobs: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[Rows, list[str]]:
+    """Distil one student per weighting and seed, paired; the table and what it says."""
+    if seeds < 1:
+        raise ConfigError(f"a comparison needs at least one seed, got {seeds}; three are a look, five a claim")
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    task = load_task(**task_options)
+    cache = load_cache(cache_dir, task)
+    arms = list(weightings) or default_arms(cache, policy)
+    config = {
+        "command": "compare",
+        "task": dict(task_options),
+        "cache": str(cache_dir),
+        "weightings": arms,
+        "settings": asdict(settings),
+        "seeds": seeds,
+    }
+    RunDirectory(folder, config)
+    return _compare_and_report(task, cache, arms, settings, folder, seeds, jobs, progress, curve=None)
+
+
+def _compare_and_report(
+    task: Task,
+    cache: LogitCache,
+    arms: Sequence[str],
+    settings: StudentSettings,
+    folder: Path,
+    seeds: int,
+    jobs: int,
+    progress: bool,
+    *,
+    curve: Mapping[str, Any] | None,
+) -> tuple[Rows, list[str]]:
+    records = compare(task, cache, arms, settings, folder, seeds=range(seeds), jobs=jobs, progress=progress)
+    rows = summarise(records)
+    sentences = verdicts(rows)
+    write_json_atomic(folder / "table.json", rows)
+    drawn = _drawn_weights(folder, records)
+    write_report(
+        folder / "report.html",
+        title=f"Weightings compared on {task.name}",
+        summary=[f"{seeds} paired seeds, student {settings.student}, {settings.max_steps} steps.", *sentences],
+        accuracy=[
+            {
+                "weighting": r["weighting"],
+                "accuracy": r["accuracy"],
+                "low": r["accuracy_low"],
+                "high": r["accuracy_high"],
+            }
+            for r in rows
+            if "accuracy" in r
+        ],
+        learning_curve=curve,
+        weights=drawn,
+        tables=[("Weightings", rows)],
+    )
+    return rows, sentences
+
+
+def _drawn_weights(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Weights of the policy's first finished run, else of the first finished run."""
+    finished = [record for record in records if record["status"] == "ok"]
+    chosen = [record for record in finished if record["weighting"] == "policy"] or finished
+    if not chosen:
+        return None
+    content: dict[str, Any] = read_object(folder / "weights" / f"{chosen[0]['key']}.json")
+    return content
+
+
+def run_quickstart(
+    output_dir: str,
+    *,
+    seeds: int = 3,
+    jobs: int | None = None,
+    total_timesteps: int = 60_000,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[Rows, list[str]]:
+    """The whole main job on the embedded text task: specialists, cache, policy, paired students, table."""
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    settings = QUICKSTART_STUDENT
+    config = {
+        "command": "quickstart",
+        "task": "docstrings",
+        "teachers": list(QUICKSTART_TEACHERS),
+        "settings": asdict(settings),
+        "seeds": seeds,
+        "total_timesteps": total_timesteps,
+    }
+    RunDirectory(folder, config)
+    task_options: dict[str, Any] = {"source": "docstrings"}
+    task = load_task(**task_options)
+    paths = train_teachers(
+        task,
+        folder / "teachers",
+        kinds=QUICKSTART_TEACHERS,
+        specialize="class",
+        max_length=settings.max_length,
+        epochs=QUICKSTART_EPOCHS,
+        progress=progress,
+    )
+    teachers = load_teachers([str(path) for path in paths], task)
+    cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
+    run_train_policy(
+        task_options,
+        str(folder / "cache"),
+        str(folder / "policy"),
+        student=settings.student,
+        training=PolicyTraining(total_timesteps=total_timesteps),
+        episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
+        resume=True,
+        progress=progress,
+    )
+    curve = learning_curve(folder / "policy")
+    arms = default_arms(cache, str(folder / "policy" / "policy"))
+    workers = jobs or min(os.cpu_count() or 1, 8)
+    return _compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
+
+
+PACKAGES = ("rlkd", "torch", "transformers", "accelerate", "datasets", "gymnasium", "stable-baselines3", "numpy")
+
+
+def run_doctor() -> Rows:
+    """Versions, device and threads, and combinations that are known not to work; one row a check."""
+    rows: Rows = [_check("python", platform.python_version(), "")]
+    rows += [_check(name, _version(name), "not installed" if _version(name) is None else "") for name in PACKAGES]
+    rows.append(_check("torchvision", _version("torchvision"), _torchvision_problem()))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    rows.append(_check("device", device, ""))
+    many = torch.get_num_threads() > (os.cpu_count() or 1)
+    rows.append(
+        _check("threads", torch.get_num_threads(), "more threads than cores: set OMP_NUM_THREADS" if many else "")
+    )
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    rows.append(_check("free disk (GiB)", round(free, 1), "under 2 GiB: checkpoints may not fit" if free < 2 else ""))
+    rows.append(_check("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "not set"), ""))
+    return rows
+
+
+def _check(what: str, value: Any, problem: str) -> dict[str, Any]:
+    return {"check": what, "value": value, "problem": problem}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _torchvision_problem() -> str:
+    """A torchvision that was built for another torch breaks the import of transformers' models."""
+    if importlib.util.find_spec("torchvision") is None:
+        return ""
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        return f"does not fit this torch ({type(error).__name__}) and breaks transformers: uninstall it"
+    return ""
