@@ -315,7 +315,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _row(name: str, right: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:
     generator: Callable[[], np.random.Generator] = lambda: np.random.default_rng(STATISTICS_SEED)  # noqa: E731
     mine = right[name]
-    row = _spread("accuracy", mean_accuracy(mine, generator()))
+    row: dict[str, Any] = {**_spread("accuracy", mean_accuracy(mine, generator()))}
     if "uniform" in right and name != "uniform":
         row |= _spread("gain", paired_difference(mine, right["uniform"], generator()))
         per_seed = mine.mean(1) - right["uniform"].mean(1)
@@ -323,9 +323,7 @@ def _row(name: str, right: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:
         row["improves"] = probability_of_improvement(mine.mean(1), right["uniform"].mean(1))
     if "uniform" in right and "oracle" in right and name not in ("uniform", "oracle"):
         share = gap_share(mine, right["uniform"], right["oracle"], generator())
-        row["gap_share"] = None
-        if share is not None:
-            row |= _spread("gap_share", share)
+        row |= {"gap_share": None} if share is None else dict(_spread("gap_share", share))
     return row
 
 
