@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 from rlkd.data.task import Task
-from rlkd.errors import WeightingError, unknown_name
+from rlkd.errors import WeightingError, one_line, unknown_name
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence, Weighting, WeightingBuilder
 from rlkd.weighting.fixed import BestTeacher, Fixed, Uniform
@@ -60,8 +60,8 @@ def _imported_class(module: str, name: str) -> WeightingBuilder:
         loaded = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise WeightingError(
-            f"weighting '{module}:{name}' could not be imported: {error}; choose one of {', '.join(sorted(WEIGHTINGS))} "
-            "or put your module on the Python path"
+            f"weighting '{module}:{name}' could not be imported: {one_line(error)}; name one of "
+            f"{', '.join(sorted(WEIGHTINGS))}, or put your module on the Python path"
         ) from error
     if not (hasattr(loaded, "build") and hasattr(loaded, "weights")):
         raise WeightingError(

@@ -3,7 +3,6 @@
 Torch only: a policy that was trained with reinforcement learning is deployed without it.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,11 +11,13 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rlkd.errors import PolicyError
+from rlkd.errors import PolicyError, one_line
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.losses import teacher_cross_entropy
+from rlkd.records import parse_object
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, masked_softmax, normalised, refuse_argument, require_argument
 from rlkd.weighting.heuristic import Oracle
@@ -162,41 +163,53 @@ def load_policy(path: str | Path) -> Policy:
         PolicyError: If a file is missing or damaged, or made for another observation.
     """
     folder = Path(path)
-    if folder.is_dir():
-        _check_policy_folder(folder)
-    elif folder.exists() or len(folder.parts) > 2 or folder.is_absolute():
-        raise PolicyError(
-            f"a policy is a folder with config.json and model.safetensors, {path} is none; check the path"
-        )
-    try:
-        policy = Policy.from_pretrained(str(path), strict=True)
-    except PolicyError:
-        raise
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise PolicyError(
-            f"no policy folder {path}, and no hub repository of that name could be read: {reason}"
-        ) from error
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PolicyError(f"the policy {path} is damaged or not a policy: {reason}; save it again") from error
+    if folder.exists():
+        policy = _read_policy(folder)
+    else:
+        policy = _download_policy(str(path))
     if not all(torch.isfinite(parameter).all() for parameter in policy.parameters()):
         raise PolicyError(f"the policy {path} holds NaN or infinite numbers; train it again")
     return policy.eval()
 
 
-def _check_policy_folder(folder: Path) -> None:
+def _read_policy(folder: Path) -> Policy:
+    config = _read_policy_config(folder)
+    known = ("observation", "hidden_size", "feature_version", "feature_names", "training")
+    try:
+        policy = Policy(**{name: config[name] for name in known if name in config})
+        policy.load_state_dict(load_file(folder / "model.safetensors"))
+    except PolicyError:
+        raise
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise PolicyError(
+            f"the policy {folder} is damaged or not a policy: {one_line(error)}; save it again"
+        ) from error
+    return policy
+
+
+def _download_policy(name: str) -> Policy:
+    try:
+        return Policy.from_pretrained(name, strict=True)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise PolicyError(
+            f"expected a policy folder or a hub id, got {name!r}: no such folder, and the hub gave none "
+            f"({one_line(error)}); check the path"
+        ) from error
+
+
+def _read_policy_config(folder: Path) -> dict[str, Any]:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise PolicyError(f"a policy folder holds config.json and model.safetensors, {folder} has no {name}")
-    if (folder / "config.json").stat().st_size > 1_000_000:
-        raise PolicyError(f"{folder / 'config.json'} is over 1 MB, a policy's is a few lines; it is not loaded")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{folder / 'config.json'} is not JSON: {str(error)[:100]}; save the policy again") from error
-    if not isinstance(config, dict) or "feature_version" not in config or "feature_names" not in config:
-        raise PolicyError(f"{folder / 'config.json'} is no policy's: feature_version and feature_names are missing")
+            raise PolicyError(
+                f"expected a policy with config.json and model.safetensors, {folder} has no {name}; check the path"
+            )
+    path = folder / "config.json"
+    if path.stat().st_size > 1_000_000:
+        raise PolicyError(f"expected a few lines in {path}, it is over 1 MB; it is not loaded")
+    config = parse_object(path.read_bytes())
+    if config is None or "feature_version" not in config or "feature_names" not in config:
+        raise PolicyError(f"expected a policy's JSON with feature_version and feature_names in {path}, got none")
+    return config
 
 
 def router_targets(state: State, oracle: Oracle | None) -> Tensor:
