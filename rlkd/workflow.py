@@ -367,7 +367,7 @@ def run_quickstart(
     *,
     seeds: int = 3,
     jobs: int | None = None,
-    total_timesteps: int = 60_000,
+    total_timesteps: int = 92_160,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 KEPT_CHECKPOINTS = 2
 
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
-    "ppo": (PPO, {"n_epochs": 6, "learning_rate": 2e-3, "clip_range": 0.2}),
+    "ppo": (PPO, {"n_epochs": 10, "learning_rate": 2e-3, "clip_range": 0.2}),
     "a2c": (A2C, {"learning_rate": 2e-3, "normalize_advantage": True, "use_rms_prop": False}),
 }
 """Algorithm and its settings beside those that all share."""
