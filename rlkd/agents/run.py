@@ -95,6 +95,9 @@ class PolicyCallback(BaseCallback):
         if self._run.directory is not None and self._run.at_episode_start:
             self._run.save(self._run.directory.path)
 
+    def _on_rollout_end(self) -> None:
+        self._run.note_rewards()
+
     def _on_step(self) -> bool:
         self._bar.update(self.training_env.num_envs)
         return True
@@ -128,6 +131,7 @@ class PolicyRun:
         self.env, self.policy, self.training, self.directory = env, policy, training, directory
         self.best = copy.deepcopy(policy)
         self.best_score = -1.0
+        self.reward_mean: float | None = None
         self._noted_at = -1
         self._random_state: tuple[Tensor, Tensor, int] | None = None
         self.slots = SlotsVecEnv(env, seed=training.seed)
@@ -153,6 +157,11 @@ class PolicyRun:
         """Whether no step of the episode at hand was taken: the state can be rebuilt from its number."""
         return bool(self.env.episode.step_index == 0)
 
+    def note_rewards(self) -> None:
+        """Remember the mean reward of the rollout that just ended, padded slots left out."""
+        buffer = self.agent.rollout_buffer
+        self.reward_mean = float(buffer.rewards[buffer.observations.any(axis=-1)].mean())
+
     def note_policy(self) -> None:
         """Log a point of the learning curve, and keep the policy if it is the best so far."""
         step = self.agent.num_timesteps
@@ -165,9 +174,8 @@ class PolicyRun:
             self.best.load_state_dict(self.policy.state_dict())
         self.agent.logger.record("validation/label_probability", score)
         if self.directory is not None:
-            buffer = self.agent.rollout_buffer
-            reward = float(buffer.rewards.mean()) if buffer.full else None
-            self.directory.log(step, **{"rollout/reward_mean": reward, "validation/label_probability": score})
+            values = {"rollout/reward_mean": self.reward_mean, "validation/label_probability": score}
+            self.directory.log(step, **values)
 
     def learn(self, *, progress: bool, callback: BaseCallback | None) -> None:
         """Train until ``total_timesteps``, counting what was done before an interruption."""
@@ -206,6 +214,7 @@ class PolicyRun:
             "episode": self.env.episode_number,
             "numpy_position": int(numpy_state["state"]["pos"]),
             "best_score": self.best_score,
+            "reward_mean": self.reward_mean,
         }
         write_json_atomic(folder / "state.json", plain)
         write_manifest(folder)
@@ -227,7 +236,7 @@ class PolicyRun:
         self.agent.num_timesteps = plain["num_timesteps"]
         self.agent._n_updates = plain["n_updates"]
         self.slots.first_episode = plain["episode"]
-        self.best_score = plain["best_score"]
+        self.best_score, self.reward_mean = plain["best_score"], plain["reward_mean"]
         self._random_state = tensors["random.torch"], tensors["random.numpy"], plain["numpy_position"]
 
     def restore_random_state(self) -> None:
