@@ -17,6 +17,8 @@ from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
 
 FEATURE_VERSION = 1
+LARGEST_LOGIT = 1e6
+"""Logits are clipped to this size before anything is computed from them."""
 
 BASE = (
     "present",
@@ -104,7 +106,7 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
     Returns:
         Shape (..., K, F), float32, every value in [-1, 1]; rows of absent teachers are zero.
     """
-    logits = torch.nan_to_num(state.teacher_logits.detach().float())
+    logits = _finite(state.teacher_logits)
     present = state.present
     log_p = F.log_softmax(logits, dim=-1)
     groups = [_base_features(logits, log_p, present)]
@@ -114,7 +116,14 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
         groups.append(_field(state, "affinity").float().unsqueeze(-1).clamp(-2, 2) / 2)
     if config.labelled:
         groups.append(torch.exp(-teacher_cross_entropy(logits, _field(state, "labels"))).unsqueeze(-1))
-    return torch.cat(groups, dim=-1) * present.unsqueeze(-1)
+    # rounding can leave the ranges by an ulp, and an absent teacher's inputs may be NaN
+    features = torch.cat(groups, dim=-1).clamp(-1, 1)
+    return torch.where(present.unsqueeze(-1), features, 0.0)
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Logits whose log-softmax is finite too: 0 * log 0 would be NaN."""
+    return torch.nan_to_num(logits.detach().float()).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def _field(state: State, name: str) -> Tensor:
@@ -134,7 +143,7 @@ def _base_features(logits: Tensor, log_p: Tensor, present: Tensor) -> Tensor:
     top = p.topk(min(2, p.shape[-1]), dim=-1)
     one_hot = F.one_hot(top.indices[..., 0], p.shape[-1]).float() * shown
     same_votes = (one_hot * (one_hot.sum(-2, keepdim=True) - one_hot)).sum(-1) / others_count.squeeze(-1)
-    spread = logits.clamp(-1e6, 1e6).std(-1, correction=0)
+    spread = logits.std(-1, correction=0)
     outlier = (p * (log_p - others.clamp_min(1e-6).log())).sum(-1).clamp_min(0)
     return torch.stack(
         [
@@ -153,7 +162,7 @@ def _base_features(logits: Tensor, log_p: Tensor, present: Tensor) -> Tensor:
 
 
 def _student_features(log_p: Tensor, state: State) -> Tensor:
-    log_s = F.log_softmax(_field(state, "student_logits").detach().float(), dim=-1).unsqueeze(-2)
+    log_s = F.log_softmax(_finite(_field(state, "student_logits")), dim=-1).unsqueeze(-2)
     p, s = log_p.exp(), log_s.exp()
     kl = (p * (log_p - log_s.clamp_min(-20))).sum(-1).clamp_min(0)
     vote = s.expand_as(p).gather(-1, p.argmax(-1, keepdim=True)).squeeze(-1)
