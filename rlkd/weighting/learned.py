@@ -143,8 +143,11 @@ No pickle is involved: weights are `model.safetensors`.
 
     @torch.no_grad()
     def weights(self, state: State) -> Tensor:
-        """Weights of a batch, shape (..., K)."""
-        return action_weights(self(teacher_features(state, self.observation)), state.present)
+        """Weights of a batch, shape (..., K); the policy follows the state to its device."""
+        features = teacher_features(state, self.observation)
+        if self.score[-1].weight.device != features.device:
+            self.to(features.device)
+        return action_weights(self(features), state.present)
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> "Policy":
