@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from tqdm.auto import tqdm
 
 from rlkd.data.task import Task
 from rlkd.errors import CacheError, TeacherError
-from rlkd.models.teachers import Teacher
 from rlkd.records import file_hash, write_array_atomic, write_json_atomic
 from rlkd.types import Knowledge, LogitSource, State
+
+if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
+    from rlkd.models.teachers import Teacher
 
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float16")
@@ -118,7 +120,7 @@ class LiveTeachers:
 
     has_affinity = False
 
-    def __init__(self, teachers: Sequence[Teacher], task: Task, *, max_length: int = 128) -> None:
+    def __init__(self, teachers: Sequence["Teacher"], task: Task, *, max_length: int = 128) -> None:
         """Hold the teachers and the task whose instances they are asked about."""
         self.teacher_names = tuple(teacher.name for teacher in teachers)
         self.knowledge = joint_knowledge(teachers, task)
@@ -142,7 +144,7 @@ class LiveTeachers:
         return LiveTeachers(self._teachers, view, max_length=self._max_length)
 
 
-def joint_knowledge(teachers: Sequence[Teacher], task: Task) -> Knowledge | None:
+def joint_knowledge(teachers: Sequence["Teacher"], task: Task) -> Knowledge | None:
     """Who knows which class or domain, or None unless every teacher says so in the same terms."""
     kinds = {teacher.knows_by for teacher in teachers}
     if len(kinds) != 1 or None in kinds:
@@ -154,7 +156,7 @@ def joint_knowledge(teachers: Sequence[Teacher], task: Task) -> Knowledge | None
 
 
 def build_cache(
-    teachers: Sequence[Teacher],
+    teachers: Sequence["Teacher"],
     task: Task,
     directory: str | Path,
     *,
@@ -202,7 +204,7 @@ def build_cache(
     return load_cache(folder, task, teachers=teachers)
 
 
-def load_cache(directory: str | Path, task: Task, *, teachers: Sequence[Teacher] | None = None) -> LogitCache:
+def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher"] | None = None) -> LogitCache:
     """Open a cache and verify it.
 
     Args:
@@ -234,7 +236,7 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence[Teacher]
 
 
 def _header(
-    teachers: Sequence[Teacher], task: Task, dtype: str, max_length: int, *, with_affinity: bool
+    teachers: Sequence["Teacher"], task: Task, dtype: str, max_length: int, *, with_affinity: bool
 ) -> dict[str, Any]:
     """Everything that makes two caches the same; no temperature is in it."""
     entries = []
@@ -262,7 +264,7 @@ def _header(
 
 
 def _write_arrays(
-    teachers: Sequence[Teacher],
+    teachers: Sequence["Teacher"],
     task: Task,
     folder: Path,
     header: dict[str, Any],
@@ -369,7 +371,7 @@ def _check_header(manifest: dict[str, Any], wanted: dict[str, Any], folder: Path
         )
 
 
-def _check_teachers(manifest: dict[str, Any], teachers: Sequence[Teacher], folder: Path) -> None:
+def _check_teachers(manifest: dict[str, Any], teachers: Sequence["Teacher"], folder: Path) -> None:
     have = [entry["identity"] for entry in manifest["teachers"]]
     want = [teacher.identity for teacher in teachers]
     if have == want:
