@@ -106,7 +106,7 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
     Returns:
         Shape (..., K, F), float32, every value in [-1, 1]; rows of absent teachers are zero.
     """
-    logits = _finite(state.teacher_logits)
+    logits = finite_logits(state.teacher_logits)
     present = state.present
     log_p = F.log_softmax(logits, dim=-1)
     groups = [_base_features(logits, log_p, present)]
@@ -121,7 +121,7 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
     return torch.where(present.unsqueeze(-1), features, 0.0)
 
 
-def _finite(logits: Tensor) -> Tensor:
+def finite_logits(logits: Tensor) -> Tensor:
     """Logits whose log-softmax is finite too: 0 * log 0 would be NaN."""
     return torch.nan_to_num(logits.detach().float()).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
@@ -162,7 +162,7 @@ def _base_features(logits: Tensor, log_p: Tensor, present: Tensor) -> Tensor:
 
 
 def _student_features(log_p: Tensor, state: State) -> Tensor:
-    log_s = F.log_softmax(_finite(_field(state, "student_logits")), dim=-1).unsqueeze(-2)
+    log_s = F.log_softmax(finite_logits(_field(state, "student_logits")), dim=-1).unsqueeze(-2)
     p, s = log_p.exp(), log_s.exp()
     kl = (p * (log_p - log_s.clamp_min(-20))).sum(-1).clamp_min(0)
     vote = s.expand_as(p).gather(-1, p.argmax(-1, keepdim=True)).squeeze(-1)

@@ -61,7 +61,7 @@ class Fixed:
 
 
 class BestTeacher(Fixed):
-    """All weight on the teacher with the highest accuracy on validation."""
+    """All weight on the teacher with the highest accuracy on validation; ties share it."""
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
@@ -69,5 +69,10 @@ class BestTeacher(Fixed):
         refuse_argument("best_teacher", argument)
         state = evidence.labelled_state("validation")
         assert state.labels is not None
-        right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)).float().mean(0)
-        return cls(torch.nn.functional.one_hot(right.argmax(), len(right)).float())
+        if len(state.labels) == 0:
+            raise WeightingError(
+                "weighting 'best_teacher' needs labelled validation rows, got none; label some, or choose the teacher "
+                "yourself with 'fixed'"
+            )
+        right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)).sum(0)
+        return cls((right == right.max()).float())

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
+from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import Knowledge, State
 from rlkd.weighting.base import Evidence, equal_weights, masked_softmax, normalised, refuse_argument
@@ -29,7 +30,7 @@ class Entropy:
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
-        log_p = F.log_softmax(torch.nan_to_num(state.teacher_logits.float()), dim=-1)
+        log_p = F.log_softmax(finite_logits(state.teacher_logits), dim=-1)
         return masked_softmax((log_p.exp() * log_p).sum(-1), state.present)
 
 
@@ -51,7 +52,7 @@ class CrossEntropy:
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
         assert state.labels is not None
-        logits = torch.nan_to_num(state.teacher_logits.float())
+        logits = finite_logits(state.teacher_logits)
         return masked_softmax(-teacher_cross_entropy(logits, state.labels), state.present)
 
 

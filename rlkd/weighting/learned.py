@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -14,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rlkd.errors import PolicyError, one_line
+from rlkd.errors import PolicyError, WeightingError, one_line
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
+from rlkd.logit_cache import read_state
 from rlkd.losses import teacher_cross_entropy
 from rlkd.records import parse_object
 from rlkd.types import State
@@ -295,15 +297,15 @@ def train_router(evidence: Evidence, observation: ObservationConfig, *, max_rows
             "a router needs a portable observation, got one with student features; leave observe_student off, or "
             "switch the warm start off"
         )
-    oracle = Oracle(evidence.source.knowledge) if evidence.source.knowledge is not None else None
-    features, targets = [], []
-    for split in ("train", "probe"):
-        state = evidence.labelled_state(split)
-        features.append(teacher_features(state, observation))
-        targets.append(router_targets(state, oracle))
-    rows = torch.randperm(sum(map(len, features)), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
-    policy = Policy.create(observation, training={"method": "router", "task": evidence.task.name}, seed=evidence.seed)
-    return fit_router(policy, torch.cat(features)[rows], torch.cat(targets)[rows], seed=evidence.seed).eval()
+    task, source = evidence.task, evidence.source
+    ids = torch.from_numpy(np.concatenate([task.labelled_ids(split) for split in ("train", "probe")]))
+    if len(ids) == 0:
+        raise WeightingError("a router needs labelled train or probe rows, got none; label some, or leave 'router' out")
+    rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
+    state = read_state(task, source, ids[rows])
+    targets = router_targets(state, Oracle(source.knowledge) if source.knowledge is not None else None)
+    policy = Policy.create(observation, training={"method": "router", "task": task.name}, seed=evidence.seed)
+    return fit_router(policy, teacher_features(state, observation), targets, seed=evidence.seed).eval()
 
 
 class PolicyMean:
@@ -317,7 +319,8 @@ class PolicyMean:
                 "train the policy with a portable observation"
             )
         self.requires: frozenset[str] = frozenset()
-        self.mean = policy.weights(evidence.labelled_state("train")).mean(0)
+        rows = torch.from_numpy(evidence.task.splits["train"])
+        self.mean = policy.weights(read_state(evidence.task, evidence.source, rows)).mean(0)
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
@@ -347,12 +350,13 @@ class PolicyShuffle:
         return cls(load_policy(require_argument("policy_shuffle", argument, "policy_shuffle:runs/policy")))
 
     def weights(self, state: State) -> Tensor:
-        """The policy's weights with rows permuted, shape (B, K)."""
+        """The policy's weights with rows permuted, over the teachers present in each, shape (..., K)."""
         assert state.ids is not None
         weights = self.policy.weights(state)
-        by_id = state.ids.argsort()
-        seed = int((state.ids.double() ** 2).sum().item()) % 2**31
+        rows, ids = weights.flatten(0, -2), state.ids.flatten()
+        by_id = ids.argsort()
+        seed = int((ids.double() ** 2).sum().item()) % 2**31
         shift = torch.randperm(len(by_id), generator=torch.Generator().manual_seed(seed)).to(by_id.device)
-        shuffled = torch.empty_like(weights)
-        shuffled[by_id] = weights[by_id[shift]]
-        return shuffled
+        shuffled = torch.empty_like(rows)
+        shuffled[by_id] = rows[by_id[shift]]
+        return normalised(shuffled.view_as(weights), state.present)
