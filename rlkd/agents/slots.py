@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 
 class SlotsVecEnv(VecEnv):
@@ -60,8 +61,13 @@ class SlotsVecEnv(VecEnv):
 class MaskedRolloutBuffer(RolloutBuffer):
     """A rollout buffer that leaves padded slots out of every update.
 
-    A padded slot's observation is all zeros, which no real one is: its ``present`` features are 1.
+    A padded slot's observation is all zeros, which no real one is: its ``present`` features are 1. For the returns
+    it ends what came before it in its slot, so that nothing is discounted across it.
     """
+
+    def add(self, obs: Any, action: Any, reward: Any, episode_start: Any, value: Tensor, log_prob: Tensor) -> None:
+        """Store one step of every slot."""
+        super().add(obs, action, reward, np.maximum(episode_start, ~obs.any(axis=1)), value, log_prob)
 
     def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
         """Yield minibatches of real slots in random order."""
