@@ -192,14 +192,14 @@ class DistillationEpisode:
             NonFiniteLossError: If loss or reward is NaN or infinite.
         """
         self.reward.before(self)
-        loss = self._optimise(weights.to(self.device))
+        losses = self._optimise(weights.to(self.device))
         rewards = self.reward.after(self).float().cpu()
-        self._check_finite(loss, rewards)
+        self._check_finite(losses, rewards)
         self.step_index += 1
         self._next_batch()
-        return rewards, loss
+        return rewards, float(losses.mean())
 
-    def _optimise(self, weights: Tensor) -> float:
+    def _optimise(self, weights: Tensor) -> Tensor:
         settings = self.settings
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -208,27 +208,29 @@ class DistillationEpisode:
             torch.set_rng_state(self._random)
             logits = self.student(**self._batch).logits
             self._random = torch.get_rng_state()
-            loss = distillation_loss(
+            losses = distillation_loss(
                 logits,
                 self._state.teacher_logits,
                 weights,
                 self.labels,
                 temperature=settings.temperature,
                 kd_ratio=settings.kd_ratio,
-            ).mean()
+            )
             self._optimizer.zero_grad()
-            loss.backward()
+            losses.mean().backward()
         self.student_logits, self.student_hidden = logits.detach(), self._tap.value
         self.targets = soft_targets(self._state.teacher_logits, weights)
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self._optimizer.step()
-        return float(loss.detach())
+        return losses.detach()
 
-    def _check_finite(self, loss: float, rewards: Tensor) -> None:
-        if not (np.isfinite(loss) and torch.isfinite(rewards).all()):
+    def _check_finite(self, losses: Tensor, rewards: Tensor) -> None:
+        bad = ~(torch.isfinite(losses.cpu()) & torch.isfinite(rewards))
+        if bad.any():
             raise NonFiniteLossError(
-                f"loss and rewards must be finite, the loss is {loss} at step {self.step_index}, instances "
-                f"{self.ids.tolist()[:16]}; lower the student's learning rate or look at these rows"
+                f"loss and rewards must be finite, the loss is {float(losses.mean())} at step {self.step_index}, "
+                f"instances {self.ids[bad.numpy()].tolist()[:16]}; lower the student's learning rate or look at these "
+                "rows"
             )
 
     def batch_logits(self) -> Tensor:

@@ -1,5 +1,6 @@
 """The documented face: one sub-environment per slot of the mini-batch, with its own observation, action and reward."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlkd.data.embedded import planted, planted_logits
 from rlkd.data.task import Task
-from rlkd.errors import TaskError
+from rlkd.errors import ConfigError, PolicyError, TaskError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache
 from rlkd.types import LogitSource, State
@@ -87,8 +88,11 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             render_mode: None; there is nothing to render.
             **settings_kwargs: Fields of :class:`~rlkd_envs.episode.EpisodeSettings`.
         """
+        if settings is not None and settings_kwargs:
+            raise ConfigError(f"pass settings or its fields, got both; {', '.join(settings_kwargs)} would be ignored")
+        settings = settings or EpisodeSettings(**settings_kwargs)
         if num_envs is not None:
-            settings_kwargs["batch_size"] = num_envs
+            settings = replace(settings, batch_size=num_envs)
         if (task is None) != (cache is None):
             raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
         if task is None or cache is None:
@@ -97,8 +101,9 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             cache = LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])])
         if student is None:
             student = "rlkd/mlp" if task.table.texts is None else "rlkd/tiny"
-        settings = settings or EpisodeSettings(**settings_kwargs)
         self.observation_config = observation or ObservationConfig()
+        if self.observation_config.affinity and not cache.has_affinity:
+            raise PolicyError("the observation reads 'affinity', the cache has none; build it with an embedder")
         self.episode = DistillationEpisode(task, cache, student, make_reward(reward), settings, device)
         self.num_envs = settings.batch_size
         self.num_teachers = len(cache.teacher_names)
@@ -119,7 +124,10 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             seed = seed[0]
         if seed is not None:
             self._seed, self._episode_number = seed, 0
-        self._episode_number = (options or {}).get("episode", self._episode_number)
+        number = (options or {}).get("episode", self._episode_number)
+        if set(options or {}) - {"episode"} or not isinstance(number, int) or number < 0:
+            raise ConfigError(f"reset takes the option 'episode', an integer >= 0, got {options}")
+        self._episode_number = number
         self._start_episode()
         return self._observe(), {}
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError, PolicyError
+from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
 from rlkd.records import RunDirectory, commit
 from rlkd.types import LogitSource
@@ -63,8 +63,6 @@ def train_policy(
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
     training = training or PolicyTraining(**training_kwargs)
     observation = observation or ObservationConfig()
-    if observation.affinity and not cache.has_affinity:
-        raise PolicyError("the observation reads 'affinity', the cache has none; build it with an embedder")
     if output_dir is None and (resume or tensorboard):
         raise ConfigError("resume and tensorboard need an output_dir, got none; pass one")
     env = _make_env(task, cache, student, reward, observation, device, episode or {})
