@@ -6,7 +6,8 @@ an interrupted build is continued with the teachers that are finished, and corre
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rlkd.data.task import Task
-from rlkd.errors import CacheError, TeacherError
-from rlkd.records import file_hash, write_array_atomic, write_json_atomic
+from rlkd.errors import CacheError, ConfigError, TeacherError
+from rlkd.records import file_hash, parse_object, write_array_atomic, write_json_atomic
 from rlkd.types import Knowledge, LogitSource, State
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -28,6 +29,9 @@ if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor sciki
 
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float16")
+MANIFEST = "manifest.json"
+AFFINITY = "affinity.npy"
+ARRAYS = "logits-*.npy"
 RAM_LIMIT = 2**30
 """Caches up to this many bytes (as float32) are held in memory; larger ones stay memory-mapped."""
 
@@ -74,7 +78,7 @@ class LogitCache:
             teacher_names: K names.
             knowledge: Who was trained on what.
             affinity: Shape (N, K).
-            identity: Changes with any byte of the cached files.
+            identity: Changes with any byte of the cached files, and with the order of the teachers.
         """
         self.identity = identity
         self.teacher_names = tuple(teacher_names)
@@ -190,18 +194,58 @@ def build_cache(
         raise TeacherError("a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers")
     if dtype not in DTYPES:
         raise CacheError(f"cache dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if batch_size < 1 or max_length < 1:
+        raise ConfigError(f"a cache needs batch_size >= 1 and max_length >= 1, got {batch_size} and {max_length}")
+    if embedder is not None:
+        _texts(task)
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = _header(teachers, task, dtype, max_length, with_affinity=embedder is not None)
-    with FileLock(folder / ".lock"):
-        manifest = folder / "manifest.json"
-        if manifest.exists() and not overwrite:
-            _check_header(_read_manifest(folder), wanted, folder)
+    wanted = _header(teachers, task, dtype, max_length, embedder)
+    with _build_folder(folder):
+        if (folder / MANIFEST).exists() and not overwrite:
+            _check_header(_read_manifest(folder), wanted, teachers, folder)
         else:
-            manifest.unlink(missing_ok=True)
             files = _write_arrays(teachers, task, folder, wanted, batch_size, embedder, progress)
-            write_json_atomic(manifest, wanted | {"files": files})
+            write_json_atomic(folder / MANIFEST, wanted | {"files": files})
+            for stale in set(folder.glob(ARRAYS)) - {folder / name for name in files}:
+                stale.unlink()
     return load_cache(folder, task, teachers=teachers)
+
+
+@contextmanager
+def _build_folder(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock; a new folder that is still empty after a failure is removed again."""
+    lock, fresh = FileLock(folder / ".lock"), not folder.exists()
+    if folder.is_dir():
+        _refuse_foreign_files(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(f"expected to make the folder {folder}, got {error.strerror!r}; choose another") from error
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        log.warning("building %s without a lock: %s", folder, error)
+    try:
+        yield
+    except BaseException:
+        if fresh and {path.name for path in folder.iterdir()} <= {".lock"}:
+            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    finally:
+        lock.release()
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    if _written_files(folder):
+        return
+    known = {".lock", MANIFEST, AFFINITY, *(path.name for path in folder.glob(ARRAYS))}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".tmp")
+    if foreign:
+        raise CacheError(
+            f"expected an empty folder or a logit cache in {folder}, found {', '.join(foreign[:3])}; choose another"
+        )
 
 
 def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher"] | None = None) -> LogitCache:
@@ -225,18 +269,19 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
         )
     if teachers is not None:
         _check_teachers(manifest, teachers, folder)
-    shapes = {entry["file"]: (len(task.table), task.num_classes) for entry in manifest["teachers"]}
-    arrays = [_open_array(folder, manifest, name, shape) for name, shape in shapes.items()]
+    shape = (len(task.table), task.num_classes)
+    arrays = [_open_array(folder, manifest, entry["file"], shape) for entry in manifest["teachers"]]
     affinity = None
     if manifest["affinity"]:
-        affinity = np.array(_open_array(folder, manifest, "affinity.npy", (len(task.table), len(arrays))))
+        affinity = np.array(_open_array(folder, manifest, AFFINITY, (len(task.table), len(arrays))))
     names = [entry["name"] for entry in manifest["teachers"]]
-    identity = xxhash.xxh3_64_hexdigest(json.dumps(manifest["files"], sort_keys=True).encode())
+    described = json.dumps([manifest["teachers"], manifest["files"]], sort_keys=True)
+    identity = xxhash.xxh3_64_hexdigest(described.encode())
     return LogitCache(arrays, names, knowledge=_read_knowledge(manifest, task), affinity=affinity, identity=identity)
 
 
 def _header(
-    teachers: Sequence["Teacher"], task: Task, dtype: str, max_length: int, *, with_affinity: bool
+    teachers: Sequence["Teacher"], task: Task, dtype: str, max_length: int, embedder: Embedder | None
 ) -> dict[str, Any]:
     """Everything that makes two caches the same; no temperature is in it."""
     entries = []
@@ -258,7 +303,8 @@ def _header(
         "labels": list(task.label_names),
         "dtype": dtype,
         "max_length": max_length,
-        "affinity": with_affinity,
+        "affinity": embedder is not None,
+        "embedder": None if embedder is None else getattr(embedder, "name", type(embedder).__name__),
         "teachers": entries,
     }
 
@@ -273,7 +319,7 @@ def _write_arrays(
     progress: bool,
 ) -> dict[str, str]:
     ids = np.arange(len(task.table))
-    files = {}
+    shape, written, files = (len(ids), task.num_classes), _written_files(folder), {}
     for teacher, entry in tqdm(
         list(zip(teachers, header["teachers"], strict=True)),
         desc="teachers",
@@ -281,18 +327,52 @@ def _write_arrays(
         unit="teacher",
     ):
         path = folder / entry["file"]
-        if path.exists():
+        if _is_whole(path, shape, written.get(path.name)):
             log.info("teacher %s is in the cache already", teacher.name)
         else:
             logits = teacher.logits(task, ids, batch_size=batch_size, max_length=header["max_length"]).numpy()
-            _check_finite(teacher.name, logits.astype(header["dtype"]))
-            write_array_atomic(path, logits.astype(header["dtype"]))
+            write_array_atomic(path, _stored(teacher.name, logits, header["dtype"]))
         files[entry["file"]] = file_hash(path)
     if embedder is not None:
         affinity = compute_affinity(embedder(_texts(task)), task, joint_knowledge(teachers, task), len(teachers))
-        write_array_atomic(folder / "affinity.npy", affinity)
-        files["affinity.npy"] = file_hash(folder / "affinity.npy")
+        write_array_atomic(folder / AFFINITY, affinity)
+        files[AFFINITY] = file_hash(folder / AFFINITY)
     return files
+
+
+def _written_files(folder: Path) -> Mapping[str, str]:
+    """Hashes of the files of the cache that is there, if there is one that can be read."""
+    try:
+        files: dict[str, str] = _read_manifest(folder)["files"]
+    except CacheError:
+        return {}
+    return files
+
+
+def _is_whole(path: Path, shape: tuple[int, int], written: str | None) -> bool:
+    """Whether an array may be kept: it is what a manifest says, or an interrupted build finished it."""
+    if not path.is_file():
+        return False
+    if written is not None:
+        return file_hash(path) == written
+    try:
+        return bool(np.load(path, mmap_mode="r", allow_pickle=False).shape == shape)
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def _stored(name: str, logits: NDArray[np.floating[Any]], dtype: str) -> NDArray[np.floating[Any]]:
+    """Logits (N, C) as they are written, all finite."""
+    with np.errstate(over="ignore"):
+        stored = logits.astype(dtype)
+    bad = int((~np.isfinite(stored)).any(axis=1).sum())
+    if bad:
+        overflow = "; they are too large for float16, cache as float32" if np.isfinite(logits).all() else ""
+        raise TeacherError(
+            f"teacher {name!r} must give finite logits, {bad} of {len(logits)} rows hold NaN or infinity"
+            f"{overflow or '; mend the teacher'}"
+        )
+    return stored
 
 
 def _texts(task: Task) -> Sequence[str]:
@@ -314,12 +394,15 @@ def compute_affinity(
         num_teachers: K.
 
     Returns:
-        Shape (N, K), in [-2, 2]; all zero where the teachers saw the same data.
+        Shape (N, K), in [-2, 2]; all zero where the teachers saw the same data. A teacher without training rows has
+        the cosine 0 to everything.
 
     Source:
         The prototype score of Meta-KD, Pan et al. 2021, arXiv:2012.01266. Deviation: one centroid per teacher, not
         per class, and centred over teachers.
     """
+    if not np.isfinite(embeddings).all():
+        raise CacheError("embeddings must be finite, got NaN or infinity; use another embedder")
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
     rows = task.labelled_ids("train")
     centroids = []
@@ -328,46 +411,62 @@ def compute_affinity(
         if knowledge is not None:
             groups = task.table.labels if knowledge.by == "class" else task.table.domains
             known = rows[knowledge.matrix[k][groups[rows]]]
-        centroids.append(units[known].mean(0))
+        centroids.append(units[known].mean(0) if len(known) else np.zeros(units.shape[1]))
     directions = np.stack(centroids) / np.linalg.norm(centroids, axis=1, keepdims=True).clip(1e-12)
     cosines = units @ directions.T
     return np.asarray(cosines - cosines.mean(1, keepdims=True), dtype=np.float32)
 
 
-def _check_finite(name: str, logits: NDArray[np.floating[Any]]) -> None:
-    bad = int((~np.isfinite(logits)).any(axis=1).sum())
-    if bad:
-        raise TeacherError(
-            f"teacher {name!r} must give finite logits, {bad} of {len(logits)} rows hold NaN or infinity; mend the "
-            "teacher, or cache as float32 if float16 overflowed"
-        )
-
-
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     if not path.is_file():
-        state = "an unfinished cache" if any(folder.glob("logits-*.npy")) else "no cache"
-        raise CacheError(f"expected a logit cache in {folder}, found {state}; run rlkd cache with this folder")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-        entries = [(str(e["name"]), str(e["identity"]), str(e["file"])) for e in manifest["teachers"]]
-        _ = manifest["data"], manifest["labels"], manifest["files"], manifest["affinity"], manifest["task"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CacheError(f"{path} is damaged or no cache manifest ({error}); build the cache again") from error
-    if version != FORMAT_VERSION:
+        state = "an unfinished cache" if any(folder.glob(ARRAYS)) else "none"
+        raise CacheError(f"expected a logit cache in {folder}, found {state}; build it with rlkd cache")
+    manifest = parse_object(path.read_bytes())
+    version = None if manifest is None else manifest.get("format_version")
+    if isinstance(version, int) and version != FORMAT_VERSION:
         raise CacheError(f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION}; build it again")
-    if not entries or any(Path(file).name != file for *_, file in entries):
+    if manifest is None or version is None or not _is_manifest(manifest):
+        raise CacheError(f"{path} is damaged or no cache manifest; build the cache again with --overwrite")
+    entries = manifest["teachers"]
+    if not entries or any(Path(entry["file"]).name != entry["file"] for entry in entries):
         raise CacheError(f"{path} names no teachers or files outside its folder; it is not opened")
-    return manifest  # type: ignore[no-any-return]
+    return manifest
 
 
-def _check_header(manifest: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    differing = [key for key in wanted if manifest.get(key) != wanted[key]]
-    if differing:
+_MANIFEST_TYPES = {"task": str, "data": str, "labels": list, "teachers": list, "files": dict, "affinity": bool}
+
+
+def _is_manifest(content: Mapping[str, Any]) -> bool:
+    return all(isinstance(content.get(key), kind) for key, kind in _MANIFEST_TYPES.items()) and all(
+        map(_is_entry, content["teachers"])
+    )
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether one teacher of a manifest has names, and both or neither of knows and knows_by."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "identity", "file")):
+        return False
+    if entry.get("knows_by") is None:
+        return entry.get("knows") is None
+    return entry["knows_by"] in ("class", "domain") and isinstance(entry.get("knows"), list)
+
+
+def _check_header(
+    manifest: dict[str, Any], wanted: dict[str, Any], teachers: Sequence["Teacher"], folder: Path
+) -> None:
+    """Refuse a cache that is not the one asked for, naming the first thing that differs."""
+    for key in ("data", "labels", "max_length", "dtype", "embedder"):
+        if manifest.get(key) != wanted[key]:
+            raise CacheError(
+                f"{folder} holds a cache with {key} {manifest.get(key)!r:.60}, asked for was {wanted[key]!r:.60}; "
+                "choose another folder, or pass --overwrite to build it again"
+            )
+    _check_teachers(manifest, teachers, folder)
+    if manifest["teachers"] != wanted["teachers"]:
         raise CacheError(
-            f"{folder} holds another cache: {', '.join(differing)} differ from what was asked for; choose another "
-            "folder, or pass --overwrite to build it again"
+            f"{folder} holds a cache of the same teachers under other names, or that know other things; choose another "
+            "folder, or pass --overwrite to write it again"
         )
 
 
@@ -388,12 +487,15 @@ def _check_teachers(manifest: dict[str, Any], teachers: Sequence["Teacher"], fol
 def _open_array(folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
     path = folder / name
     if not path.is_file():
-        raise CacheError(f"the cache {folder} is partial: {name} is missing; build it again")
+        raise CacheError(f"the cache {folder} is partial: {name} is missing; build it again with --overwrite")
     if file_hash(path) != manifest["files"].get(name):
         raise CacheError(
             f"the cache {folder} is damaged: {name} is not what was written; build it again with --overwrite"
         )
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise CacheError(f"{path} must be an array without pickle; build the cache again with --overwrite") from error
     if array.shape != shape or array.dtype.name not in DTYPES:
         raise CacheError(
             f"{path} must hold floats of shape {shape}, it has {array.dtype} {array.shape}; build it again"
@@ -402,7 +504,7 @@ def _open_array(folder: Path, manifest: dict[str, Any], name: str, shape: tuple[
 
 
 def _read_knowledge(manifest: dict[str, Any], task: Task) -> Knowledge | None:
-    kinds = {entry["knows_by"] for entry in manifest["teachers"]}
+    kinds = {entry.get("knows_by") for entry in manifest["teachers"]}
     if len(kinds) != 1 or not kinds <= {"class", "domain"}:
         return None
     by = kinds.pop()

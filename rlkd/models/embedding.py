@@ -23,6 +23,7 @@ class TextEmbedder:
             batch_size: Texts a forward pass.
             device: None: the accelerator if there is one.
         """
+        self.name = name
         try:
             self._tokenizer = load_tokenizer(name)
             self._model = AutoModel.from_pretrained(

@@ -109,8 +109,8 @@ class LabelledTeacher:
         bad = ~raw.isfinite().all(dim=1)
         if bad.any():
             raise TeacherError(
-                f"expected finite logits from teacher {self.name!r}, came NaN or infinity for instances "
-                f"{ids[bad.numpy()][:5].tolist()}; clip probabilities before taking logarithms"
+                f"expected finite logits from teacher {self.name!r}, came NaN or infinity in {int(bad.sum())} of "
+                f"{len(ids)} rows, instances {ids[bad.numpy()][:5].tolist()}; clip probabilities before taking logarithms"
             )
         return aligned_logits(raw, self.columns(task))
 
@@ -312,7 +312,10 @@ class ArrayTeacher(LabelledTeacher):
         knows: Iterable[str] | None = None,
         knows_by: KnowsBy | None = None,
     ) -> None:
-        self._array = np.ascontiguousarray(logits, dtype=np.float32)
+        given = np.asarray(logits)
+        if given.dtype.kind not in "fiu":
+            raise TeacherError(f"expected real numbers from teacher {name!r}, came {given.dtype}; save float32")
+        self._array = np.ascontiguousarray(given, dtype=np.float32)
         if self._array.ndim != 2:
             raise TeacherError(
                 f"expected an array (instances, classes) for teacher {name!r}, came shape "
