@@ -76,10 +76,16 @@ def soft_targets(
         Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (temperature); You et al. 2017 (averaging).
     """
     logits = teacher_logits.detach().float()
-    shares = weights.detach().float().unsqueeze(-1)
     if mix == "logit":
-        return F.softmax((shares * logits).sum(-2) / temperature, dim=-1)
-    return (shares * F.softmax(logits / temperature, dim=-1)).sum(-2)
+        return F.softmax(_mixed(weights, logits) / temperature, dim=-1)
+    return _mixed(weights, F.softmax(logits / temperature, dim=-1))
+
+
+def _mixed(weights: Tensor, values: Tensor) -> Tensor:
+    # scaled by K on the way, so that equal weights give the plain mean to the last bit
+    teachers = weights.shape[-1]
+    shares = (weights.detach().float() * teachers).unsqueeze(-1)
+    return (shares * values).sum(-2) / teachers
 
 
 def distillation_loss(
