@@ -287,19 +287,22 @@ def test_output_directory_is_created_with_parents(tmp_path: Path) -> None:
 
 def test_a_directory_in_use_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(OutputDirectoryError, match=r"config\.json; pass resume .* overwrite"):
+    with pytest.raises(OutputDirectoryError, match=r"resume expected a run .* no environment\.json but config"):
+        prepare_output_dir(tmp_path, resume=True, overwrite=False)
+    (tmp_path / "environment.json").write_text("{}")
+    with pytest.raises(OutputDirectoryError, match=r"environment\.json; pass resume .* overwrite"):
         prepare_output_dir(tmp_path, resume=False, overwrite=False)
     with pytest.raises(ConfigError, match="got both"):
         prepare_output_dir(tmp_path, resume=True, overwrite=True)
     with pytest.raises(OutputDirectoryError, match="got a file"):
         prepare_output_dir(tmp_path / "config.json", resume=False, overwrite=False)
     prepare_output_dir(tmp_path, resume=True, overwrite=False)
-    assert names(tmp_path) == ["config.json"]
+    assert names(tmp_path) == ["config.json", "environment.json"]
 
 
 def test_overwrite_empties_a_run(tmp_path: Path) -> None:
     checkpoint(tmp_path / "run" / "checkpoint-1")
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "environment.json").write_text("{}")
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "keep").write_text("")
@@ -315,7 +318,10 @@ def test_overwrite_deletes_nothing_that_is_not_ours(tmp_path: Path, monkeypatch:
     (thesis / "chapter.tex").write_text("")
     with pytest.raises(OutputDirectoryError, match=r"chapter\.tex"):
         prepare_output_dir(thesis, resume=False, overwrite=True)
-    (thesis / "config.json").write_text("{}")
+    (thesis / "config.json").write_text("{}")  # as a saved model has
+    with pytest.raises(OutputDirectoryError, match=r"no environment\.json but chapter\.tex, config\.json"):
+        prepare_output_dir(thesis, resume=False, overwrite=True)
+    (thesis / "environment.json").write_text("{}")
     (thesis / ".git").mkdir()
     with pytest.raises(OutputDirectoryError, match="git"):
         prepare_output_dir(thesis, resume=False, overwrite=True)
@@ -326,7 +332,7 @@ def test_overwrite_deletes_nothing_that_is_not_ours(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(thesis)
     with pytest.raises(OutputDirectoryError, match="work in"):
         prepare_output_dir(thesis, resume=False, overwrite=True)
-    assert names(thesis) == ["chapter.tex", "config.json"]
+    assert names(thesis) == ["chapter.tex", "config.json", "environment.json"]
 
 
 def test_environment_is_plain_and_complete() -> None:

@@ -110,7 +110,8 @@ class LabelledTeacher:
         if bad.any():
             raise TeacherError(
                 f"expected finite logits from teacher {self.name!r}, came NaN or infinity in {int(bad.sum())} of "
-                f"{len(ids)} rows, instances {ids[bad.numpy()][:5].tolist()}; clip probabilities before taking logarithms"
+                f"{len(ids)} rows, instances {ids[bad.numpy()][:5].tolist()}; clip probabilities before taking "
+                "logarithms"
             )
         return aligned_logits(raw, self.columns(task))
 

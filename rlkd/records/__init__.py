@@ -17,16 +17,23 @@ from rlkd.records.files import (
 )
 from rlkd.records.lines import append_jsonl, read_jsonl
 from rlkd.records.provenance import PACKAGES, commit, environment
-from rlkd.records.run_directory import HARMLESS_KEYS, RUN_MARKERS, RunDirectory, prepare_output_dir
+from rlkd.records.run_directory import (
+    HARMLESS_KEYS,
+    RUN_MARKER,
+    RunDirectory,
+    check_output_dir,
+    prepare_output_dir,
+)
 
 __all__ = [
     "HARMLESS_KEYS",
     "MANIFEST",
     "MANIFEST_VERSION",
     "PACKAGES",
-    "RUN_MARKERS",
+    "RUN_MARKER",
     "RunDirectory",
     "append_jsonl",
+    "check_output_dir",
     "commit",
     "environment",
     "file_hash",

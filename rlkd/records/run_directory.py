@@ -15,8 +15,9 @@ from rlkd.records.provenance import environment
 
 logger = logging.getLogger(__name__)
 
-RUN_MARKERS = ("config.json", "run.json")
-"""A directory that holds one of these is one of ours: ``overwrite`` may delete it."""
+RUN_MARKER = "environment.json"
+"""Written first into every run: a directory without it is not ours to delete or to resume. Models have a
+``config.json`` too."""
 HARMLESS_KEYS = frozenset(
     {"output_dir", "resume", "overwrite", "progress", "quiet", "verbose", "traceback", "num_workers"}
 )
@@ -40,30 +41,27 @@ def _refusal(directory: Path) -> str | None:
         return "the directory you work in, or one above it"
     if (directory / ".git").exists():
         return "a git repository"
-    if not any((directory / marker).is_file() for marker in RUN_MARKERS):
-        return f"no {' or '.join(RUN_MARKERS)} but {_some_names(directory)}"
+    if not (directory / RUN_MARKER).is_file():
+        return f"no {RUN_MARKER} but {_some_names(directory)}"
     return None
 
 
 def _empty(directory: Path) -> None:
-    """Delete what is in ``directory``; the markers go last, so a killed deletion can be repeated."""
-    for path in sorted(directory.iterdir(), key=lambda path: path.name in RUN_MARKERS):
+    """Delete what is in ``directory``; the marker goes last, so a killed deletion can be repeated."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name == RUN_MARKER):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
-def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> Path:
-    """Create the directory of a run, or make sure that the one there may be used.
+def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise what :func:`prepare_output_dir` would raise, and touch nothing: it is called before anything is read.
 
     Args:
-        path: The directory; created with its parents if absent.
+        path: The directory.
         resume: Continue what is there. An absent or empty directory is fine: there is nothing to continue.
         overwrite: Delete what is there, if it looks like a run of ours.
-
-    Returns:
-        ``path`` as a :class:`~pathlib.Path`; the directory exists.
 
     Raises:
         ConfigError: If both flags are set.
@@ -74,16 +72,23 @@ def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> Pa
     if resume and overwrite:
         raise ConfigError("expected resume or overwrite, got both; resume keeps the run, overwrite deletes it")
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        empty = not any(path.iterdir())
-    except FileExistsError as error:
+        # A writer that was killed may have left a temporary file and nothing else.
+        empty = not path.exists() or all(entry.name.endswith(".tmp") for entry in path.iterdir())
+    except NotADirectoryError as error:
         raise OutputDirectoryError(
             f"expected a directory at {path}, got a file; choose another output directory"
         ) from error
     except OSError as error:
         raise cannot_write(path, error) from error
-    if empty or resume:
-        return path
+    if empty:
+        return
+    if resume:
+        if not (path / RUN_MARKER).is_file():
+            raise OutputDirectoryError(
+                f"resume expected a run directory at {path}, got no {RUN_MARKER} but {_some_names(path)}; "
+                "choose another"
+            )
+        return
     if not overwrite:
         raise OutputDirectoryError(
             f"expected an empty output directory, got {path} with {_some_names(path)}; "
@@ -94,7 +99,31 @@ def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> Pa
         raise OutputDirectoryError(
             f"overwrite expected a run directory at {path}, got {refusal}; delete it or choose another"
         )
-    _empty(path)
+
+
+def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> Path:
+    """Create the directory of a run, or empty the one there; everything that can be refused is refused before.
+
+    Args:
+        path: The directory; created with its parents if absent.
+        resume: See :func:`check_output_dir`.
+        overwrite: See :func:`check_output_dir`.
+
+    Returns:
+        ``path`` as a :class:`~pathlib.Path`; the directory exists.
+
+    Raises:
+        ConfigError: See :func:`check_output_dir`.
+        OutputDirectoryError: Likewise, or if the directory cannot be made.
+    """
+    path = Path(path)
+    check_output_dir(path, resume=resume, overwrite=overwrite)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if overwrite:
+        _empty(path)
     return path
 
 
@@ -155,6 +184,7 @@ class RunDirectory:
         self.resumed = stored.exists()
         if self.resumed:
             self._check(read_object(stored), harmless)
+        # First: it marks the directory as a run of ours.
         self._record_environment()
         if not self.resumed:
             # Last: a directory with a config is one whose other files are there.
@@ -170,7 +200,7 @@ class RunDirectory:
             )
 
     def _record_environment(self) -> None:
-        path = self.path / "environment.json"
+        path = self.path / RUN_MARKER
         now = environment()
         if not (self.resumed and path.exists()):
             write_json_atomic(path, now)
