@@ -64,7 +64,6 @@ _SKIPPED_FOLDERS = re.compile(
 )
 _NAMES = re.compile("|".join(pattern for _, pattern in LIBRARIES.values()), re.IGNORECASE)
 
-_SHARPNESS = 4.0
 _FALSE_LEAN = 1.0
 
 
@@ -167,14 +166,17 @@ def planted(
     )
 
 
-def planted_logits(task: Task, num_teachers: int = 3, seed: int = 0, mode: str = "specialists") -> NDArray[np.float32]:
+def planted_logits(
+    task: Task, num_teachers: int = 3, seed: int = 0, mode: str = "specialists", *, sharpness: float = 4.0
+) -> NDArray[np.float32]:
     """Draw teachers' logits for a task with labels and domains.
 
     The generating model, for teacher k on a row with label y: every logit starts as N(0, 1). On domain
-    k mod ``num_domains`` the logit of y gains 4, so the teacher is sharp and nearly always right; on the
+    k mod ``num_domains`` the logit of y gains ``sharpness``, so the teacher is sharp and nearly always right; on the
     other domains the logit of one wrong class, uniform among the C - 1, gains 1, so it is diffuse and mostly
-    wrong. Its largest probability tells the two apart with some overlap, without labels. Mode ``identical``
-    repeats teacher 0.
+    wrong. Its largest probability tells the two apart, without labels: at sharpness 4 with some overlap (a policy
+    can put about 0.93 of the weight on the teacher that knows), at 8 with next to none. Mode ``identical`` repeats
+    teacher 0.
 
     Rows are drawn in order, so the logits of a training view are the head of those of its task.
 
@@ -183,6 +185,7 @@ def planted_logits(task: Task, num_teachers: int = 3, seed: int = 0, mode: str =
         num_teachers: Teachers K.
         seed: Seeds the teachers.
         mode: ``specialists`` or ``identical``.
+        sharpness: What the logit of y gains where the teacher knows it; >= 0.
 
     Returns:
         Logits, shape (N, K, C).
@@ -192,6 +195,8 @@ def planted_logits(task: Task, num_teachers: int = 3, seed: int = 0, mode: str =
     check_seed(seed)
     if num_teachers < 1:
         raise ConfigError(f"num_teachers must be 1 or more, got {num_teachers}; raise it")
+    if not 0 <= sharpness < float("inf"):
+        raise ConfigError(f"sharpness must be finite and >= 0, got {sharpness}; 4 is usual")
     labels = task.table.labels
     if (labels == UNLABELLED).any():
         raise TaskError(f"planted teachers need a label in every row, task {task.name!r} has rows without; drop them")
@@ -202,7 +207,7 @@ def planted_logits(task: Task, num_teachers: int = 3, seed: int = 0, mode: str =
     shift = lean.integers(1, task.num_classes, size=(len(labels), drawn))
     known = np.arange(drawn) % max(1, len(task.domain_names)) == task.table.domains[:, None]
     favoured = np.where(known, labels[:, None], (labels[:, None] + shift) % task.num_classes)
-    gain = np.where(known, _SHARPNESS, _FALSE_LEAN).astype(np.float32)
+    gain = np.where(known, sharpness, _FALSE_LEAN).astype(np.float32)
     rows, teachers = np.indices(known.shape)
     logits[rows, teachers, favoured] += gain
     return np.repeat(logits, num_teachers, axis=1) if mode == "identical" else logits
