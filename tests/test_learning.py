@@ -1,0 +1,153 @@
+"""Learning is demanded, not hoped for: on planted teachers the right weights are known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from rlkd_envs.rewards import REWARDS, LogitGain
+
+from rlkd.agents import PolicyTraining, train_policy, validation_score
+from rlkd.data.embedded import planted, planted_logits
+from rlkd.errors import ConfigError, PolicyError, UnknownNameError
+from rlkd.features import ObservationConfig
+from rlkd.logit_cache import LogitCache, read_state
+from rlkd.trainer import StudentSettings, make_trainer
+from rlkd.types import Knowledge
+from rlkd.weighting import build_weighting
+
+EPISODE = {"batch_size": 64, "horizon": 60}
+CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance
+
+
+def planted_teachers(task, count=3, **settings):
+    """Teacher k knows domain k modulo the number of domains."""
+    domains = len(task.domain_names)
+    knows = np.arange(domains) == (np.arange(count) % domains)[:, None]
+    return LogitCache(
+        list(planted_logits(task, count, **settings).transpose(1, 0, 2)),
+        [f"teacher-{k}" for k in range(count)],
+        knowledge=Knowledge(by="domain", groups=task.domain_names, matrix=knows),
+    )
+
+
+def mass(weighting, task, cache):
+    """Mean weight on the teachers that know the instance, over the test split."""
+    state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
+    knows = torch.from_numpy(cache.knowledge.matrix).T[state.domains]
+    return (weighting.weights(state) * knows).sum(-1).mean().item()
+
+
+class ShuffledGain(LogitGain):
+    """Pays every instance what another of its batch has earned."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def after(self, scene):
+        gain = super().after(scene)
+        return gain[torch.randperm(len(gain), generator=self.generator)]
+
+
+def learned(task, cache, **settings):
+    defaults = {"total_timesteps": 6000, "n_steps": 15, "episode": EPISODE}
+    return train_policy(task, cache, **(defaults | settings))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ppo_finds_the_right_teacher_and_only_by_the_credit_of_each_instance(seed, monkeypatch):
+    task = planted(seed=seed, num_rows=1200)
+    cache = planted_teachers(task, seed=seed, sharpness=CLEAR)
+    assert mass(learned(task, cache, seed=seed), task, cache) >= 0.95
+    assert mass(build_weighting("entropy", task, cache), task, cache) < 0.75  # the formula alone does not
+    monkeypatch.setitem(REWARDS, "shuffled_gain", ShuffledGain)
+    assert mass(learned(task, cache, seed=seed, reward="shuffled_gain"), task, cache) < 0.6
+
+
+@pytest.fixture(scope="module")
+def unclear():
+    """Teachers whose sureness overlaps, where no policy without labels reaches 1."""
+    task = planted(num_rows=1200)
+    return task, planted_teachers(task)
+
+
+@pytest.fixture(scope="module")
+def policy(unclear):
+    return learned(*unclear)
+
+
+def test_a_policy_comes_close_to_the_supervised_router(unclear, policy):
+    router = build_weighting("router", *unclear)
+    assert mass(policy, *unclear) > mass(router, *unclear) - 0.05 > 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({"algorithm": "a2c", "n_steps": 5}, 0.8),
+        ({"reward": "influence"}, 0.8),
+        ({"reward": "student_gain"}, 0.65),  # noisier: the whole batch moves the student
+    ],
+)
+def test_other_algorithms_and_rewards_learn_too(settings, least, unclear):
+    assert mass(build_weighting("entropy", *unclear), *unclear) < 0.6
+    assert mass(learned(*unclear, **settings), *unclear) > least
+
+
+def test_a_policy_works_unchanged_on_other_teachers_classes_and_counts(unclear, policy):
+    task = planted(seed=9, num_rows=2000, num_classes=10, num_domains=5)
+    five = planted_teachers(task, 5, seed=9)
+    uniform = mass(build_weighting("uniform", task, five), task, five)
+    assert mass(policy, task, five) > 0.8 > uniform == pytest.approx(0.2)
+
+
+def test_a_policy_of_short_episodes_does_not_age_over_a_longer_run(unclear, policy, tmp_path):
+    settings = StudentSettings(student="rlkd/mlp", max_steps=4 * EPISODE["horizon"], batch_size=64)
+    trainer = make_trainer(*unclear, policy, settings, tmp_path)
+    trainer.train()
+    early, late = trainer.knowing_mass()
+    assert early > 0.85
+    assert late == pytest.approx(early, abs=0.03)
+
+
+def test_the_policy_that_was_best_on_validation_is_kept(unclear, tmp_path):
+    task, cache = unclear
+    policy = learned(task, cache, output_dir=tmp_path, total_timesteps=4000, seed=1)
+    curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    scores = [point["validation/label_probability"] for point in curve]
+    assert scores[0] < max(scores) - 0.1
+    state = read_state(task, cache, torch.from_numpy(task.splits["validation"]))
+    assert validation_score(policy, state) == pytest.approx(max(scores))
+    assert not policy.training
+
+
+def test_a_warm_start_is_the_router(unclear):
+    """Before the first update the policy is the router; it can only be replaced by one that is better."""
+    task, cache = unclear
+    state = read_state(task, cache, torch.from_numpy(task.splits["validation"]))
+    router = build_weighting("router", task, cache)
+    warm = learned(task, cache, warm_start=True, total_timesteps=64 * 15)
+    assert validation_score(warm, state) >= validation_score(router.policy, state) - 1e-6
+    cold = learned(task, cache, total_timesteps=64 * 15)
+    assert validation_score(warm, state) > validation_score(cold, state) + 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"n_steps": 7}, ConfigError, "n_steps must divide the horizon 60, got 7"),
+        ({"training": PolicyTraining(), "seed": 1}, ConfigError, "got both"),
+        ({"resume": True}, ConfigError, "output_dir"),
+        ({"algorithm": "pp0"}, UnknownNameError, "'ppo'"),
+        ({"gamma": 2.0}, ConfigError, "gamma"),
+        ({"total_timesteps": 0}, ConfigError, "total_timesteps"),
+        ({"warm_start_rows": 10}, ConfigError, "warm_start"),
+        ({"warm_start": True, "observation": ObservationConfig(student=True)}, PolicyError, "portable"),
+        ({"observation": ObservationConfig(affinity=True)}, PolicyError, "affinity"),
+        ({"reward": "logit_gian"}, UnknownNameError, "'logit_gain'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings, error, message, unclear):
+    defaults = {} if "training" in settings else {"n_steps": 15}
+    with pytest.raises(error, match=message):
+        train_policy(*unclear, **{"episode": EPISODE, **defaults, **settings})
