@@ -64,9 +64,13 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UnknownNameErr
         The error, ready to be raised.
     """
     names = sorted(choices)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}; {hint}choose one of: {', '.join(names)}")
+    return UnknownNameError(f"unknown {kind} {name!r}; {nearest(name, names)}choose one of: {', '.join(names)}")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Ask whether the nearest of the choices was meant, ``"did you mean 'x'? "``; nothing if none is near."""
+    near = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

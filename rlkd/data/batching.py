@@ -108,11 +108,17 @@ def encode_inputs(task: Task, tokenizer: Any | None, max_length: int) -> Inputs:
         return VectorInputs(table.vectors)
     if tokenizer is None:
         raise TaskError(f"task {task.name!r} holds texts and needs a tokenizer, got None; give one")
-    _check_tokenizer(tokenizer, max_length, pairs=table.text_pairs is not None)
+    check_tokenizer(tokenizer, max_length, task)
     return _tokenised(table, tokenizer, max_length)
 
 
-def _check_tokenizer(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
+def check_tokenizer(tokenizer: Any, max_length: int, task: Task) -> None:
+    """Refuse a tokenizer that cannot pad, or a ``max_length`` that leaves no room for a token of a text.
+
+    Raises:
+        ConfigError: Either is so.
+    """
+    pairs = task.table.text_pairs is not None
     if tokenizer.pad_token_id is None:
         raise ConfigError(
             "the tokenizer must have a padding token, this one has none; set tokenizer.pad_token, "

@@ -1,4 +1,4 @@
-"""What students and teachers that are networks share: how they are loaded safely and quietly, and what they read."""
+"""What students and teachers that are networks share: where they run, how they are loaded safely, what they read."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,10 +7,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from tqdm.auto import tqdm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from rlkd.data.task import Task
+from rlkd.errors import ConfigError
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that this machine does not have, before anything is loaded.
+
+    Args:
+        name: For example ``"cpu"`` or ``"cuda:1"``. None: whichever there is.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    devices = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        numbered = (f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count()))
+        devices += [accelerator.type, *numbered]
+    if name is not None and name not in devices:
+        raise ConfigError(f"device must be one that this machine has ({', '.join(devices)}), got {name!r}; choose one")
 
 
 def load_classifier(name: Any, **options: Any) -> Any:
@@ -58,9 +78,29 @@ def forward_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, T
     return {key: value for key, value in batch.items() if key in accepted}
 
 
+class StepBar(TrainerCallback):
+    """A progress bar over steps and nothing else; the Trainer's own prints every log into it."""
+
+    def __init__(self, what: str, *, show: bool) -> None:
+        """Name the bar; closed by :meth:`close`, so that what is printed next has a line of its own."""
+        self._bar = tqdm(desc=what, unit="step", disable=not show, delay=1e-9)  # shown from the first step on
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin, at the step that training resumes from."""
+        self._bar.total, self._bar.initial, self._bar.n = state.max_steps, state.global_step, state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move on."""
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leave the bar standing as it is."""
+        self._bar.close()
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence what transformers says on loading; a fresh head is intended here, and errors still raise."""
+    """Silence what transformers says on loading and saving; a fresh head is intended here, and errors still raise."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

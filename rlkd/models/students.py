@@ -16,8 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlkd.data.batching import check_tokenizer
 from rlkd.data.task import Task
-from rlkd.errors import StudentError, one_line, unknown_name
+from rlkd.errors import StudentError, nearest, one_line, unknown_name
 from rlkd.models.architectures import (
     BiLstmConfig,
     BiLstmForSequenceClassification,
@@ -102,6 +103,25 @@ def load_student(
     return _pretrained(name, task, num_layers, seed, tokenizer)
 
 
+def check_student(name: str, task: Task, *, num_layers: int | None = None, max_length: int = 128) -> None:
+    """Raise before any long work what :func:`load_student` and the encoding of its inputs would raise.
+
+    Args:
+        name: See :func:`load_student`.
+        task: The task.
+        num_layers: See :func:`load_student`.
+        max_length: Tokens a text is cut to.
+
+    Raises:
+        StudentError: The student does not exist, cannot read this task, or has too few layers.
+        ConfigError: ``max_length`` leaves no room for a text.
+    """
+    vocabulary = train_tokenizer(()) if name.startswith(PREFIX) else None
+    _, tokenizer = load_student(name, task, num_layers=num_layers, tokenizer=vocabulary)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, max_length, task)
+
+
 def _from_scratch(
     name: str, task: Task, num_layers: int | None, seed: int, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
@@ -145,7 +165,7 @@ def _pretrained(
             raise StudentError(
                 f"expected one of {', '.join(STUDENTS)}, a hub id or a directory of a classifier or encoder "
                 f"with safetensors weights and a tokenizer; {name!r} could not be loaded "
-                f"({one_line(error)}); check the name and the connection"
+                f"({one_line(error)}); {nearest(name, STUDENTS)}check the name and the connection"
             ) from error
     if task.table.vectors is not None:
         _check_vector_size(name, model, task.table.vectors.shape[1])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -146,6 +145,8 @@ def save_hf_teacher(
 
 def write_sklearn(model: Any, directory: Path) -> None:
     """Write ``teacher.skops`` whole or not at all."""
+    import skops.io  # takes a second: only where a scikit-learn teacher is
+
     directory.mkdir(parents=True, exist_ok=True)
     write_atomic(directory / SKLEARN_FILE, lambda file: skops.io.dump(model, file))
 
@@ -300,6 +301,8 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
 
 
 def _load_sklearn(path: Path, info: TeacherInfo) -> SklearnTeacher:
+    import skops.io
+
     file = path / SKLEARN_FILE
     try:
         untrusted = set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES)

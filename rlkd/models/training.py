@@ -6,11 +6,13 @@ work continues from its last epoch.
 """
 
 import json
+import math
 import re
 import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -29,11 +31,12 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rlkd.data.batching import LengthBucketSampler, encode_inputs
+from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task, joined_inputs
-from rlkd.errors import ConfigError, OutputDirectoryError, TaskError, TeacherError, one_line
-from rlkd.models.networks import forward_inputs, quiet_transformers
+from rlkd.errors import ConfigError, OutputDirectoryError, StudentError, TaskError, TeacherError, nearest, one_line
+from rlkd.models.networks import StepBar, check_device, forward_inputs, quiet_transformers
 from rlkd.models.specialists import known_names, known_rows
-from rlkd.models.students import PREFIX, STUDENTS, load_student
+from rlkd.models.students import PREFIX, STUDENTS, check_student, load_student
 from rlkd.models.teacher_files import TeacherInfo, read_info, write_hf, write_info, write_sklearn
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
@@ -46,7 +49,7 @@ _WARMUP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """All that decides one teacher's weights."""
 
     kind: str
@@ -60,6 +63,7 @@ class _Plan:
     num_layers: int | None
 
     def fingerprint(self, task: Task) -> str:
+        """Hash of the plan and of the task's data."""
         described = json.dumps([task.fingerprint, asdict(self)])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
@@ -110,15 +114,63 @@ def train_teachers(
         TaskError: The task has no labelled training rows.
         TeacherError: A specialist's rows are too few to learn from.
     """
+    plans = plan_teachers(
+        task,
+        kinds=kinds,
+        specialize=specialize,
+        max_length=max_length,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        num_layers=num_layers,
+        variant=variant,
+    )
+    check_device(device)
+    tokenizer = _shared_tokenizer(task, kinds)
+    paths = [Path(output_dir) / _name(plan, index) for index, plan in enumerate(plans)]
+    for path, plan in zip(paths, plans, strict=True):
+        own = tokenizer if plan.kind.startswith(PREFIX) else None
+        _train_one(task, path, plan, own, progress=progress, device=device)
+    return paths
+
+
+def plan_teachers(
+    task: Task,
+    *,
+    kinds: Sequence[str],
+    specialize: KnowsBy | None = None,
+    max_length: int = 128,
+    epochs: float = 3,
+    learning_rate: float | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    num_layers: int | None = None,
+    variant: int = 0,
+) -> list[Plan]:
+    """Make the plans of :func:`train_teachers`, one per kind, from the same arguments; writes nothing.
+
+    Raises:
+        ConfigError: See :func:`train_teachers`.
+        TaskError: Likewise.
+        TeacherError: Likewise.
+    """
     if not kinds:
         raise ConfigError("expected at least one kind of teacher, came none; name for example 'tfidf'")
+    rate = FINE_TUNING_RATE if learning_rate is None else learning_rate
+    if batch_size < 1 or not 0 < epochs < math.inf or not 0 < rate < math.inf:
+        raise ConfigError(
+            f"expected batch_size >= 1, epochs > 0 and learning_rate > 0, came {batch_size}, {epochs} and "
+            f"{learning_rate}; change them"
+        )
+    check_seed(seed)
+    if num_layers is not None and all(kind in STUDENTS or kind == TFIDF for kind in kinds):
+        raise ConfigError(f"num_layers {num_layers} would be ignored: no kind is pretrained; leave it out")
     if len(task.labelled_ids("train")) == 0:
         raise TaskError(f"task {task.name!r} has no labelled training rows to train teachers on; add labels")
     known = known_names(task, specialize, len(kinds), variant)
-    tokenizer = _shared_tokenizer(task, kinds)
-    paths = []
-    for index, kind in enumerate(kinds):
-        plan = _Plan(
+    plans = [
+        Plan(
             kind=kind,
             known=known[index],
             knows_by=specialize,
@@ -129,11 +181,38 @@ def train_teachers(
             seed=seed + index,
             num_layers=None if kind in STUDENTS or kind == TFIDF else num_layers,
         )
-        path = Path(output_dir) / f"{_slug(kind)}-{index}"
-        own = tokenizer if kind.startswith(PREFIX) else None
-        _train_one(task, path, plan, own, progress=progress, device=device)
-        paths.append(path)
-    return paths
+        for index, kind in enumerate(kinds)
+    ]
+    for index, plan in enumerate(plans):
+        _check_rows(task, plan, _name(plan, index))
+    for kind, layers in {(plan.kind, plan.num_layers) for plan in plans if plan.kind != TFIDF}:
+        _check_kind(task, kind, layers, max_length)
+    return plans
+
+
+def _check_rows(task: Task, plan: Plan, name: str) -> None:
+    rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
+    if len(np.unique(task.table.labels[rows])) < 2:
+        raise TeacherError(
+            f"expected training rows of two or more classes for teacher {name!r}, came {len(rows)} "
+            "rows of fewer; give more labelled rows or train fewer teachers"
+        )
+
+
+def _check_kind(task: Task, kind: str, num_layers: int | None, max_length: int) -> None:
+    try:
+        check_student(kind, task, num_layers=num_layers, max_length=max_length)
+    except StudentError as error:
+        if kind in STUDENTS:
+            raise
+        raise TeacherError(
+            f"expected kinds of teachers among {TFIDF}, {', '.join(STUDENTS)}, hub ids and paths, came {kind!r}; "
+            f"{nearest(kind, [TFIDF, *STUDENTS])}{error}"
+        ) from error
+
+
+def _name(plan: Plan, index: int) -> str:
+    return f"{_slug(plan.kind)}-{index}"
 
 
 def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBase | None:
@@ -144,7 +223,7 @@ def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBa
 def _train_one(
     task: Task,
     path: Path,
-    plan: _Plan,
+    plan: Plan,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     progress: bool,
@@ -160,11 +239,6 @@ def _train_one(
     if info is None:
         started = time.perf_counter()
         rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
-        if len(np.unique(task.table.labels[rows])) < 2:
-            raise TeacherError(
-                f"expected training rows of two or more classes for teacher {path.name!r}, came {len(rows)} "
-                "rows of fewer; give more labelled rows or train fewer teachers"
-            )
         path.mkdir(parents=True, exist_ok=True)
         teacher: LabelledTeacher
         if plan.kind == TFIDF:
@@ -178,7 +252,7 @@ def _train_one(
 
 
 def _finish(
-    task: Task, path: Path, plan: _Plan, teacher: LabelledTeacher, settings: str, rows: int, seconds: float
+    task: Task, path: Path, plan: Plan, teacher: LabelledTeacher, settings: str, rows: int, seconds: float
 ) -> None:
     ids = task.labelled_ids("validation")
     known = np.isin(ids, known_rows(task, ids, plan.known, plan.knows_by))
@@ -205,7 +279,7 @@ def _finish(
     )
 
 
-def _train_sklearn(task: Task, path: Path, plan: _Plan, rows: NDArray[np.int64]) -> SklearnTeacher:
+def _train_sklearn(task: Task, path: Path, plan: Plan, rows: NDArray[np.int64]) -> SklearnTeacher:
     classifier = LogisticRegression(C=20.0, max_iter=300)
     model: Any = classifier
     if task.table.vectors is not None:
@@ -230,7 +304,7 @@ def _train_sklearn(task: Task, path: Path, plan: _Plan, rows: NDArray[np.int64])
 def _train_network(
     task: Task,
     path: Path,
-    plan: _Plan,
+    plan: Plan,
     rows: NDArray[np.int64],
     tokenizer: PreTrainedTokenizerBase | None,
     work: Path,
@@ -254,7 +328,7 @@ def _train_network(
         save_total_limit=2,
         logging_strategy="no",
         report_to="none",
-        disable_tqdm=not progress,
+        disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=device == "cpu" or not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
@@ -265,8 +339,8 @@ def _train_network(
         labels = torch.from_numpy(task.table.labels[index])
         return {**forward_inputs(model, inputs.batch(index)), "labels": labels}
 
-    with quiet_transformers():
-        trainer = _TeacherTrainer(model, arguments, data_collator=collate, train_dataset=rows.tolist())
+    with quiet_transformers(), closing(StepBar(path.name, show=progress)) as bar:
+        trainer = _TeacherTrainer(model, arguments, data_collator=collate, train_dataset=rows.tolist(), callbacks=[bar])
         trainer.lengths = inputs.lengths[rows]
         trainer.remove_callback(PrinterCallback)
         newest = newest_verified(work)
