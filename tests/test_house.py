@@ -1,0 +1,155 @@
+"""The house stands: imports go down, what is installed is what is here, and the door opens at once."""
+
+import ast
+import resource
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rlkd
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = (
+    "errors",
+    "records",
+    "stats",
+    "report",
+    "types",
+    "losses",
+    "metrics",
+    "data",
+    "models",
+    "features",
+    "logit_cache",
+    "weighting",
+    "trainer",
+    "envs",
+    "agents",
+    "benchmark",
+    "workflow",
+    "cli",
+)
+"""From the cellar up: a floor may import those before it."""
+NUMBERS_AND_FILES = FLOORS[:4]
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """Every source file of the two packages with its floor; the lazy ``rlkd/__init__.py`` stands outside."""
+    for path in sorted((ROOT / "rlkd").rglob("*.py")):
+        parts = path.relative_to(ROOT / "rlkd").parts
+        if parts != ("__init__.py",):
+            yield parts[0].removesuffix(".py"), path
+    for path in sorted((ROOT / "envs").rglob("*.py")):
+        yield "envs", path
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of the modules that a file imports, anywhere in it; relative ones begin with a dot."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ([f"rlkd.{alias.name}" for alias in node.names] if module == "rlkd" else [module])
+
+
+def importers(library: str) -> set[str]:
+    return {floor for floor, path in sources() for name in imports(path) if name.partition(".")[0] == library}
+
+
+def test_imports_go_down_only():
+    assert {floor for floor, _ in sources()} == set(FLOORS), "every module has its floor"
+    climbing = []
+    for floor, path in sources():
+        for name in imports(path):
+            package, _, rest = name.partition(".")
+            target = rest.partition(".")[0]
+            if package == "rlkd" and target != floor and FLOORS.index(target) >= FLOORS.index(floor):
+                climbing.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert climbing == []
+
+
+def test_libraries_stay_on_their_floors():
+    assert importers("stable_baselines3") == {"agents"}
+    assert importers("gymnasium") == {"agents", "envs"}
+    assert importers("rlkd_envs") == importers("envs") == set()  # inside envs/ imports are relative
+    assert importers("torch").isdisjoint(NUMBERS_AND_FILES)
+    assert "weighting" not in importers("transformers") | importers("sklearn")
+    assert not any(name.startswith("..") for floor, path in sources() if floor == "envs" for name in imports(path))
+
+
+def test_nothing_prints():
+    printing = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for _, path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert printing == []
+
+
+def test_what_is_packaged_is_what_is_here():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = sorted(path.parent.relative_to(ROOT) for path in (ROOT / "rlkd").rglob("__init__.py"))
+    assert sorted(settings["packages"]) == [*(".".join(folder.parts) for folder in folders), "rlkd_envs"]
+    assert settings["package-dir"] == {"rlkd_envs": "envs"}
+    assert [path for path in (ROOT / "envs").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+    assert settings["package-data"] == {"rlkd": ["py.typed"], "rlkd_envs": ["py.typed"]}
+    for folder in ("rlkd", "envs"):
+        assert (ROOT / folder / "py.typed").is_file()
+    without_init = {
+        path.parent for path in (ROOT / "rlkd").rglob("*.py") if not (path.parent / "__init__.py").is_file()
+    }
+    assert without_init == set()
+
+
+@pytest.mark.parametrize("name", rlkd.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(rlkd, name).__name__ == name
+    assert name in dir(rlkd)
+
+
+def test_an_unknown_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="distil"):
+        rlkd.distil  # noqa: B018
+
+
+HELP = """
+import sys
+from rlkd.cli import main
+sys.argv = ["rlkd", "--help"]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code
+heavy = {"torch", "transformers", "datasets", "sklearn", "scipy", "gymnasium", "matplotlib"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_help_is_instant():
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run.returncode == 0, run.stderr
+        # of the processor, not of the clock: other tests may run beside this one
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    for command in (
+        "quickstart",
+        "train-teachers",
+        "cache",
+        "headroom",
+        "train-policy",
+        "distill",
+        "compare",
+        "doctor",
+    ):
+        assert command in run.stdout
+    assert min(seconds) < 1.0
