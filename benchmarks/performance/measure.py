@@ -1,0 +1,339 @@
+"""Measure what rlkd costs, as ratios inside one run: ``python benchmarks/performance/measure.py --json FILE``.
+
+Arms that are compared take turns, step by step on the same batches or call by call, so that a busy machine slows all
+of them. Every round gives one value, the median of its repeats; reported are the median of the rounds and their
+range. ``cpu`` is the same figure in processor time, which other jobs disturb less. The first repeats of every round
+are warm-up and left out.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no model is asked for by id
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import TrainerCallback
+
+import rlkd
+from rlkd import logit_cache
+from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.training import ENV_ID
+from rlkd.data.embedded import planted, planted_logits
+from rlkd.data.task import Task
+from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache
+from rlkd.models import ArrayTeacher, HfTeacher, load_student
+from rlkd.models.networks import quiet_transformers
+from rlkd.records import write_json_atomic
+from rlkd.report import format_table
+from rlkd.trainer import DistillationTrainer, StudentSettings, make_trainer
+from rlkd.types import LogitSource
+from rlkd.weighting import Policy, Weighting, load_weighting
+from rlkd.weighting.fixed import Uniform
+
+STUDENTS = ("rlkd/tiny", "rlkd/bilstm", "two-layer")
+TEACHERS = ("a", "b", "c")
+BATCH = 64
+WARM_UP = 3
+"""Batches at the start of every training run that are not counted."""
+CACHE_ROWS = 20_000
+CACHE_CALLS = 400
+"""Reads a round."""
+ROLLOUT = 30
+"""Student steps a round of policy training."""
+
+Seconds = NDArray[np.float64]
+"""Wall and processor time on the last axis, (..., 2)."""
+
+
+def now() -> Seconds:
+    """Wall and processor time."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements share."""
+
+    task: Task
+    device: str
+    rounds: int
+    batches: int
+    """Batches a round; every arm trains on each."""
+    folder: Path
+    """For temporary files."""
+
+    def record(
+        self, name: str, values: Seconds | Sequence[Seconds | float], unit: str, limit: float | None = None
+    ) -> dict[str, Any]:
+        """One line of the table: ``values`` is (rounds, 2), or (rounds,) where processor time has no meaning."""
+        array = np.asarray(values, dtype=np.float64)
+        wall = array[:, 0] if array.ndim == 2 else array
+        value = round(float(np.median(wall)), 5)
+        return {
+            "name": name,
+            "value": value,
+            "low": round(float(wall.min()), 5),
+            "high": round(float(wall.max()), 5),
+            "cpu": round(float(np.median(array[:, 1])), 5) if array.ndim == 2 else None,
+            "unit": unit,
+            "limit": limit,
+            "ok": None if limit is None else value <= limit,
+            "rounds": len(array),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else self.device,
+            "torch": torch.__version__,
+        }
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train."""
+
+    weighting: Weighting
+    source: LogitSource
+
+
+class Turns(TrainerCallback):
+    """Gives each batch to every arm in turn, starting with another arm each time, and times whole steps.
+
+    A step lasts from the end of the one before to its own end: collating, forward, loss, backward, optimiser.
+    """
+
+    def __init__(self, arms: Sequence[Arm]) -> None:
+        """Prepare."""
+        self.arms, self.ends = arms, [now()]
+
+    def attach(self, trainer: DistillationTrainer) -> None:
+        """Watch the trainer, and let every batch of it come once for each arm."""
+        trainer.add_callback(self)
+        self.trainer = trainer
+        sample = trainer._get_train_sampler
+
+        def repeated(dataset: Any = None) -> Any:
+            batches = np.array(list(sample(dataset)))
+            batches = batches[: len(batches) // BATCH * BATCH].reshape(-1, 1, BATCH)
+            return batches.repeat(len(self.arms), axis=1).ravel().tolist()
+
+        trainer._get_train_sampler = repeated  # type: ignore[assignment, method-assign]
+        self._switch(0)
+
+    def arm_at(self, step: int) -> int:
+        """Whose turn it is."""
+        batch, turn = divmod(step, len(self.arms))
+        return (batch + turn) % len(self.arms)
+
+    def _switch(self, step: int) -> None:
+        arm = self.arms[self.arm_at(step)]
+        self.trainer.weighting, self.trainer.cache = arm.weighting, arm.source
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock and let the next arm have the next step."""
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.ends.append(now())
+        self._switch(state.global_step)
+
+    def seconds(self) -> Seconds:
+        """Time of every step, shape (batches, arms, 2)."""
+        took = np.diff(np.stack(self.ends), axis=0).reshape(-1, len(self.arms), 2)
+        arm = np.array([self.arm_at(step) for step in range(len(self.ends) - 1)]).reshape(-1, len(self.arms))
+        return np.take_along_axis(took, arm.argsort(1)[..., None], axis=1)
+
+
+def random_cache(task: Task) -> LogitCache:
+    """Three teachers that know nothing; what they say does not change how long it takes to read."""
+    rng = np.random.default_rng(0)
+    shape = (len(task.table), task.num_classes)
+    return LogitCache([4 * rng.standard_normal(shape, dtype=np.float32) for _ in TEACHERS], TEACHERS)
+
+
+def two_layer(task: Task, folder: Path) -> str:
+    """Save a transformer of two layers of width 128, and give its path."""
+    model, tokenizer = load_student("rlkd/tiny", task)
+    assert tokenizer is not None
+    model.config.num_hidden_layers = 2
+    with quiet_transformers():
+        type(model)(model.config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def take_turns(bench: Bench, student: str, arms: Sequence[Arm], batches: int) -> Seconds:
+    """Train so that every arm has its turn on each batch; time of a step, shape (rounds, batches, arms, 2)."""
+    settings = StudentSettings(
+        student=student, batch_size=BATCH, max_steps=(WARM_UP + batches) * len(arms), device=bench.device
+    )
+    shared: dict[str, Any] = {}
+    rounds = []
+    for seed in range(bench.rounds):
+        turns = Turns(arms)
+        trainer = make_trainer(
+            bench.task, arms[0].source, arms[0].weighting, settings, bench.folder, seed=seed, shared=shared
+        )
+        turns.attach(trainer)
+        trainer.train()
+        rounds.append(turns.seconds()[WARM_UP:])
+    return np.stack(rounds)
+
+
+def measure_steps(bench: Bench, student: str, policy: Policy) -> list[dict[str, Any]]:
+    """A training step with the policy over one with equal weights, and one from the cache over one with live teachers.
+
+    The live teachers are three networks of the student's own kind and size.
+    """
+    path = two_layer(bench.task, bench.folder / student) if student == "two-layer" else student
+    cache = random_cache(bench.task)
+    networks = [load_student(path, bench.task, seed=seed) for seed in range(len(TEACHERS))]
+    live = LiveTeachers(
+        [HfTeacher(name, *network, device=bench.device) for name, network in zip(TEACHERS, networks, strict=True)],
+        bench.task,
+    )
+    live.rows(torch.arange(BATCH))  # tokenises the task
+    uniform = Arm(Uniform(), cache)
+    weighted = take_turns(bench, path, [uniform, Arm(policy, cache)], bench.batches)
+    asked = take_turns(bench, path, [uniform, Arm(Uniform(), live)], max(bench.batches // 4, 1))
+    learned = np.median(weighted[:, :, 1] / weighted[:, :, 0], axis=1)
+    cached = np.median(asked[:, :, 0] / asked[:, :, 1], axis=1)
+    return [
+        bench.record(f"step, learned / uniform ({student})", learned, "ratio", 1.10),
+        bench.record(f"step, cache / three live teachers ({student})", cached, "ratio"),
+        bench.record(f"step, uniform ({student})", 1000 * np.median(weighted[:, :, 0], axis=1), "ms"),
+    ]
+
+
+def measure_cache(bench: Bench, classes: int) -> list[dict[str, Any]]:
+    """64 random rows of a cache of 20,000 instances and three teachers, held in memory and memory-mapped."""
+    task = planted(num_rows=CACHE_ROWS, num_classes=classes)
+    logits = planted_logits(task, len(TEACHERS))
+    teachers = [ArrayTeacher(name, logits[:, k]) for k, name in enumerate(TEACHERS)]
+    folder, size = bench.folder / f"cache-{classes}", f"(N={CACHE_ROWS}, K={len(TEACHERS)}, C={classes})"
+    caches = {"in memory": build_cache(teachers, task, folder)}
+    limit, logit_cache.RAM_LIMIT = logit_cache.RAM_LIMIT, 0
+    try:
+        caches["memory-mapped"] = load_cache(folder, task)
+    finally:
+        logit_cache.RAM_LIMIT = limit
+    generator = torch.Generator().manual_seed(0)
+    rounds = []
+    for _ in range(bench.rounds):
+        took = []
+        for ids in torch.randint(CACHE_ROWS, (CACHE_CALLS + CACHE_CALLS // 10, BATCH), generator=generator):
+            times = [now()]
+            for cache in caches.values():
+                cache.rows(ids)
+                times.append(now())
+            took.append(np.diff(np.stack(times), axis=0))
+        rounds.append(1000 * np.median(np.stack(took[CACHE_CALLS // 10 :]), axis=0))
+    columns = np.moveaxis(np.stack(rounds), 1, 0)
+    return [
+        bench.record(f"{BATCH} random rows, {kind} {size}", column, "ms", 0.05)
+        for kind, column in zip(caches, columns, strict=True)
+    ]
+
+
+class Stopwatch:
+    """Adds up the time spent in a function."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.seconds = np.zeros(2)
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, timed."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += now() - start
+
+        return timed
+
+
+def measure_agent(bench: Bench) -> tuple[list[dict[str, Any]], Policy]:
+    """Stable-Baselines3's part in training a policy: its forward passes, buffer and updates.
+
+    That is the time of ``learn`` less the environment's and less that of choosing the best policy by validation; its
+    share is that of the environment's steps and this together. Also gives the policy, saved and loaded as users do.
+    """
+    env: Any = gymnasium.make_vec(
+        ENV_ID,
+        BATCH,
+        vectorization_mode="vector_entry_point",
+        task=bench.task,
+        cache=random_cache(bench.task),
+        student="rlkd/tiny",
+        device=bench.device,
+    ).unwrapped
+    policy = Policy.create(env.observation_config, training={"task": bench.task.name})
+    env_step, env_reset, student_step = env.step, env.reset, env.episode.step
+    shares, ratios = [], []
+    for number in range(bench.rounds + 1):
+        whole, step, student, others = (Stopwatch() for _ in range(4))
+        env.step, env.reset, env.episode.step = (
+            step.around(env_step),
+            others.around(env_reset),
+            student.around(student_step),
+        )
+        run: Any = PolicyRun(env, policy, PolicyTraining(total_timesteps=ROLLOUT * BATCH, n_steps=ROLLOUT, seed=number))
+        run.note_policy = others.around(run.note_policy)
+        whole.around(run.learn)(progress=False, callback=None)
+        agent = whole.seconds - step.seconds - others.seconds
+        shares.append(agent / (agent + step.seconds))
+        ratios.append(agent / student.seconds)
+    run.best.save_pretrained(bench.folder / "policy")
+    # the first round is warm-up
+    return [
+        bench.record("Stable-Baselines3's share of an environment step (rlkd/tiny)", shares[1:], "share"),
+        bench.record("Stable-Baselines3 / the student's own step (rlkd/tiny)", ratios[1:], "ratio"),
+    ], load_weighting(bench.folder / "policy").eval()
+
+
+def measure_memory(bench: Bench) -> list[dict[str, Any]]:
+    """The most memory that this whole run held at once."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    peaks = {"peak resident memory of this run": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if bench.device == "cuda":
+        peaks["peak memory on the device"] = torch.cuda.max_memory_allocated() / 2**20
+    return [bench.record(name, [value], "MiB") for name, value in peaks.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the records here")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of students and live teachers")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batches", type=int, default=20, help="a round, for every arm")
+    parser.add_argument("--task", default="docstrings", help="a text task, as for rlkd.load_task")
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=STUDENTS)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(
+            rlkd.load_task(arguments.task), arguments.device, arguments.rounds, arguments.batches, Path(folder)
+        )
+        agent_records, policy = measure_agent(bench)
+        records = [record for student in arguments.students for record in measure_steps(bench, student, policy)]
+        records += [record for classes in (13, 150) for record in measure_cache(bench, classes)]
+        records += agent_records + measure_memory(bench)
+    print(format_table(records, list(records[0])))
+    if arguments.json is not None:
+        write_json_atomic(arguments.json, records)
+    return records
+
+
+if __name__ == "__main__":
+    main()

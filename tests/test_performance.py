@@ -1,0 +1,62 @@
+"""The performance script runs from end to end; what it measures is for `benchmarks/`, not for tests."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "performance" / "measure.py"
+
+
+@pytest.fixture
+def measure():
+    spec = importlib.util.spec_from_file_location("measure", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    rows = [{"text": f"word{n % 7} and word{n % 11} in row {n}", "label": f"class {n % 2}"} for n in range(400)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_it_measures_and_writes_what_it_prints(measure, texts, tmp_path, capsys):
+    output = tmp_path / "performance.json"
+    command = [
+        "--task",
+        str(texts),
+        "--json",
+        str(output),
+        "--rounds",
+        "1",
+        "--batches",
+        "2",
+        "--students",
+        "two-layer",
+    ]
+    records = measure.main(command)
+    assert json.loads(output.read_text()) == records
+    printed = capsys.readouterr().out
+    assert all(record["name"] in printed for record in records)
+    assert [record["limit"] for record in records] == [1.1, None, None, 0.05, 0.05, 0.05, 0.05, None, None, None]
+    for record in records:
+        assert math.isfinite(record["value"])
+        assert 0 < record["low"] <= record["value"] <= record["high"]
+        assert (record["ok"] is None) == (record["limit"] is None)
+        assert record["threads"] == 1
+
+
+def test_a_step_is_timed_for_the_arm_that_took_it(measure):
+    turns = measure.Turns(["uniform", "policy", "live"])
+    steps = 12
+    # a step of arm n takes n + 1 seconds
+    for step in range(steps):
+        turns.ends.append(turns.ends[-1] + turns.arm_at(step) + 1)
+    assert turns.seconds() == pytest.approx(measure.np.tile([[[1.0], [2.0], [3.0]]], (steps // 3, 1, 2)))
+    assert {turns.arm_at(step) for step in range(0, steps, 3)} == {0, 1, 2}  # each goes first at times
