@@ -274,12 +274,18 @@ class DistillationTrainer(Trainer):
         return None if newest is None else str(newest)
 
     def knowing_mass(self) -> tuple[float, float] | None:
-        """Mean weight on knowing teachers in the first and the last fifth of the run, where it is known who knows."""
+        """Mean weight on knowing teachers in the first and the last fifth of the run.
+
+        None where it is not known who knows, and for runs too short to have both.
+        """
         if self.cache.knowledge is None:
             return None
         mass = self.weight_record.knowing_mass(self.cache.knowledge.matrix)
         fifth = WeightRecord.BINS // 5
-        return float(np.nanmean(mass[:fifth])), float(np.nanmean(mass[-fifth:]))
+        early, late = mass[:fifth], mass[-fifth:]
+        if np.isnan(early).all() or np.isnan(late).all():
+            return None
+        return float(np.nanmean(early)), float(np.nanmean(late))
 
 
 class MetricsCallback(TrainerCallback):
