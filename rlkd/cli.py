@@ -3,9 +3,9 @@
 Every command takes ``--config FILE.yaml``; its keys are the flags, with underscores, and flags win over it.
 """
 
-import difflib
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from rlkd.errors import ConfigError, RlkdError
+from rlkd.errors import ConfigError, RlkdError, nearest, one_line
 
 app = typer.Typer(
     name="rlkd",
@@ -32,18 +32,53 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         return None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise typer.BadParameter(f"expected a readable YAML file at {path}: {reason}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(
+            f"expected a readable YAML file at {path}: {one_line(error)}; mend or name another"
+        ) from error
     if not isinstance(content, dict):
-        raise typer.BadParameter(f"expected flags and values in {path}, got {type(content).__name__}")
-    names = {parameter.name for parameter in context.command.params if parameter.name} - {"config"}
-    for key in content:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise typer.BadParameter(f"{path} has the unknown key {key!r}{hint} Known: {', '.join(sorted(names))}")
-    context.default_map = {**(context.default_map or {}), **content}
+        raise ConfigError(f"expected flags and values in {path}, got {type(content).__name__}; write 'flag: value'")
+    named = ((_flag_name(parameter), parameter) for parameter in context.command.params)
+    flags = {name: parameter for name, parameter in named if name not in ("config", "help")}
+    defaults = {}
+    for key, value in content.items():
+        if key not in flags:
+            raise ConfigError(
+                f"{path} has the unknown key {key!r}; {nearest(str(key), flags)}known are: {', '.join(sorted(flags))}"
+            )
+        defaults[flags[key].name] = _config_value(path, key, value, many=getattr(flags[key], "multiple", False))
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _flag_name(parameter: Any) -> str:
+    """``output_dir`` for ``--output-dir, -o``."""
+    longest: str = max(parameter.opts, key=len)
+    return longest.lstrip("-").replace("-", "_")
+
+
+def _config_value(path: Path, key: str, value: Any, *, many: bool) -> Any:
+    """A value as its flag takes it: one is a list of one where a flag is repeatable, a mapping is JSON."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, list) and not many:
+        raise ConfigError(f"{path} must give {key!r} one value, got a list; only repeatable flags take lists")
+    return [value] if many and value is not None and not isinstance(value, list) else value
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"expected finite numbers, got {value}; leave the flag out for its default")
+    return value
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before the work of which it is to hold the result."""
+    if path is None:
+        return None
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--json expected a file that can be written, got {path}; name another")
     return path
 
 
@@ -62,16 +97,18 @@ SplitSeed = Annotated[int, typer.Option(help="Of splits that are not given.")]
 OutputDir = Annotated[str, typer.Option("--output-dir", "-o", help="Where everything is written.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run with the same settings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run in the output directory.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the table as a list of flat records.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", callback=_writable, help="Also write the table as a list of flat records.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 CacheDir = Annotated[str, typer.Option("--cache", help="Folder of a logit cache.")]
 StudentName = Annotated[str, typer.Option("--student", help="rlkd/tiny, rlkd/bilstm, rlkd/mlp, a hub id or a path.")]
 StudentLayers = Annotated[int | None, typer.Option(help="Keep only the first layers of a pretrained student.")]
 MaxSteps = Annotated[int, typer.Option(help="Optimisation steps of the student.")]
 BatchSize = Annotated[int, typer.Option(help="Instances a step.")]
-LearningRate = Annotated[float, typer.Option(help="Of the student.")]
-Temperature = Annotated[float, typer.Option(help="Of the distillation loss.")]
-KdRatio = Annotated[float, typer.Option(help="loss = (1 - kd_ratio) * CE + kd_ratio * KD.")]
+LearningRate = Annotated[float, typer.Option(callback=_finite, help="Of the student.")]
+Temperature = Annotated[float, typer.Option(callback=_finite, help="Of the distillation loss.")]
+KdRatio = Annotated[float, typer.Option(callback=_finite, help="loss = (1 - kd_ratio) * CE + kd_ratio * KD.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens a text is cut to.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Of the run.")]
@@ -87,13 +124,19 @@ def _task_options(task: str, text: str, pair: str | None, label: str, domain: st
 
 
 def _show(rows: Sequence[dict[str, Any]], json_path: Path | None, columns: Sequence[str] | None = None) -> None:
-    from rlkd.records import write_json_atomic
     from rlkd.report import format_table
 
     names = columns or list(dict.fromkeys(key for row in rows for key in row))
     typer.echo(format_table(rows, names))
-    if json_path is not None:
-        write_json_atomic(json_path, list(rows))
+    _write_json(json_path, rows)
+
+
+def _write_json(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    from rlkd.records import write_json_atomic
+
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, list(rows))
 
 
 COMPARISON = ("weighting", "seeds", "accuracy", "accuracy_low", "accuracy_high", "gain", "gain_low", "gain_high")
@@ -103,16 +146,13 @@ GAP = ("gap_share", "gap_share_low", "gap_share_high", "knowing_mass_early", "kn
 def _show_comparison(
     rows: Sequence[dict[str, Any]], sentences: Sequence[str], json_path: Path | None, report: str
 ) -> None:
-    from rlkd.records import write_json_atomic
-
     gap = GAP if any(row.get("gap_share") is not None for row in rows) else ()
     _show(rows, None, [*COMPARISON, *gap])
     for sentence in sentences:
         typer.echo(sentence)
     typer.echo(f"Report: {report}")
-    if json_path is not None:
-        write_json_atomic(json_path, list(rows))
-    if any("accuracy" not in row for row in rows):
+    _write_json(json_path, rows)
+    if any(row["failed"] for row in rows):
         raise typer.Exit(1)
 
 
@@ -152,8 +192,11 @@ def train_teachers(
     ],
     specialize: Annotated[str | None, typer.Option(help="class or domain: each teacher sees only some.")] = None,
     variant: Annotated[int, typer.Option(help="Another number deals other classes or domains.")] = 0,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3,
-    learning_rate: Annotated[float | None, typer.Option(help="By default 2e-3 from scratch, 5e-5 pretrained.")] = None,
+    share: Annotated[float, typer.Option(help="Of the classes or domains that a specialist knows.")] = 0.5,
+    epochs: Annotated[float, typer.Option(callback=_finite, help="Passes over the data.")] = 3,
+    learning_rate: Annotated[
+        float | None, typer.Option(callback=_finite, help="By default 2e-3 from scratch, 5e-5 pretrained.")
+    ] = None,
     batch_size: BatchSize = 32,
     num_layers: Annotated[int | None, typer.Option(help="Keep only the first layers of pretrained teachers.")] = None,
     max_length: MaxLength = 128,
@@ -181,6 +224,7 @@ def train_teachers(
         output_dir,
         specialize=specialize,
         variant=variant,
+        share=share,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -255,14 +299,7 @@ def headroom(
     _show(rows[:1], None)
     _show(rows[1:], None)
     typer.echo(verdict)
-    if json_file is not None:
-        _write_json(json_file, rows)
-
-
-def _write_json(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from rlkd.records import write_json_atomic
-
-    write_json_atomic(path, list(rows))
+    _write_json(json_file, rows)
 
 
 @app.command("train-policy")
@@ -489,10 +526,14 @@ def doctor(json_file: Json = None) -> None:
         raise typer.Exit(1)
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line: exit code 2 and one line for bad input, 130 for an interrupt."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    # Read when transformers is imported, which sets its own level then.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
@@ -501,9 +542,12 @@ def main() -> None:
             raise
         typer.echo(f"rlkd: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("\nrlkd: interrupted; the same command with --resume continues", err=True)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into it
+            typer.echo(
+                "\nrlkd: interrupted; the same command continues, with --resume where it has that flag", err=True
+            )
+        raise
 
 
 if __name__ == "__main__":

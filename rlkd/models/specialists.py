@@ -1,5 +1,6 @@
-"""Who learns what, where every teacher is a specialist for about half of the classes or domains."""
+"""Who learns what, where every teacher is a specialist for a share of the classes or domains, by default half."""
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -11,17 +12,20 @@ from rlkd.errors import ConfigError
 from rlkd.models.teachers import KnowsBy
 
 
-def specialist_groups(num_groups: int, num_teachers: int, *, variant: int = 0, minimum: int = 1) -> list[list[int]]:
-    """Deal groups (classes or domains) to teachers, each about half of them.
+def specialist_groups(
+    num_groups: int, num_teachers: int, *, share: float = 0.5, variant: int = 0, minimum: int = 1
+) -> list[list[int]]:
+    """Deal groups (classes or domains) to teachers, to each about a share of them.
 
-    Group g is known by teachers g, g + 1, ..., modulo K: by K // 2 of them, and for odd K and odd g by one
-    more. So with three teachers group g is known by teacher g % 3, every second one by the next too. Where
-    there are too few groups for that (two teachers would be the same, or know too little), teachers get the
-    subsets of about half of the groups that keep all groups known equally often.
+    Group g is known by teachers g, g + 1, ..., modulo K: by share * K of them on average, and by one at least. So
+    with three teachers and a share of a half group g is known by teacher g % 3, every second one by the next too.
+    Where there are too few groups for that (two teachers would be the same, or know too little), teachers get the
+    subsets of about that share of the groups that keep all groups known equally often.
 
     Args:
         num_groups: Number of groups G.
         num_teachers: Number of teachers K.
+        share: Of the groups that a teacher knows, in (0, 1].
         variant: 0 deals the groups in order, another number in an order drawn from it.
         minimum: Fewest groups that a teacher may know.
 
@@ -29,13 +33,16 @@ def specialist_groups(num_groups: int, num_teachers: int, *, variant: int = 0, m
         K sorted lists of group indices; all different, none empty, together all. One teacher knows all.
 
     Raises:
-        ConfigError: There are not so many different sets.
+        ConfigError: There are not so many different sets, or the share is out of range.
     """
+    if not 0 < share <= 1:
+        raise ConfigError(f"expected a specialist's share of the groups in (0, 1], came {share}; 0.5 is half of them")
     if num_teachers == 1:
         return [list(range(num_groups))]
-    dealt = _dealt_in_turn(num_groups, num_teachers)
+    dealt = _dealt_in_turn(num_groups, num_teachers, share)
     if not _is_valid(dealt, num_groups, minimum):
-        dealt = _dealt_evenly(num_groups, num_teachers, minimum)
+        size = max(minimum, math.ceil(share * num_groups))
+        dealt = _dealt_evenly(num_groups, num_teachers, size, minimum)
     if not _is_valid(dealt, num_groups, minimum) or len(dealt) != num_teachers:
         raise ConfigError(
             f"expected enough groups for {num_teachers} different specialists that know {minimum} or more "
@@ -45,24 +52,25 @@ def specialist_groups(num_groups: int, num_teachers: int, *, variant: int = 0, m
     return [sorted(int(order[group]) for group in groups) for groups in dealt]
 
 
-def _dealt_in_turn(num_groups: int, num_teachers: int) -> list[tuple[int, ...]]:
+def _dealt_in_turn(num_groups: int, num_teachers: int, share: float) -> list[tuple[int, ...]]:
     dealt: list[list[int]] = [[] for _ in range(num_teachers)]
+    knowing = max(1.0, share * num_teachers)
     for group in range(num_groups):
-        width = num_teachers // 2 + (num_teachers % 2 and group % 2)
+        # widths whose mean is share * K: the whole part of what is due so far, less what was dealt
+        width = int((group + 1) * knowing + 1e-9) - int(group * knowing + 1e-9)
         for step in range(width):
             dealt[(group + step) % num_teachers].append(group)
     return [tuple(groups) for groups in dealt]
 
 
-def _dealt_evenly(num_groups: int, num_teachers: int, minimum: int) -> list[tuple[int, ...]]:
+def _dealt_evenly(num_groups: int, num_teachers: int, size: int, minimum: int) -> list[tuple[int, ...]]:
     # Only few groups come here, so all their subsets can be listed.
-    half = max(minimum, (num_groups + 1) // 2)
     sizes = range(max(minimum, 1), num_groups + 1)
     free = [subset for size in sizes for subset in combinations(range(num_groups), size)]
     counts = [0] * num_groups
     dealt: list[tuple[int, ...]] = []
     while free and len(dealt) < num_teachers:
-        best = min(free, key=lambda s: (abs(len(s) - half), sum(counts[g] for g in s), s))
+        best = min(free, key=lambda s: (abs(len(s) - size), sum(counts[g] for g in s), s))
         free.remove(best)
         dealt.append(best)
         for group in best:
@@ -77,7 +85,7 @@ def _is_valid(dealt: Sequence[tuple[int, ...]], num_groups: int, minimum: int) -
 
 
 def known_names(
-    task: Task, specialize: KnowsBy | None, num_teachers: int, variant: int
+    task: Task, specialize: KnowsBy | None, num_teachers: int, variant: int, share: float = 0.5
 ) -> list[tuple[str, ...] | None]:
     """Deal a task's classes or domains to teachers by name.
 
@@ -86,6 +94,7 @@ def known_names(
         specialize: What is dealt. None: nothing, all teachers know all.
         num_teachers: Number of teachers K.
         variant: See :func:`specialist_groups`.
+        share: Likewise.
 
     Returns:
         For each of the K teachers the names that it may know; None where it knows all.
@@ -104,7 +113,7 @@ def known_names(
         )
     # A classifier for a single class learns nothing.
     minimum = 2 if specialize == "class" else 1
-    groups = specialist_groups(len(names), num_teachers, variant=variant, minimum=minimum)
+    groups = specialist_groups(len(names), num_teachers, share=share, variant=variant, minimum=minimum)
     return [tuple(names[group] for group in known) for known in groups]
 
 

@@ -83,6 +83,7 @@ def train_teachers(
     progress: bool = False,
     device: str | None = None,
     variant: int = 0,
+    share: float = 0.5,
 ) -> list[Path]:
     """Train one teacher per kind on the labelled rows of the training split.
 
@@ -104,6 +105,7 @@ def train_teachers(
         progress: Show the trainer's progress bar.
         device: ``"cpu"`` keeps networks off the GPU. None: the GPU where there is one.
         variant: Another number deals other classes or domains to the teachers.
+        share: Of the classes or domains that each specialist knows, in (0, 1].
 
     Returns:
         The teachers' directories, in the order of ``kinds``; :func:`load_teachers` reads them.
@@ -125,6 +127,7 @@ def train_teachers(
         seed=seed,
         num_layers=num_layers,
         variant=variant,
+        share=share,
     )
     check_device(device)
     tokenizer = _shared_tokenizer(task, kinds)
@@ -147,6 +150,7 @@ def plan_teachers(
     seed: int = 0,
     num_layers: int | None = None,
     variant: int = 0,
+    share: float = 0.5,
 ) -> list[Plan]:
     """Make the plans of :func:`train_teachers`, one per kind, from the same arguments; writes nothing.
 
@@ -168,7 +172,7 @@ def plan_teachers(
         raise ConfigError(f"num_layers {num_layers} would be ignored: no kind is pretrained; leave it out")
     if len(task.labelled_ids("train")) == 0:
         raise TaskError(f"task {task.name!r} has no labelled training rows to train teachers on; add labels")
-    known = known_names(task, specialize, len(kinds), variant)
+    known = known_names(task, specialize, len(kinds), variant, share)
     plans = [
         Plan(
             kind=kind,

@@ -218,11 +218,18 @@ def _read_policy_config(folder: Path) -> dict[str, Any]:
 
 
 def router_targets(state: State, oracle: Oracle | None) -> Tensor:
-    """What a router learns to say, shape (..., K): who knows the instance, or who gives its label probability."""
+    """What a router learns to say, shape (..., K): which teachers know the instance.
+
+    Those that were trained on its class or domain, where the teachers say so; else those that predict its label, or,
+    where none does, all in proportion to the probability they give it.
+    """
     if oracle is not None and oracle.requires <= state.available():
         return oracle.weights(state)
     assert state.labels is not None
-    return normalised(torch.exp(-teacher_cross_entropy(state.teacher_logits, state.labels)), state.present)
+    right = state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)
+    probability = torch.exp(-teacher_cross_entropy(state.teacher_logits, state.labels))
+    shares = torch.where((right & state.present).any(-1, keepdim=True), right.float(), probability)
+    return normalised(shares, state.present)
 
 
 def fit_router(
@@ -264,8 +271,7 @@ def fit_router(
 class Router:
     """The supervised ceiling: the policy's own network and observation, trained with labels to name the right teachers.
 
-    Where the teachers say what they were trained on, the targets are the teachers that know the instance; else the
-    teachers' probabilities of the label. Label-free when deployed, like the policy.
+    Label-free when deployed, like the policy. What it is taught: :func:`router_targets`.
     """
 
     def __init__(self, policy: Policy) -> None:
