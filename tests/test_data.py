@@ -67,9 +67,7 @@ def tokenizer():
 
 
 def test_formats_give_the_same_task(tmp_path):
-    sources = [
-        write(tmp_path / f"[1]* {kind}/rows.{kind}", ROWS) for kind in ("parquet", "csv", "jsonl", "json")
-    ]
+    sources = [write(tmp_path / f"[1]* {kind}/rows.{kind}", ROWS) for kind in ("parquet", "csv", "jsonl", "json")]
     write(tmp_path / "folder/train.csv", ROWS)
     tasks = [load_task(source) for source in [*sources, str(tmp_path / "folder")]]
     assert len({task.fingerprint for task in tasks}) == 1
@@ -147,9 +145,7 @@ def test_a_class_of_one_row_falls_back_to_unstratified_with_a_reason(caplog):
 
 def test_given_splits_are_kept_and_names_found(tmp_path):
     for split, size in {"train": 60, "dev": 9, "test": 12}.items():
-        write(
-            tmp_path / f"set/{split}.parquet", [{"text": f"{split} {i}", "label": i % 3} for i in range(size)]
-        )
+        write(tmp_path / f"set/{split}.parquet", [{"text": f"{split} {i}", "label": i % 3} for i in range(size)])
     (tmp_path / "datasets.json").write_text(json.dumps({"set": {"labels": ["p", "q", "r"]}}))
     task = load_task(str(tmp_path / "set"))
     assert task.label_names == ("p", "q", "r")
@@ -162,9 +158,7 @@ def test_given_splits_are_kept_and_names_found(tmp_path):
 
 
 def test_class_labels_give_their_names(tmp_path):
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["n", "p"])}
-    )
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["n", "p"])})
     rows = {"text": [f"t{i}" for i in range(40)], "label": [i % 2 for i in range(40)]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "rows.parquet"))
     assert load_task(str(tmp_path / "rows.parquet")).label_names == ("n", "p")
@@ -436,8 +430,6 @@ def test_docstrings(tmp_path, monkeypatch):
     assert 200 <= min(counts.values())
     assert max(counts.values()) <= embedded.MAX_ROWS_PER_CLASS
     assert len({text.casefold() for text in task.table.texts}) == len(task.table)
-    names = re.compile(
-        r"torch|numpy|scipy|sklearn|scikit.learn|pandas|sympy|networkx|gymnasium|matplotlib", re.I
-    )
+    names = re.compile(r"torch|numpy|scipy|sklearn|scikit.learn|pandas|sympy|networkx|gymnasium|matplotlib", re.I)
     assert not [text for text in task.table.texts if names.search(text)]
     assert all(30 <= len(text) <= 300 for text in task.table.texts)

@@ -97,9 +97,7 @@ def bert(task: Task, directory: Path, layers: int = 2, labels: tuple[str, ...] =
         id2label=dict(enumerate(labels)),
         label2id={name: index for index, name in enumerate(labels)},
     )
-    return save_hf_teacher(
-        BertForSequenceClassification(config).half(), tokenizer, directory, name=directory.name
-    )
+    return save_hf_teacher(BertForSequenceClassification(config).half(), tokenizer, directory, name=directory.name)
 
 
 def all_logits(teacher: object, task: Task, ids: NDArray[np.int64] | None = None) -> torch.Tensor:
@@ -112,9 +110,7 @@ def all_logits(teacher: object, task: Task, ids: NDArray[np.int64] | None = None
 # --- students
 
 
-@pytest.mark.parametrize(
-    ("name", "left"), [("rlkd/bilstm", False), ("rlkd/bilstm", True), ("rlkd/tiny", False)]
-)
+@pytest.mark.parametrize(("name", "left"), [("rlkd/bilstm", False), ("rlkd/bilstm", True), ("rlkd/tiny", False)])
 def test_padding_changes_nothing(task: Task, name: str, left: bool) -> None:
     model, tokenizer = load_student(name, task)
     model.eval()
@@ -123,9 +119,7 @@ def test_padding_changes_nothing(task: Task, name: str, left: bool) -> None:
     wide = {key: torch.cat([pad, value] if left else [value, pad], dim=1) for key, value in batch.items()}
     with torch.no_grad():
         short, long = model(**batch).logits, model(**wide).logits
-        single = torch.cat(
-            [model(**encode_inputs(task, tokenizer, 32).batch(np.array([i]))).logits for i in range(6)]
-        )
+        single = torch.cat([model(**encode_inputs(task, tokenizer, 32).batch(np.array([i]))).logits for i in range(6)])
     if name == "rlkd/bilstm":
         assert torch.equal(short, long)
     torch.testing.assert_close(short, long, rtol=0, atol=1e-6)
@@ -312,8 +306,7 @@ def test_hostile_files_are_refused(task: Task, tmp_path: Path, monkeypatch: pyte
     model.save_pretrained(tmp_path / "coded")
     (tmp_path / "coded" / "tokenizer.json").write_text("{}")
     (tmp_path / "coded" / "config.json").write_text(
-        '{"model_type": "own", "auto_map": {"AutoConfig": "own.C", '
-        '"AutoModelForSequenceClassification": "own.M"}}'
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.M"}}'
     )
     (tmp_path / "coded" / "own.py").write_text("from pathlib import Path\nPath('canary').touch()\n")
     with pytest.raises(TeacherError, match="cannot be loaded"):

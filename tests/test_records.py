@@ -197,9 +197,7 @@ def test_every_truncation_and_bit_flip_is_found(tmp_path: Path) -> None:
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize(
-    "name", ["../secret", "/etc/hostname", "", ".", "link", "a\0b", "inner/../model.bin"]
-)
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "", ".", "link", "a\0b", "inner/../model.bin"])
 def test_a_manifest_cannot_point_outside(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_text("x")
     directory = tmp_path / "c"
@@ -214,9 +212,7 @@ def test_a_manifest_cannot_point_outside(tmp_path: Path, name: str) -> None:
         write_manifest(directory)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"files": 3}', "[" * 100_000, '{"files": {"a": NaN}}', "\xff"]
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', "[" * 100_000, '{"files": {"a": NaN}}', "\xff"])
 def test_hostile_manifests_do_not_verify(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
     assert not verify_manifest(tmp_path)

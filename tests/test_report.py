@@ -171,10 +171,7 @@ def test_plotting_settings_are_put_back(tmp_path: Path) -> None:
 
 
 def test_neither_pyplot_nor_torch_is_imported() -> None:
-    code = (
-        "import sys, rlkd.report, rlkd.stats\n"
-        "sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
-    )
+    code = "import sys, rlkd.report, rlkd.stats\nsys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -59,9 +59,7 @@ def test_one_run_has_no_interval(rng: np.random.Generator) -> None:
         bootstrap_interval([0.5], np.mean, rng)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"), [([0.1, np.nan], "1 others"), ([], "shape"), ([[0.1], [0.2]], "shape")]
-)
+@pytest.mark.parametrize(("values", "message"), [([0.1, np.nan], "1 others"), ([], "shape"), ([[0.1], [0.2]], "shape")])
 def test_bad_scores_are_refused(values: list[float], message: str, rng: np.random.Generator) -> None:
     with pytest.raises(ConfigError, match=message):
         bootstrap_interval(values, np.mean, rng)
