@@ -13,6 +13,7 @@ from rlkd.data.embedded import planted
 from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, StudentError, TaskError, UnknownNameError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache, read_state
+from rlkd.models import load_student
 from rlkd.weighting import Policy
 
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
@@ -82,6 +83,28 @@ def test_an_environment_leaves_the_global_generators_alone(task, cache):
     env.step(next(actions_of(env)))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+
+
+def test_dropout_is_drawn_anew_each_step_from_the_seed_of_the_episode(task, cache):
+    def masks(seed):
+        def student(_):
+            model = load_student("rlkd/mlp", task)[0]
+            model.hidden.bias.data.fill_(100.0)  # nothing is zero but what is dropped
+            return model
+
+        env = make_vector(task, cache, 32, student=student)
+        env.reset(seed=seed)
+        found = []
+        for _ in range(2):
+            env.step(np.zeros(env.action_space.shape, dtype=np.float32))
+            found.append(env.episode.student_hidden == 0)
+        return found
+
+    first, second = masks(0)
+    assert 0.05 < first.float().mean() < 0.15
+    assert not torch.equal(first, second)
+    assert torch.equal(masks(0)[1], second)
+    assert not torch.equal(masks(1)[1], second)
 
 
 def test_an_episode_can_be_reached_or_named(task, cache):

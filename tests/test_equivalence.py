@@ -223,29 +223,28 @@ def test_accumulating_four_batches_of_eight_is_one_of_32(task, cache, tmp_path):
     assert_close_models(run(8, 4), whole)
 
 
-def distilled(task, cache, folder, *, stop_at=None, resume=False, save_steps=5):
-    """A run of 30 steps with dropout, a warm scheduler and a policy that watches the student."""
-    student = mlp(task)
-    args = arguments(
-        folder, max_steps=30, lr_scheduler_type="linear", save_strategy="steps", save_steps=save_steps, seed=3
-    )
-    observation = ObservationConfig(student=True)
-    weighting = Policy.create(observation, training={}, seed=1)
-    trainer = DistillationTrainer(student, args, task=task, cache=cache, weighting=weighting)
-    if stop_at is not None:
-        trainer.add_callback(StopAt(stop_at))
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
+class Watch(TrainerCallback):
+    """Notes where a run begins, and ends it before its time, as a kill would."""
 
+    def __init__(self, stop_at):
+        self.stop_at, self.began_at = stop_at, None
 
-class StopAt(TrainerCallback):
-    """Ends a run before its time, as a kill would."""
-
-    def __init__(self, step):
-        self.step = step
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began_at = state.global_step
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step >= self.step
+        control.should_training_stop = state.global_step >= self.stop_at
+
+
+def distilled(task, cache, folder, *, stop_at=30, resume=False):
+    """A run of 30 steps with dropout, a falling learning rate and a policy that watches the student."""
+    args = arguments(folder, max_steps=30, lr_scheduler_type="linear", save_strategy="steps", save_steps=5, seed=3)
+    weighting = Policy.create(ObservationConfig(student=True), training={}, seed=1)
+    trainer = DistillationTrainer(mlp(task), args, task=task, cache=cache, weighting=weighting)
+    trainer.watch = Watch(stop_at)
+    trainer.add_callback(trainer.watch)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
 
 
 def test_one_seed_is_one_run(task, cache, tmp_path):
@@ -261,6 +260,7 @@ def test_a_resumed_student_ends_like_an_uninterrupted_one(task, cache, tmp_path)
     newest = broken / "checkpoint-20" / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-64])  # a killed writer's
     resumed = distilled(task, cache, broken, resume=True)
+    assert resumed.watch.began_at == 15
     assert resumed.state.global_step == 30
     assert_equal_models(resumed.model, whole.model)
     assert np.array_equal(resumed.weight_record.sums, whole.weight_record.sums)
@@ -273,15 +273,20 @@ def test_without_a_checkpoint_that_verifies_training_starts_anew(task, cache, tm
     distilled(task, cache, folder, stop_at=7)
     for manifest in folder.glob("checkpoint-*/manifest.json"):
         manifest.unlink()
-    assert_equal_models(distilled(task, cache, folder, resume=True).model, whole.model)
+    again = distilled(task, cache, folder, resume=True)
+    assert again.watch.began_at == 0
+    assert_equal_models(again.model, whole.model)
 
 
 class Interrupt(BaseCallback):
-    """Ctrl-C after so many timesteps."""
+    """Notes where training begins; Ctrl-C after so many timesteps."""
 
-    def __init__(self, timesteps):
+    def __init__(self, timesteps=10**9):
         super().__init__()
-        self.timesteps = timesteps
+        self.timesteps, self.began_at = timesteps, None
+
+    def _on_training_start(self):
+        self.began_at = self.num_timesteps
 
     def _on_step(self):
         if self.num_timesteps >= self.timesteps:
@@ -289,13 +294,13 @@ class Interrupt(BaseCallback):
         return True
 
 
-def policy_run(task, cache, folder, *, interrupt_at=None, resume=False, **settings):
+def policy_run(task, cache, folder, *, callback=None, resume=False, **settings):
     return train_policy(
         task,
         cache,
         output_dir=folder,
         resume=resume,
-        callback=None if interrupt_at is None else Interrupt(interrupt_at),
+        callback=callback,
         episode={"batch_size": 32, "horizon": 20},
         observation=ObservationConfig(student=True),
         total_timesteps=32 * 100,
@@ -309,10 +314,11 @@ def test_a_resumed_policy_ends_like_an_uninterrupted_one(algorithm, task, cache,
     whole = policy_run(task, cache, tmp_path / "whole", algorithm=algorithm)
     folder = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
-        policy_run(task, cache, folder, interrupt_at=32 * 73, algorithm=algorithm)
+        policy_run(task, cache, folder, callback=Interrupt(32 * 73), algorithm=algorithm)
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1280", "checkpoint-1920"]
     (folder / "checkpoint-1920" / "state.json").write_text("{}")  # the newest is damaged
-    resumed = policy_run(task, cache, folder, resume=True, algorithm=algorithm)
+    resumed = policy_run(task, cache, folder, callback=(watch := Interrupt()), resume=True, algorithm=algorithm)
+    assert watch.began_at == 1280
     for (name, ours), theirs in zip(resumed.named_parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     for file in ("metrics.jsonl", "policy/model.safetensors", "policy/config.json"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlkd.data.batching import VectorInputs
 from rlkd.data.task import UNLABELLED
 from rlkd.errors import ConfigError, NonFiniteLossError, StudentError, WeightingError
 from rlkd.logit_cache import LogitCache
@@ -49,7 +50,9 @@ def test_every_epoch_sees_every_row_once_in_another_order(task, cache, tmp_path)
 
 
 def test_predictions_come_in_the_order_of_the_split(task, cache, tmp_path):
-    trainer = trained(task, cache, tmp_path)
+    inputs = VectorInputs(task.table.vectors)
+    inputs.lengths = np.random.default_rng(0).integers(1, 30, len(task.table))  # batches are made by length
+    trainer = trained(task, cache, tmp_path, shared={"inputs": inputs, "tokenizer": None})
     logits = trainer.predict_split("test")
     with torch.no_grad():
         expected = trainer.model.eval()(input_values=torch.from_numpy(task.table.vectors[task.splits["test"]])).logits
