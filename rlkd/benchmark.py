@@ -8,10 +8,15 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +26,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError, WeightingError
+from rlkd.errors import ConfigError, RlkdError, WeightingError, one_line
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import classification_metrics
+from rlkd.models.networks import check_device
+from rlkd.models.students import check_student
 from rlkd.records import append_jsonl, environment, read_jsonl, write_json_atomic
 from rlkd.stats import (
     Estimate,
@@ -42,6 +50,8 @@ from rlkd.weighting.learned import train_router
 log = logging.getLogger(__name__)
 
 RUNS_FILE = "runs.jsonl"
+STUDENTS_FOLDER = "students"
+"""The Trainer insists on a folder of its own; nothing is written there."""
 STATISTICS_SEED = 0
 
 
@@ -55,28 +65,52 @@ class Arm:
     """What :func:`rlkd.weighting.build_weighting` is given."""
 
 
-def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir: Path, *, seed: int = 0) -> list[Arm]:
-    """Make every weighting once, so that what cannot run is refused before any student is trained.
+def check_comparison(
+    task: Task, cache: LogitCache, specs: Sequence[str], settings: StudentSettings, *, seeds: Sequence[int], jobs: int
+) -> None:
+    """Make every weighting and the student once, so that what cannot run is refused before anything is written.
 
-    A router is fitted here, once, and kept in ``output_dir``: like a policy it is the same for every seed.
+    Arguments are those of :func:`compare`.
+
+    Raises:
+        ConfigError: Nothing to compare, or a setting out of range.
+        WeightingError: A weighting is unknown, named twice, or needs what the task or the cache does not have.
+        StudentError: The student does not exist or cannot read this task.
+    """
+    if not specs or not seeds:
+        raise ConfigError(f"a comparison needs weightings and seeds, got {len(specs)} and {len(seeds)}; name some")
+    if jobs < 1:
+        raise ConfigError(f"a comparison needs jobs >= 1, got {jobs}; 1 runs one student after the other")
+    for seed in seeds:
+        check_seed(seed)
+    check_device(settings.device)
+    if len(set(specs)) < len(specs):
+        raise WeightingError(f"every weighting may be named once, got {', '.join(specs)}; drop the repeated ones")
+    for spec in specs:
+        weighting_class(spec)
+    for spec in specs:
+        if spec != "router":  # fitted when the comparison has a directory; it needs nothing that others do not
+            build_weighting(spec, task, cache)
+    check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
+
+
+def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir: Path, *, seed: int = 0) -> list[Arm]:
+    """Name the weightings, and fit a router once: like a policy it is the same for every seed.
 
     Args:
-        specs: Weightings, as ``name[:argument]``.
+        specs: Weightings, as ``name[:argument]``, that :func:`check_comparison` let pass.
         task: The task.
         cache: The teachers' logits.
         output_dir: Where a fitted router is kept.
         seed: Of the router's fit.
     """
-    arms = []
-    for spec in specs:
-        weighting_class(spec)
-        resolved = f"policy:{_fitted_router(task, cache, output_dir, seed)}" if spec == "router" else spec
-        build_weighting(resolved, task, cache, seed=seed)
-        arms.append(Arm(name=_arm_name(spec, specs), spec=resolved))
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        raise WeightingError(f"every weighting may be named once, got {', '.join(specs)}; drop the repeated ones")
-    return arms
+    return [
+        Arm(
+            name=_arm_name(spec, specs),
+            spec=f"policy:{_fitted_router(task, cache, output_dir, seed)}" if spec == "router" else spec,
+        )
+        for spec in specs
+    ]
 
 
 def _arm_name(spec: str, specs: Sequence[str]) -> str:
@@ -89,7 +123,9 @@ def _arm_name(spec: str, specs: Sequence[str]) -> str:
 
 
 def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int) -> Path:
-    folder = output_dir / "router"
+    # Named after what it was fitted on: another cache in the same place asks for another router.
+    fitted_on = json.dumps([task.fingerprint, cache.identity, seed])
+    folder = output_dir / f"router-{hashlib.sha256(fitted_on.encode()).hexdigest()[:8]}"
     if not (folder / "config.json").is_file():
         view = task.training_view()
         evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=seed)
@@ -133,8 +169,7 @@ def compare(
     Returns:
         The records of all runs asked for, failed ones included (``status`` other than ``"ok"``).
     """
-    if not specs or not seeds:
-        raise ConfigError(f"a comparison needs weightings and seeds, got {len(specs)} and {len(seeds)}; name some")
+    check_comparison(task, cache, specs, settings, seeds=seeds, jobs=jobs)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     arms = resolve_arms(specs, task, cache, folder)
@@ -146,6 +181,8 @@ def compare(
         for record in _run_all(todo, task, cache, settings, folder, jobs):
             append_jsonl(folder / RUNS_FILE, record)
             bar.update()
+    with suppress(OSError):
+        (folder / STUDENTS_FOLDER).rmdir()
     newest = {record["key"]: record for record in _records(folder)}
     return [newest[job.key] for job in wanted]
 
@@ -155,11 +192,22 @@ def _records(folder: Path) -> list[dict[str, Any]]:
     return read_jsonl(path) if path.exists() else []
 
 
+def learned_hash(spec: str) -> str | None:
+    """Hash of the weights that a weighting reads: another policy in the same folder is another weighting.
+
+    Args:
+        spec: ``name[:argument]``, or the folder of a policy.
+
+    Returns:
+        64 hexadecimal digits; None where the weighting reads no weights from a folder.
+    """
+    folders = (Path(spec), Path(spec.partition(":")[2]))
+    found = [folder / "model.safetensors" for folder in folders if (folder / "model.safetensors").is_file()]
+    return hashlib.sha256(found[0].read_bytes()).hexdigest() if found else None
+
+
 def _run_key(task: Task, cache: LogitCache, arm: Arm, settings: StudentSettings, seed: int) -> str:
-    spec = arm.spec
-    learned = Path(spec.partition(":")[2]) / "model.safetensors"
-    if learned.is_file():  # another policy in the same folder is another weighting
-        spec += hashlib.sha256(learned.read_bytes()).hexdigest()
+    spec = arm.spec + (learned_hash(arm.spec) or "")
     described = [task.fingerprint, cache.identity, arm.name, spec, asdict(settings), seed]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -178,7 +226,13 @@ def _run_all(
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise RlkdError(
+                "a process that trains students died, most likely for want of memory; resume with fewer jobs"
+            ) from error
         except BaseException:
+            for process in list(pool._processes.values()):
+                process.terminate()  # its run is repeated when the comparison is resumed
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -188,8 +242,17 @@ _worker: "_Worker | None" = None
 
 def _start_worker(*arguments: Any) -> None:
     global _worker
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = _Worker(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for jobs forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_in_worker(job: Job) -> dict[str, Any]:
@@ -225,7 +288,7 @@ class _Worker:
             log.debug("run failed", exc_info=True)
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
-            record |= {"status": "failed", "error": f"{type(error).__name__}: {error} ({where})"}
+            record |= {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)} ({where})"}
         finally:
             torch.set_num_threads(threads)
         return record | {"seconds": round(time.perf_counter() - started, 2)}
@@ -237,7 +300,7 @@ class _Worker:
             self.cache,
             weighting,
             self.settings,
-            self.folder / "students",
+            self.folder / STUDENTS_FOLDER,
             seed=job.seed,
             shared=self._encoded,
         )
@@ -261,11 +324,13 @@ def _write_weights(path: Path, trainer: DistillationTrainer) -> None:
 def weights_summary(record: WeightRecord, teacher_names: Sequence[str]) -> dict[str, Any]:
     """What the report draws of a run's weights: means of shape (bins, groups, K), None where nothing was seen."""
     means = record.means()
+    shown = means.astype(object)
+    shown[np.isnan(means)] = None
     return {
         "teachers": list(teacher_names),
         "groups": list(record.groups),
         "bins": [(index + 0.5) / record.BINS for index in range(record.BINS)],
-        "mean": [[None if np.isnan(row).any() else row.tolist() for row in bin_] for bin_ in means],
+        "mean": shown.tolist(),
     }
 
 
@@ -298,7 +363,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     right = {name: np.stack([unpack_bits(finished[name, s]["correct"]) for s in seeds]) for name in alive if seeds}
     for name in names:
-        row: dict[str, Any] = {"weighting": name, "seeds": len(seeds)}
+        failed = sum(r["weighting"] == name and r["status"] != "ok" for r in records)
+        row: dict[str, Any] = {"weighting": name, "seeds": len(seeds), "failed": failed}
         if name in right:
             runs = [finished[name, seed] for seed in seeds]
             row |= _row(name, right) | {
@@ -310,6 +376,16 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 row[f"knowing_mass_{part}"] = None if None in masses else float(np.mean(masses))
         rows.append(row)
     return rows
+
+
+def failures(records: Sequence[Mapping[str, Any]], shown: int = 3) -> list[str]:
+    """Say which runs failed and why; nothing where none did."""
+    failed = [record for record in records if record["status"] != "ok"]
+    if not failed:
+        return []
+    named = [f"{r['weighting']}, seed {r['seed']}: {r['error']}" for r in failed[:shown]]
+    rest = f"; and {len(failed) - shown} more, see {RUNS_FILE}" if len(failed) > shown else ""
+    return [f"{len(failed)} of {len(records)} runs failed. {'; '.join(named)}{rest}."]
 
 
 def _row(name: str, right: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def _config_value(path: Path, key: str, value: Any, *, many: bool) -> Any:
     return [value] if many and value is not None and not isinstance(value, list) else value
 
 
-def _finite(value: float | None) -> float | None:
+def _finite(parameter: typer.CallbackParam, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise ConfigError(f"expected finite numbers, got {value}; leave the flag out for its default")
+        raise ConfigError(f"{parameter.opts[0]} must be a finite number, got {value}; leave it out for its default")
     return value
 
 
