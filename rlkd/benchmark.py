@@ -201,9 +201,8 @@ def learned_hash(spec: str) -> str | None:
     Returns:
         64 hexadecimal digits; None where the weighting reads no weights from a folder.
     """
-    folders = (Path(spec), Path(spec.partition(":")[2]))
-    found = [folder / "model.safetensors" for folder in folders if (folder / "model.safetensors").is_file()]
-    return hashlib.sha256(found[0].read_bytes()).hexdigest() if found else None
+    weights = Path(spec.partition(":")[2] or spec) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
 
 
 def _run_key(task: Task, cache: LogitCache, arm: Arm, settings: StudentSettings, seed: int) -> str:
@@ -222,8 +221,8 @@ def _run_all(
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP can hang
     arguments = (task, cache, settings, folder)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
-        futures = [pool.submit(_run_in_worker, job) for job in jobs]
         try:
+            futures = [pool.submit(_run_in_worker, job) for job in jobs]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
