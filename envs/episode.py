@@ -39,6 +39,8 @@ class EpisodeSettings:
     """Of the distillation loss. Range: [0, 1]."""
     max_length: int = 128
     """Tokens a text is cut to."""
+    teacher_dropout: float = 0.0
+    """Chance that a teacher is absent for an instance, so that policies meet sets of every size. Range: [0, 1)."""
     probe_size: int = 64
     """Probe rows drawn each step, for the rewards that read them."""
 
@@ -50,6 +52,8 @@ class EpisodeSettings:
                 "an episode needs batch_size >= 1, horizon >= 2, learning_rate >= 0 and probe_size >= 1, got "
                 f"{self.batch_size}, {self.horizon}, {self.learning_rate}, {self.probe_size}"
             )
+        if not 0 <= self.teacher_dropout < 1:
+            raise ConfigError(f"teacher_dropout must lie in [0, 1), got {self.teacher_dropout}; 0 keeps every teacher")
 
 
 class HiddenTap:
@@ -116,7 +120,7 @@ class DistillationEpisode:
         self.seed, self.step_index, self._epoch, self._cursor = seed, 0, 0, 0
         self._order = self._epoch_order()
         self._random = torch.Generator().manual_seed(seed).get_state()
-        self._probe_random = np.random.default_rng(seed)
+        self._numpy_random = np.random.default_rng(seed)
         self.student = self._make_student(seed).to(self.device)
         self._tap = HiddenTap(last_linear(self.student, self.task.num_classes))
         self._optimizer = torch.optim.AdamW(self.student.parameters(), lr=self.settings.learning_rate)
@@ -153,11 +157,19 @@ class DistillationEpisode:
     def _set_batch(self, ids: NDArray[np.int64]) -> None:
         self.ids = ids
         self._batch = self._to_device(self._inputs.batch(ids))
-        probe = self._probe_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
+        probe = self._numpy_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
         self._probe_batch_ids = np.asarray(probe)
-        self._state = on_device(read_state(self.task, self.source, torch.from_numpy(ids)), self.device)
+        state = read_state(self.task, self.source, torch.from_numpy(ids))
+        if self.settings.teacher_dropout > 0:
+            state = replace(state, teacher_mask=self._draw_present(state.teacher_logits.shape[:2]))
+        self._state = on_device(state, self.device)
         assert self._state.labels is not None
         self.labels = self._state.labels
+
+    def _draw_present(self, shape: tuple[int, int]) -> Tensor:
+        present = self._numpy_random.random(shape) >= self.settings.teacher_dropout
+        present[~present.any(axis=1)] = True  # somebody has to be there
+        return torch.from_numpy(present)
 
     @property
     def probe_labels(self) -> Tensor:
