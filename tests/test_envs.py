@@ -152,6 +152,20 @@ def test_an_observation_is_what_the_deployed_policy_computes(task, cache):
     assert np.allclose(env.step(actions)[4]["weights"], policy.weights(state).numpy(), atol=1e-6)
 
 
+def test_dropped_teachers_are_not_seen_and_get_nothing(task, cache):
+    twins = [make_vector(task, cache, 32, teacher_dropout=0.5) for _ in range(2)]
+    observation, other = (env.reset(seed=0)[0] for env in twins)
+    assert np.array_equal(observation, other)
+    features = observation.reshape(32, 3, -1)
+    present = features[..., 0] == 1
+    assert present.any(1).all()
+    assert 0.4 < present.mean() < 0.75
+    assert (features[~present] == 0).all()
+    weights = twins[0].step(next(actions_of(twins[0])))[4]["weights"]
+    assert (weights[~present] == 0).all()
+    assert np.allclose(weights.sum(1), 1)
+
+
 def partial_batch(env):
     """Step until the batch at hand is partial; its size."""
     for actions in actions_of(env):
@@ -212,6 +226,7 @@ def test_padded_slots_teach_nothing(task, cache, algorithm, gamma):
         ({"probe_size": 0}, ConfigError, "probe_size"),
         ({"temperature": 0.0}, ConfigError, "temperature"),
         ({"kd_ratio": 2.0}, ConfigError, "kd_ratio"),
+        ({"teacher_dropout": 1.0}, ConfigError, "teacher_dropout"),
         ({"cache": None}, TaskError, "task and cache"),
         ({"reward": "influense"}, UnknownNameError, "'influence'"),
         ({"student": "rlkd/tiny"}, StudentError, "rlkd/mlp"),
