@@ -1,6 +1,6 @@
 """One student's training run, a batch at a time: what both faces of the environment stand on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -166,7 +166,7 @@ class DistillationEpisode:
         assert self._state.labels is not None
         self.labels = self._state.labels
 
-    def _draw_present(self, shape: tuple[int, int]) -> Tensor:
+    def _draw_present(self, shape: Sequence[int]) -> Tensor:
         present = self._numpy_random.random(shape) >= self.settings.teacher_dropout
         present[~present.any(axis=1)] = True  # somebody has to be there
         return torch.from_numpy(present)
