@@ -98,7 +98,7 @@ def test_a_policy_works_unchanged_on_other_teachers_classes_and_counts(unclear, 
     task = planted(seed=9, num_rows=2000, num_classes=10, num_domains=5)
     five = planted_teachers(task, 5, seed=9)
     uniform = mass(build_weighting("uniform", task, five), task, five)
-    assert mass(policy, task, five) > 0.8 > uniform == pytest.approx(0.2)
+    assert mass(policy, task, five) > 0.7 > uniform == pytest.approx(0.2)
 
 
 def test_a_policy_of_short_episodes_does_not_age_over_a_longer_run(unclear, policy, tmp_path):
