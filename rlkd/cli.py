@@ -3,6 +3,7 @@
 Every command takes ``--config FILE.yaml``; its keys are the flags, with underscores, and flags win over it.
 """
 
+import io
 import json
 import logging
 import math
@@ -518,9 +519,9 @@ def compare(
 @app.command()
 def doctor(json_file: Json = None) -> None:
     """Versions, device, threads, and combinations that are known not to work."""
-    from rlkd import workflow
+    from rlkd.doctor import run_doctor
 
-    rows = workflow.run_doctor()
+    rows = run_doctor()
     _show(rows, json_file)
     if any(row["problem"] for row in rows):
         raise typer.Exit(1)
@@ -535,6 +536,11 @@ def main() -> None:
     # Read when transformers is imported, which sets its own level then.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for a user's own weighting; last, so that it shadows no library
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not cost the table
+            stream.reconfigure(errors="replace")
     try:
         app()
     except RlkdError as error:

@@ -1,11 +1,7 @@
 """The only wiring: plain arguments to objects to results. One function per command; the command line calls these."""
 
-import importlib.metadata
-import importlib.util
 import logging
 import os
-import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
@@ -88,7 +84,8 @@ def teacher_paths(paths: Sequence[str]) -> list[str]:
 def _teachers_asked_for(folder: Path) -> int:
     """How many teachers a run of ``train-teachers`` makes; 0 for any other folder."""
     config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return len(config["kinds"]) if config.get("command") == "train-teachers" else 0
+    kinds = config.get("kinds") if config.get("command") == "train-teachers" else None
+    return len(kinds) if isinstance(kinds, list) else 0
 
 
 def _index(name: str) -> int:
@@ -379,7 +376,7 @@ def _inputs_record(task_options: Mapping[str, Any], cache_dir: str, task: Task, 
 
 
 def _mass_sentence(mass: tuple[float, float] | None) -> list[str]:
-    if mass is None:
+    if mass is None or np.isnan(mass).any():  # too few steps to have an early and a late part
         return []
     return [f"Mean weight on teachers that know the instance: {mass[0]:.3f} early, {mass[1]:.3f} late."]
 
@@ -524,45 +521,3 @@ def run_quickstart(
     curve = learning_curve(folder / "policy")
     arms = default_arms(cache, str(folder / "policy" / "policy"))
     return _compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
-
-
-PACKAGES = ("rlkd", "torch", "transformers", "accelerate", "datasets", "gymnasium", "stable-baselines3", "numpy")
-
-
-def run_doctor() -> Rows:
-    """Versions, device and threads, and combinations that are known not to work; one row a check."""
-    rows: Rows = [_check("python", platform.python_version(), "")]
-    rows += [_check(name, _version(name), "not installed" if _version(name) is None else "") for name in PACKAGES]
-    rows.append(_check("torchvision", _version("torchvision"), _torchvision_problem()))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    rows.append(_check("device", device, ""))
-    many = torch.get_num_threads() > (os.cpu_count() or 1)
-    rows.append(
-        _check("threads", torch.get_num_threads(), "more threads than cores: set OMP_NUM_THREADS" if many else "")
-    )
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    rows.append(_check("free disk (GiB)", round(free, 1), "under 2 GiB: checkpoints may not fit" if free < 2 else ""))
-    rows.append(_check("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "not set"), ""))
-    return rows
-
-
-def _check(what: str, value: Any, problem: str) -> dict[str, Any]:
-    return {"check": what, "value": value, "problem": problem}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _torchvision_problem() -> str:
-    """A torchvision that was built for another torch breaks the import of transformers' models."""
-    if importlib.util.find_spec("torchvision") is None:
-        return ""
-    try:
-        importlib.import_module("torchvision")
-    except Exception as error:
-        return f"does not fit this torch ({type(error).__name__}) and breaks transformers: uninstall it"
-    return ""

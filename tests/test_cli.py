@@ -301,6 +301,13 @@ def test_help_comes_without_the_heavy_libraries() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+def test_a_terminal_without_the_characters_of_the_table_still_gets_it() -> None:
+    poor = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    code = "import rlkd.cli; rlkd.cli.app = lambda: print('\u2500 caf\u00e9'); rlkd.cli.main()"
+    argv = [sys.executable, "-X", "utf8=0", "-c", code]
+    assert subprocess.run(argv, env=poor, check=True, capture_output=True, timeout=60).stdout == b"? caf?\n"
+
+
 def test_doctor_names_versions_and_problems(tmp_path: Path) -> None:
     result = rlkd_command("doctor", "--json", tmp_path / "doctor.json")
     rows = {row["check"]: row for row in json.loads((tmp_path / "doctor.json").read_text())}
@@ -679,7 +686,8 @@ def test_a_failed_run_is_a_row_and_the_exit_code_is_1(
     vectors: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_raises.py").write_text(OWN)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.chdir(tmp_path)  # where a user's own module lies
     arms = ("--weighting", "uniform", "--weighting", "own_raises:Raises", "--seeds", 1, "--max-steps", 10)
     output = ("--output-dir", tmp_path / "c", "--json", tmp_path / "rows.json")
     result = rlkd_command("compare", *vectors, *arms, *output)
