@@ -31,6 +31,7 @@ FLOORS = (
     "envs",
     "agents",
     "benchmark",
+    "doctor",
     "workflow",
     "cli",
 )

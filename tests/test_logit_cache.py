@@ -11,11 +11,11 @@ import pytest
 import torch
 from filelock import FileLock
 
-from rlkd import logit_cache
 from rlkd.data.task import Table, Task
 from rlkd.errors import CacheError, ConfigError, RlkdError, TeacherError
-from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, compute_affinity, load_cache
+from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, compute_affinity, load_cache, sources
 from rlkd.models import ArrayTeacher, CallableTeacher
+from rlkd.records import file_hash
 from rlkd.types import Knowledge
 
 LABELS = ("fire", "sea")
@@ -79,7 +79,7 @@ def all_ids() -> torch.Tensor:
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_rows_are_looked_up_by_instance_id(text_task: Task, folder: Path, limit: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(logit_cache, "RAM_LIMIT", limit)
+    monkeypatch.setattr(sources, "RAM_LIMIT", limit)
     cache = load_cache(folder, text_task)
     assert (cache._stacked is None) == (limit == 0)
     rows = cache.rows(torch.tensor([7, 0, 7]))
@@ -93,7 +93,7 @@ def test_rows_are_looked_up_by_instance_id(text_task: Task, folder: Path, limit:
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_the_head_for_training_holds_no_test_row(text_task: Task, folder: Path, limit: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(logit_cache, "RAM_LIMIT", limit)
+    monkeypatch.setattr(sources, "RAM_LIMIT", limit)
     kept = len(text_task.training_view().table)
     head = load_cache(folder, text_task).head(kept)
     assert kept == len(head) == ROWS - SIZES["test"]
@@ -291,7 +291,7 @@ def test_a_damaged_cache_is_refused_by_name(case: str, text_task: Task, folder: 
 def test_a_pickled_array_is_not_loaded(text_task: Task, folder: Path) -> None:
     array = first_array(folder)
     np.save(array, np.array([{}], dtype=object), allow_pickle=True)
-    manifest_with(lambda m: m["files"].update({array.name: logit_cache.file_hash(array)}))(folder)
+    manifest_with(lambda m: m["files"].update({array.name: file_hash(array)}))(folder)
     with pytest.raises(CacheError, match="must be an array without pickle"):
         load_cache(folder, text_task)
 
@@ -299,7 +299,7 @@ def test_a_pickled_array_is_not_loaded(text_task: Task, folder: Path) -> None:
 def test_an_array_of_another_shape_is_refused(text_task: Task, folder: Path) -> None:
     array = first_array(folder)
     np.save(array, np.zeros((ROWS, 3), dtype=np.float32))
-    manifest_with(lambda m: m["files"].update({array.name: logit_cache.file_hash(array)}))(folder)
+    manifest_with(lambda m: m["files"].update({array.name: file_hash(array)}))(folder)
     with pytest.raises(CacheError, match=r"must hold floats of shape \(10, 2\), it has float32 \(10, 3\)"):
         load_cache(folder, text_task)
 

@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 import rlkd
-from rlkd import logit_cache
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.agents.training import ENV_ID
 from rlkd.data.embedded import planted, planted_logits
 from rlkd.data.task import Task
-from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache
+from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, sources
 from rlkd.models import ArrayTeacher, HfTeacher, load_student
 from rlkd.models.networks import quiet_transformers
 from rlkd.records import write_json_atomic
@@ -219,11 +218,11 @@ def measure_cache(bench: Bench, classes: int) -> list[dict[str, Any]]:
     teachers = [ArrayTeacher(name, logits[:, k]) for k, name in enumerate(TEACHERS)]
     folder, size = bench.folder / f"cache-{classes}", f"(N={CACHE_ROWS}, K={len(TEACHERS)}, C={classes})"
     caches = {"in memory": build_cache(teachers, task, folder)}
-    limit, logit_cache.RAM_LIMIT = logit_cache.RAM_LIMIT, 0
+    limit, sources.RAM_LIMIT = sources.RAM_LIMIT, 0
     try:
         caches["memory-mapped"] = load_cache(folder, task)
     finally:
-        logit_cache.RAM_LIMIT = limit
+        sources.RAM_LIMIT = limit
     generator = torch.Generator().manual_seed(0)
     rounds = []
     for _ in range(bench.rounds):

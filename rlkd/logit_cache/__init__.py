@@ -1,0 +1,20 @@
+"""The teachers' logits, computed once: one array per teacher keyed by instance id, and a manifest written last.
+
+A folder without a manifest that verifies is not a cache. Every array is written to a temporary name and renamed, so
+an interrupted build is continued with the teachers that are finished, and correctness does not rest on the lock.
+"""
+
+from rlkd.logit_cache.building import Embedder, build_cache, compute_affinity
+from rlkd.logit_cache.reading import load_cache
+from rlkd.logit_cache.sources import LiveTeachers, LogitCache, joint_knowledge, read_state
+
+__all__ = [
+    "Embedder",
+    "LiveTeachers",
+    "LogitCache",
+    "build_cache",
+    "compute_affinity",
+    "joint_knowledge",
+    "load_cache",
+    "read_state",
+]

@@ -1,0 +1,263 @@
+"""Build a cache: ask every teacher about every instance once, and lose nothing when interrupted."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from filelock import FileLock
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from rlkd.data.task import Task
+from rlkd.errors import CacheError, ConfigError, TeacherError
+from rlkd.logit_cache.reading import (
+    AFFINITY,
+    ARRAYS,
+    DTYPES,
+    FORMAT_VERSION,
+    MANIFEST,
+    check_header,
+    load_cache,
+    read_manifest,
+)
+from rlkd.logit_cache.sources import LogitCache, joint_knowledge
+from rlkd.records import file_hash, write_array_atomic, write_json_atomic
+from rlkd.types import Knowledge
+
+if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
+    from rlkd.models.teachers import Teacher
+
+log = logging.getLogger(__name__)
+
+Embedder = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
+"""Texts to embeddings (N, D)."""
+
+
+def build_cache(
+    teachers: Sequence["Teacher"],
+    task: Task,
+    directory: str | Path,
+    *,
+    batch_size: int = 64,
+    max_length: int = 128,
+    dtype: str = "float32",
+    embedder: Embedder | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> LogitCache:
+    """Ask every teacher about every instance once, and keep the answers on disk.
+
+    A finished cache of the same teachers and data is opened, an interrupted one continued.
+
+    Args:
+        teachers: K >= 1 teachers.
+        task: The task; all splits are cached.
+        directory: Where the cache lies or will lie.
+        batch_size: Instances a forward pass.
+        max_length: Tokens a text is cut to.
+        dtype: ``"float32"`` or ``"float16"`` on disk.
+        embedder: Texts to embeddings, for the affinity feature.
+        overwrite: Replace a cache of other data or teachers.
+        progress: Show a progress bar.
+
+    Raises:
+        CacheError: If the folder holds a cache of something else.
+        TeacherError: If there is no teacher, or one gives NaN or infinite logits.
+    """
+    if not teachers:
+        raise TeacherError("a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers")
+    if dtype not in DTYPES:
+        raise CacheError(f"cache dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if batch_size < 1 or max_length < 1:
+        raise ConfigError(f"a cache needs batch_size >= 1 and max_length >= 1, got {batch_size} and {max_length}")
+    if embedder is not None:
+        _texts(task)
+    folder = Path(directory)
+    wanted = _header(teachers, task, dtype, max_length, embedder)
+    with _build_folder(folder):
+        if (folder / MANIFEST).exists() and not overwrite:
+            check_header(read_manifest(folder), wanted, teachers, folder)
+        else:
+            files = _write_arrays(teachers, task, folder, wanted, batch_size, embedder, progress)
+            write_json_atomic(folder / MANIFEST, wanted | {"files": files})
+            for stale in set(folder.glob(ARRAYS)) - {folder / name for name in files}:
+                stale.unlink()
+    return load_cache(folder, task, teachers=teachers)
+
+
+@contextmanager
+def _build_folder(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock; a new folder that is still empty after a failure is removed again."""
+    lock, fresh = FileLock(folder / ".lock"), not folder.exists()
+    if folder.is_dir():
+        _refuse_foreign_files(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(f"expected to make the folder {folder}, got {error.strerror!r}; choose another") from error
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        log.warning("building %s without a lock: %s", folder, error)
+    try:
+        yield
+    except BaseException:
+        if fresh and {path.name for path in folder.iterdir()} <= {".lock"}:
+            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    finally:
+        lock.release()
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    if _written_files(folder):
+        return
+    known = {".lock", MANIFEST, AFFINITY, *(path.name for path in folder.glob(ARRAYS))}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".tmp")
+    if foreign:
+        raise CacheError(
+            f"expected an empty folder or a logit cache in {folder}, found {', '.join(foreign[:3])}; choose another"
+        )
+
+
+def _header(
+    teachers: Sequence["Teacher"], task: Task, dtype: str, max_length: int, embedder: Embedder | None
+) -> dict[str, Any]:
+    """Everything that makes two caches the same; no temperature is in it."""
+    entries = []
+    for teacher in teachers:
+        key = repr((task.fingerprint, teacher.identity, max_length, dtype)).encode()
+        entries.append(
+            {
+                "name": teacher.name,
+                "identity": teacher.identity,
+                "knows": None if teacher.knows is None else sorted(teacher.knows),
+                "knows_by": teacher.knows_by,
+                "file": f"logits-{xxhash.xxh3_64_hexdigest(key)}.npy",
+            }
+        )
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": task.name,
+        "data": task.fingerprint,
+        "labels": list(task.label_names),
+        "dtype": dtype,
+        "max_length": max_length,
+        "affinity": embedder is not None,
+        "embedder": None if embedder is None else getattr(embedder, "name", type(embedder).__name__),
+        "teachers": entries,
+    }
+
+
+def _write_arrays(
+    teachers: Sequence["Teacher"],
+    task: Task,
+    folder: Path,
+    header: dict[str, Any],
+    batch_size: int,
+    embedder: Embedder | None,
+    progress: bool,
+) -> dict[str, str]:
+    ids = np.arange(len(task.table))
+    shape, written, files = (len(ids), task.num_classes), _written_files(folder), {}
+    for teacher, entry in tqdm(
+        list(zip(teachers, header["teachers"], strict=True)),
+        desc="teachers",
+        disable=not progress,
+        unit="teacher",
+    ):
+        path = folder / entry["file"]
+        if _is_whole(path, shape, written.get(path.name)):
+            log.info("teacher %s is in the cache already", teacher.name)
+        else:
+            logits = teacher.logits(task, ids, batch_size=batch_size, max_length=header["max_length"]).numpy()
+            write_array_atomic(path, _stored(teacher.name, logits, header["dtype"]))
+        files[entry["file"]] = file_hash(path)
+    if embedder is not None:
+        affinity = compute_affinity(embedder(_texts(task)), task, joint_knowledge(teachers, task), len(teachers))
+        write_array_atomic(folder / AFFINITY, affinity)
+        files[AFFINITY] = file_hash(folder / AFFINITY)
+    return files
+
+
+def _written_files(folder: Path) -> Mapping[str, str]:
+    """Hashes of the files of the cache that is there, if there is one that can be read."""
+    try:
+        files: dict[str, str] = read_manifest(folder)["files"]
+    except CacheError:
+        return {}
+    return files
+
+
+def _is_whole(path: Path, shape: tuple[int, int], written: str | None) -> bool:
+    """Whether an array may be kept: it is what a manifest says, or an interrupted build finished it."""
+    if not path.is_file():
+        return False
+    if written is not None:
+        return file_hash(path) == written
+    try:
+        return bool(np.load(path, mmap_mode="r", allow_pickle=False).shape == shape)
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def _stored(name: str, logits: NDArray[np.floating[Any]], dtype: str) -> NDArray[np.floating[Any]]:
+    """Logits (N, C) as they are written, all finite."""
+    with np.errstate(over="ignore"):
+        stored = logits.astype(dtype)
+    bad = int((~np.isfinite(stored)).any(axis=1).sum())
+    if bad:
+        overflow = "; they are too large for float16, cache as float32" if np.isfinite(logits).all() else ""
+        raise TeacherError(
+            f"teacher {name!r} must give finite logits, {bad} of {len(logits)} rows hold NaN or infinity"
+            f"{overflow or '; mend the teacher'}"
+        )
+    return stored
+
+
+def _texts(task: Task) -> Sequence[str]:
+    if task.table.texts is None:
+        raise CacheError(f"affinity embeds texts, task {task.name!r} has none; build the cache without an embedder")
+    pairs = task.table.text_pairs
+    return task.table.texts if pairs is None else [f"{a} {b}" for a, b in zip(task.table.texts, pairs, strict=True)]
+
+
+def compute_affinity(
+    embeddings: NDArray[np.floating[Any]], task: Task, knowledge: Knowledge | None, num_teachers: int
+) -> NDArray[np.float32]:
+    """Cosine of each instance to the centroid of each teacher's own training rows, centred over teachers.
+
+    Args:
+        embeddings: Of all instances, shape (N, D).
+        task: Gives the training rows.
+        knowledge: Whose groups select each teacher's rows; None: every teacher saw all of them.
+        num_teachers: K.
+
+    Returns:
+        Shape (N, K), in [-2, 2]; all zero where the teachers saw the same data. A teacher without training rows has
+        the cosine 0 to everything.
+
+    Source:
+        The prototype score of Meta-KD, Pan et al. 2021, arXiv:2012.01266. Deviation: one centroid per teacher, not
+        per class, and centred over teachers.
+    """
+    if not np.isfinite(embeddings).all():
+        raise CacheError("embeddings must be finite, got NaN or infinity; use another embedder")
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
+    rows = task.labelled_ids("train")
+    centroids = []
+    for k in range(num_teachers):
+        known = rows
+        if knowledge is not None:
+            groups = task.table.labels if knowledge.by == "class" else task.table.domains
+            known = rows[knowledge.matrix[k][groups[rows]]]
+        centroids.append(units[known].mean(0) if len(known) else np.zeros(units.shape[1]))
+    directions = np.stack(centroids) / np.linalg.norm(centroids, axis=1, keepdims=True).clip(1e-12)
+    cosines = units @ directions.T
+    return np.asarray(cosines - cosines.mean(1, keepdims=True), dtype=np.float32)

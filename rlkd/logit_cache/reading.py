@@ -1,0 +1,152 @@
+"""Open a cache: nothing of it is believed before it is verified."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rlkd.data.task import Task
+from rlkd.errors import CacheError
+from rlkd.logit_cache.sources import LogitCache
+from rlkd.records import file_hash, parse_object
+from rlkd.types import Knowledge
+
+if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
+    from rlkd.models.teachers import Teacher
+
+FORMAT_VERSION = 1
+DTYPES = ("float32", "float16")
+MANIFEST = "manifest.json"
+AFFINITY = "affinity.npy"
+ARRAYS = "logits-*.npy"
+
+
+def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher"] | None = None) -> LogitCache:
+    """Open a cache and verify it.
+
+    Args:
+        directory: Of the cache.
+        task: The data that it must have been made for.
+        teachers: If given, the teachers (and their order) that it must have been made with.
+
+    Raises:
+        CacheError: If it is stale, partial, re-ordered or damaged; names what differs.
+    """
+    folder = Path(directory)
+    manifest = read_manifest(folder)
+    if manifest["data"] != task.fingerprint or manifest["labels"] != list(task.label_names):
+        raise CacheError(
+            f"the cache {folder} was made for other data: expected the data of task {task.name!r} "
+            f"({task.fingerprint[:12]}), it has {manifest['task']!r} ({str(manifest['data'])[:12]}); build it again "
+            "with --overwrite"
+        )
+    if teachers is not None:
+        _check_teachers(manifest, teachers, folder)
+    shape = (len(task.table), task.num_classes)
+    arrays = [_open_array(folder, manifest, entry["file"], shape) for entry in manifest["teachers"]]
+    affinity = None
+    if manifest["affinity"]:
+        affinity = np.array(_open_array(folder, manifest, AFFINITY, (len(task.table), len(arrays))))
+    names = [entry["name"] for entry in manifest["teachers"]]
+    described = json.dumps([manifest["teachers"], manifest["files"]], sort_keys=True)
+    identity = xxhash.xxh3_64_hexdigest(described.encode())
+    return LogitCache(arrays, names, knowledge=_read_knowledge(manifest, task), affinity=affinity, identity=identity)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest whose shape is right; whether it tells the truth is checked by who uses it."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        state = "an unfinished cache" if any(folder.glob(ARRAYS)) else "none"
+        raise CacheError(f"expected a logit cache in {folder}, found {state}; build it with rlkd cache")
+    manifest = parse_object(path.read_bytes())
+    version = None if manifest is None else manifest.get("format_version")
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise CacheError(f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION}; build it again")
+    if manifest is None or version is None or not _is_manifest(manifest):
+        raise CacheError(f"{path} is damaged or no cache manifest; build the cache again with --overwrite")
+    entries = manifest["teachers"]
+    if not entries or any(Path(entry["file"]).name != entry["file"] for entry in entries):
+        raise CacheError(f"{path} names no teachers or files outside its folder; it is not opened")
+    return manifest
+
+
+_MANIFEST_TYPES = {"task": str, "data": str, "labels": list, "teachers": list, "files": dict, "affinity": bool}
+
+
+def _is_manifest(content: Mapping[str, Any]) -> bool:
+    return all(isinstance(content.get(key), kind) for key, kind in _MANIFEST_TYPES.items()) and all(
+        map(_is_entry, content["teachers"])
+    )
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether one teacher of a manifest has names, and both or neither of knows and knows_by."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "identity", "file")):
+        return False
+    if entry.get("knows_by") is None:
+        return entry.get("knows") is None
+    return entry["knows_by"] in ("class", "domain") and isinstance(entry.get("knows"), list)
+
+
+def check_header(manifest: dict[str, Any], wanted: dict[str, Any], teachers: Sequence["Teacher"], folder: Path) -> None:
+    """Refuse a cache that is not the one asked for, naming the first thing that differs."""
+    for key in ("data", "labels", "max_length", "dtype", "embedder"):
+        if manifest.get(key) != wanted[key]:
+            raise CacheError(
+                f"{folder} holds a cache with {key} {manifest.get(key)!r:.60}, asked for was {wanted[key]!r:.60}; "
+                "choose another folder, or pass --overwrite to build it again"
+            )
+    _check_teachers(manifest, teachers, folder)
+    if manifest["teachers"] != wanted["teachers"]:
+        raise CacheError(
+            f"{folder} holds a cache of the same teachers under other names, or that know other things; choose another "
+            "folder, or pass --overwrite to write it again"
+        )
+
+
+def _check_teachers(manifest: dict[str, Any], teachers: Sequence["Teacher"], folder: Path) -> None:
+    have = [entry["identity"] for entry in manifest["teachers"]]
+    want = [teacher.identity for teacher in teachers]
+    if have == want:
+        return
+    names = ", ".join(entry["name"] for entry in manifest["teachers"])
+    asked = ", ".join(teacher.name for teacher in teachers)
+    what = "the same teachers in another order" if sorted(have) == sorted(want) else "other teachers"
+    raise CacheError(
+        f"the cache {folder} was made with {what}: it has {names}, asked for were {asked}; name them in the cache's "
+        "order, or build it again with --overwrite"
+    )
+
+
+def _open_array(folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
+    path = folder / name
+    if not path.is_file():
+        raise CacheError(f"the cache {folder} is partial: {name} is missing; build it again with --overwrite")
+    if file_hash(path) != manifest["files"].get(name):
+        raise CacheError(
+            f"the cache {folder} is damaged: {name} is not what was written; build it again with --overwrite"
+        )
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise CacheError(f"{path} must be an array without pickle; build the cache again with --overwrite") from error
+    if array.shape != shape or array.dtype.name not in DTYPES:
+        raise CacheError(
+            f"{path} must hold floats of shape {shape}, it has {array.dtype} {array.shape}; build it again"
+        )
+    return array  # type: ignore[no-any-return]
+
+
+def _read_knowledge(manifest: dict[str, Any], task: Task) -> Knowledge | None:
+    kinds = {entry.get("knows_by") for entry in manifest["teachers"]}
+    if len(kinds) != 1 or not kinds <= {"class", "domain"}:
+        return None
+    by = kinds.pop()
+    groups = task.label_names if by == "class" else task.domain_names
+    matrix = [[group in entry["knows"] for group in groups] for entry in manifest["teachers"]]
+    return Knowledge(by=by, groups=tuple(groups), matrix=np.array(matrix, dtype=bool))

@@ -1,0 +1,139 @@
+"""What gives teacher logits: arrays from disk, or live teachers; and the state that is made of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlkd.data.task import Task
+from rlkd.types import Knowledge, LogitSource, State
+
+if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
+    from rlkd.models.teachers import Teacher
+
+RAM_LIMIT = 2**30
+"""Caches up to this many bytes (as float32) are held in memory; larger ones stay memory-mapped."""
+
+
+def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
+    """The state of instances as far as task and teachers tell it; the student's part is added by who has a student.
+
+    Args:
+        task: Gives labels and domains.
+        source: Gives teacher logits and affinity.
+        ids: Instance ids, shape (B,).
+    """
+    rows = ids.numpy()
+    return State(
+        teacher_logits=source.rows(ids),
+        labels=torch.from_numpy(task.table.labels[rows]),
+        domains=torch.from_numpy(task.table.domains[rows]) if task.domain_names else None,
+        ids=ids,
+        affinity=source.affinity_rows(ids),
+    )
+
+
+class LogitCache:
+    """Teacher logits of every instance of a task, read from disk; a :class:`~rlkd.types.LogitSource`."""
+
+    def __init__(
+        self,
+        arrays: Sequence[NDArray[np.floating[Any]]],
+        teacher_names: Sequence[str],
+        *,
+        knowledge: Knowledge | None = None,
+        affinity: NDArray[np.float32] | None = None,
+        identity: str = "",
+    ) -> None:
+        """Wrap arrays.
+
+        Args:
+            arrays: K arrays of shape (N, C), in memory or memory-mapped.
+            teacher_names: K names.
+            knowledge: Who was trained on what.
+            affinity: Shape (N, K).
+            identity: Changes with any byte of the cached files, and with the order of the teachers.
+        """
+        self.identity = identity
+        self.teacher_names = tuple(teacher_names)
+        self.knowledge = knowledge
+        self._arrays = [np.asarray(array) for array in arrays]  # np.memmap's own indexing takes twice the time
+        self._affinity = None if affinity is None else torch.from_numpy(np.array(affinity, dtype=np.float32))
+        rows, classes = arrays[0].shape
+        self._stacked: Tensor | None = None
+        if rows * classes * len(arrays) * 4 <= RAM_LIMIT:
+            self._stacked = torch.from_numpy(np.stack([np.asarray(a, dtype=np.float32) for a in arrays], axis=1))
+
+    def __len__(self) -> int:
+        return len(self._arrays[0])
+
+    @property
+    def has_affinity(self) -> bool:
+        """Whether affinities were computed when the cache was built."""
+        return self._affinity is not None
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
+        if self._stacked is not None:
+            return self._stacked.index_select(0, ids)
+        index, classes = ids.numpy(), self._arrays[0].shape[1]
+        logits = np.empty((len(index), len(self._arrays), classes), dtype=np.result_type(*self._arrays))
+        for k, array in enumerate(self._arrays):
+            logits[:, k] = array.take(index, axis=0)
+        return torch.from_numpy(logits).float()
+
+    def affinity_rows(self, ids: Tensor) -> Tensor | None:
+        """Affinities of the instances ``ids`` (B,), shape (B, K), or None."""
+        return None if self._affinity is None else self._affinity.index_select(0, ids)
+
+    def head(self, rows: int) -> "LogitCache":
+        """The first ``rows`` instances only: with :meth:`Task.training_view` it keeps test logits out of reach."""
+        return LogitCache(
+            [array[:rows] for array in self._arrays],
+            self.teacher_names,
+            knowledge=self.knowledge,
+            affinity=None if self._affinity is None else self._affinity[:rows].numpy(),
+        )
+
+
+class LiveTeachers:
+    """Teachers asked anew for every batch; a :class:`~rlkd.types.LogitSource` for inputs that change."""
+
+    has_affinity = False
+
+    def __init__(self, teachers: Sequence["Teacher"], task: Task, *, max_length: int = 128) -> None:
+        """Hold the teachers and the task whose instances they are asked about."""
+        self.teacher_names = tuple(teacher.name for teacher in teachers)
+        self.knowledge = joint_knowledge(teachers, task)
+        self._teachers, self._task, self._max_length = list(teachers), task, max_length
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
+        index = ids.numpy()
+        return torch.stack(
+            [t.logits(self._task, index, batch_size=len(index), max_length=self._max_length) for t in self._teachers],
+            dim=1,
+        )
+
+    def affinity_rows(self, ids: Tensor) -> None:
+        """None: affinities are computed when a cache is built."""
+        return
+
+    def head(self, rows: int) -> "LiveTeachers":
+        """The same teachers over the training view of the task."""
+        view = self._task if len(self._task.table) == rows else self._task.training_view()
+        return LiveTeachers(self._teachers, view, max_length=self._max_length)
+
+
+def joint_knowledge(teachers: Sequence["Teacher"], task: Task) -> Knowledge | None:
+    """Who knows which class or domain, or None unless every teacher says so in the same terms."""
+    kinds = {teacher.knows_by for teacher in teachers}
+    if len(kinds) != 1 or None in kinds:
+        return None
+    by = kinds.pop()
+    groups = task.label_names if by == "class" else task.domain_names
+    matrix = np.array([[group in (teacher.knows or ()) for group in groups] for teacher in teachers], dtype=bool)
+    return Knowledge(by=by, groups=tuple(groups), matrix=matrix)  # type: ignore[arg-type]
