@@ -145,14 +145,23 @@ def test_every_command_writes_its_table_as_flat_records(chain: Chain) -> None:
 
 def test_every_command_prints_an_aligned_table(chain: Chain) -> None:
     for command, result in chain.results.items():
-        header, rule = result.out.splitlines()[:2]
+        header, rule, *rows = result.out.splitlines()
         assert set(rule) == {"─", " "}
         assert header.split()[0] == next(iter(chain.records(command)[0]))
-    assert [line.split()[0] for line in chain.results["compare"].out.splitlines()[2:5]] == [
-        "uniform",
-        "policy",
-        "oracle",
-    ]
+        assert all(len(line) <= 120 for line in [header, rule, *rows[: len(chain.records(command)) - 1]])
+
+
+def test_a_comparison_is_shown_with_intervals_and_stored_with_numbers(chain: Chain) -> None:
+    header, _, uniform, policy, oracle = chain.results["compare"].out.splitlines()[:5]
+    assert re.split(r"  +", header)[:4] == ["weighting", "seeds", "accuracy [95%]", "points over uniform"]
+    stored = {row["weighting"]: row for row in chain.records("compare")}
+    shown = {line.split()[0]: re.split(r"  +", line) for line in (uniform, policy, oracle)}
+    assert list(shown) == ["uniform", "policy", "oracle"]
+    for name, cells in shown.items():
+        row = stored[name]
+        assert cells[2] == f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+    assert shown["uniform"][3] == "-"
+    assert shown["oracle"][3].startswith(f"{100 * stored['oracle']['gain']:+.1f} [")
 
 
 def test_headroom_agrees_with_its_own_teachers(chain: Chain) -> None:
