@@ -13,8 +13,9 @@ from rlkd.data.batching import bucketed_order, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
 from rlkd.logit_cache import read_state
-from rlkd.losses import check_loss_settings, distillation_loss, soft_targets
+from rlkd.losses import distillation_loss, soft_targets
 from rlkd.models.students import last_linear, load_student
+from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device
 
 from .rewards import Reward
@@ -24,36 +25,24 @@ StudentFactory = Callable[[int], PreTrainedModel]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeSettings:
-    """How the episode's student is trained."""
+class EpisodeSettings(StepSettings):
+    """How the episode's student is trained; ``batch_size`` is the number of slots of the vector face."""
 
-    batch_size: int = 64
-    """Instances a step, and sub-environments of the vector face. Range: >= 1."""
     horizon: int = 120
     """Steps of the student, and of the episode. Range: >= 2."""
-    learning_rate: float = 2e-3
-    """Of the student's AdamW, falling linearly to zero over the horizon. Range: >= 0."""
-    temperature: float = 1.0
-    """Of the distillation loss. Range: > 0."""
-    kd_ratio: float = 1.0
-    """Of the distillation loss. Range: [0, 1]."""
-    max_length: int = 128
-    """Tokens a text is cut to."""
     teacher_dropout: float = 0.0
     """Chance that a teacher is absent for an instance, so that policies meet sets of every size. Range: [0, 1)."""
     probe_size: int = 64
-    """Probe rows drawn each step, for the rewards that read them."""
+    """Probe rows drawn each step, for the rewards that read them. Range: >= 1."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_loss_settings(self.temperature, self.kd_ratio, "probability")
-        if self.batch_size < 1 or self.horizon < 2 or self.learning_rate < 0 or self.probe_size < 1:
+        super().__post_init__()
+        if self.horizon < 2 or self.probe_size < 1 or not 0 <= self.teacher_dropout < 1:
             raise ConfigError(
-                "an episode needs batch_size >= 1, horizon >= 2, learning_rate >= 0 and probe_size >= 1, got "
-                f"{self.batch_size}, {self.horizon}, {self.learning_rate}, {self.probe_size}"
+                "an episode needs horizon >= 2, probe_size >= 1 and teacher_dropout in [0, 1), got "
+                f"{self.horizon}, {self.probe_size} and {self.teacher_dropout}; mend the one out of range"
             )
-        if not 0 <= self.teacher_dropout < 1:
-            raise ConfigError(f"teacher_dropout must lie in [0, 1), got {self.teacher_dropout}; 0 keeps every teacher")
 
 
 class HiddenTap:

@@ -35,6 +35,7 @@ from rlkd.metrics import classification_metrics
 from rlkd.models.networks import check_device
 from rlkd.models.students import check_student
 from rlkd.records import append_jsonl, environment, read_jsonl, write_json_atomic
+from rlkd.settings import StudentSettings
 from rlkd.stats import (
     Estimate,
     gap_share,
@@ -43,7 +44,7 @@ from rlkd.stats import (
     paired_permutation_test,
     probability_of_improvement,
 )
-from rlkd.trainer import DistillationTrainer, StudentSettings, WeightRecord, make_trainer
+from rlkd.trainer import DistillationTrainer, WeightRecord, make_trainer
 from rlkd.weighting import Evidence, build_weighting, weighting_class
 from rlkd.weighting.learned import train_router
 

@@ -331,6 +331,9 @@ def train_policy(
     horizon: Annotated[int, typer.Option(help="Steps of the student in an episode.")] = 120,
     n_steps: Annotated[int, typer.Option(help="Steps of a rollout; divides the horizon.")] = 30,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.0,
+    teacher_dropout: Annotated[
+        float, typer.Option(help="Chance that a teacher is absent, for sets of any size.")
+    ] = 0.0,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Clone the supervised router first.")] = False,
     warm_start_rows: Annotated[int | None, typer.Option(help="Labelled rows for the warm start.")] = None,
     observe_student: Annotated[bool, typer.Option("--observe-student", help="Student features and progress.")] = False,
@@ -381,6 +384,7 @@ def train_policy(
         episode={
             "batch_size": batch_size,
             "horizon": horizon,
+            "teacher_dropout": teacher_dropout,
             "learning_rate": learning_rate,
             "temperature": temperature,
             "kd_ratio": kd_ratio,
@@ -430,7 +434,7 @@ def distill(
 ) -> None:
     """Distil one student with a weighting, with checkpoints and a report."""
     from rlkd import workflow
-    from rlkd.trainer import StudentSettings
+    from rlkd.settings import StudentSettings
 
     rows = workflow.run_distill(
         _task_options(task, text_column, text_pair_column, label_column, domain_column, split_seed),
@@ -504,7 +508,7 @@ def compare(
     if weighting and policy is not None:
         raise ConfigError("--policy is for the default weightings and would be ignored; name policy:PATH instead")
     from rlkd import workflow
-    from rlkd.trainer import StudentSettings
+    from rlkd.settings import StudentSettings
 
     rows, sentences = workflow.run_compare(
         _task_options(task, text_column, text_pair_column, label_column, domain_column, split_seed),

@@ -20,12 +20,13 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 
 from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError, NonFiniteLossError, StudentError
+from rlkd.errors import NonFiniteLossError, StudentError
 from rlkd.logit_cache import read_state
 from rlkd.losses import MIXES, check_loss_settings, cross_entropy, distillation_loss
 from rlkd.metrics import compute_metrics as default_metrics
 from rlkd.models.students import load_student
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
+from rlkd.settings import StudentSettings
 from rlkd.types import LogitSource, State, on_device
 from rlkd.weighting import Weighting, check_requirements
 from rlkd.weighting.fixed import Uniform
@@ -306,39 +307,6 @@ class MetricsCallback(TrainerCallback):
         values = {name if "/" in name else f"student/{name}": value for name, value in (logs or {}).items()}
         kept = {name: value for name, value in values.items() if not name.endswith(("runtime", "_per_second"))}
         self._run.log(state.global_step, **kept)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudentSettings:
-    """A student and the budget it is distilled with; shared by ``distill``, ``compare`` and the benchmarks."""
-
-    student: str = "rlkd/tiny"
-    """A from-scratch name, a hub id or a path; see :func:`rlkd.models.students.load_student`."""
-    num_layers: int | None = None
-    """Keep only the first layers of a pretrained student."""
-    max_steps: int = 400
-    """Optimisation steps. Range: >= 1."""
-    batch_size: int = 64
-    """Instances a step."""
-    learning_rate: float = 2e-3
-    """Of AdamW, falling linearly to zero."""
-    temperature: float = 1.0
-    """Of the distillation loss. Range: > 0."""
-    kd_ratio: float = 1.0
-    """Share of the distillation term. Range: [0, 1]."""
-    max_length: int = 128
-    """Tokens a text is cut to."""
-    device: str = "cpu"
-    """``cpu``, or anything else for the accelerator that is found."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_loss_settings(self.temperature, self.kd_ratio, "probability")
-        if self.max_steps < 1 or self.batch_size < 1 or self.learning_rate < 0 or self.max_length < 1:
-            raise ConfigError(
-                "a student needs max_steps, batch_size and max_length >= 1 and learning_rate >= 0, got "
-                f"{self.max_steps}, {self.batch_size}, {self.max_length} and {self.learning_rate}"
-            )
 
 
 def make_trainer(

@@ -35,8 +35,9 @@ from rlkd.records import (
     write_json_atomic,
 )
 from rlkd.report import write_report
+from rlkd.settings import StudentSettings
 from rlkd.stats import expected_calibration_error
-from rlkd.trainer import DistillationArguments, MetricsCallback, StudentSettings, make_trainer
+from rlkd.trainer import DistillationArguments, MetricsCallback, make_trainer
 from rlkd.weighting import build_weighting
 
 log = logging.getLogger(__name__)

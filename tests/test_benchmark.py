@@ -28,7 +28,8 @@ from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.records import append_jsonl, read_jsonl
 from rlkd.report import write_report
-from rlkd.trainer import StudentSettings, WeightRecord
+from rlkd.settings import StudentSettings
+from rlkd.trainer import WeightRecord
 from rlkd.weighting import Evidence, Policy
 
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=10, batch_size=32)

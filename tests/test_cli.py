@@ -417,7 +417,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*DISTILL, "--student", "rlkd/mlp"), r"reads vectors, but task 'tiny' has text"),
     ((*DISTILL, "--student", "{1}"), r"hub id or a directory of a classifier or encoder"),
     ((*DISTILL, "--num-layers", 1), r"num_layers keeps the first layers of a pretrained encoder"),
-    ((*DISTILL, "--max-steps", 0), r"needs max_steps, batch_size and max_length >= 1"),
+    ((*DISTILL, "--max-steps", 0), r"needs max_steps >= 1, got 0"),
     ((*DISTILL, "--temperature", 0), r"temperature must be > 0, got 0.0"),
     ((*DISTILL, "--temperature", "inf"), r"--temperature must be a finite number, got inf"),
     ((*DISTILL, "--kd-ratio", -0.5), r"kd_ratio must lie in \[0, 1\], got -0.5"),

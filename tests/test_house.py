@@ -21,6 +21,7 @@ FLOORS = (
     "report",
     "types",
     "losses",
+    "settings",
     "metrics",
     "data",
     "models",

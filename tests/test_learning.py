@@ -12,7 +12,8 @@ from rlkd.data.embedded import planted, planted_logits
 from rlkd.errors import ConfigError, PolicyError, UnknownNameError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, read_state
-from rlkd.trainer import StudentSettings, make_trainer
+from rlkd.settings import StudentSettings
+from rlkd.trainer import make_trainer
 from rlkd.types import Knowledge
 from rlkd.weighting import build_weighting
 

@@ -9,7 +9,8 @@ from rlkd.data.task import UNLABELLED
 from rlkd.errors import ConfigError, NonFiniteLossError, StudentError, WeightingError
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import classification_metrics
-from rlkd.trainer import DistillationArguments, StudentSettings, make_trainer
+from rlkd.settings import StudentSettings
+from rlkd.trainer import DistillationArguments, make_trainer
 from rlkd.weighting import build_weighting
 from rlkd.weighting.fixed import Fixed, Uniform
 from rlkd.weighting.heuristic import CrossEntropy

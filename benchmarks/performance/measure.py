@@ -35,7 +35,8 @@ from rlkd.models import ArrayTeacher, HfTeacher, load_student
 from rlkd.models.networks import quiet_transformers
 from rlkd.records import write_json_atomic
 from rlkd.report import format_table
-from rlkd.trainer import DistillationTrainer, StudentSettings, make_trainer
+from rlkd.settings import StudentSettings
+from rlkd.trainer import DistillationTrainer, make_trainer
 from rlkd.types import LogitSource
 from rlkd.weighting import Policy, Weighting, load_weighting
 from rlkd.weighting.fixed import Uniform

@@ -1,0 +1,51 @@
+"""Settings that every student shares, whether an agent watches its training or not."""
+
+from dataclasses import dataclass
+
+from rlkd.errors import ConfigError
+from rlkd.losses import check_loss_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How one optimisation step of a student is taken."""
+
+    batch_size: int = 64
+    """Instances a step. Range: >= 1."""
+    learning_rate: float = 2e-3
+    """Of AdamW, falling linearly to zero over the student's budget. Range: >= 0."""
+    temperature: float = 1.0
+    """Of the distillation loss. Range: > 0."""
+    kd_ratio: float = 1.0
+    """Share of the distillation term in the loss. Range: [0, 1]."""
+    max_length: int = 128
+    """Tokens a text is cut to. Range: >= 1."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_loss_settings(self.temperature, self.kd_ratio, "probability")
+        if self.batch_size < 1 or self.max_length < 1 or self.learning_rate < 0:
+            raise ConfigError(
+                "a student's step needs batch_size and max_length >= 1 and learning_rate >= 0, got "
+                f"{self.batch_size}, {self.max_length} and {self.learning_rate}; mend the one out of range"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings(StepSettings):
+    """A student and the budget it is distilled with; shared by ``distill``, ``compare`` and the benchmarks."""
+
+    student: str = "rlkd/tiny"
+    """A from-scratch name, a hub id or a path; see :func:`rlkd.models.students.load_student`."""
+    num_layers: int | None = None
+    """Keep only the first layers of a pretrained student."""
+    max_steps: int = 400
+    """Optimisation steps. Range: >= 1."""
+    device: str = "cpu"
+    """``cpu``, or anything else for the accelerator that is found."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        if self.max_steps < 1:
+            raise ConfigError(f"a student needs max_steps >= 1, got {self.max_steps}; 400 is a start")
