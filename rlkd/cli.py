@@ -331,9 +331,7 @@ def train_policy(
     horizon: Annotated[int, typer.Option(help="Steps of the student in an episode.")] = 120,
     n_steps: Annotated[int, typer.Option(help="Steps of a rollout; divides the horizon.")] = 30,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.0,
-    teacher_dropout: Annotated[
-        float, typer.Option(help="Chance that a teacher is absent, for sets of any size.")
-    ] = 0.0,
+    teacher_dropout: Annotated[float, typer.Option(help="Chance that a teacher is absent.")] = 0.0,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Clone the supervised router first.")] = False,
     warm_start_rows: Annotated[int | None, typer.Option(help="Labelled rows for the warm start.")] = None,
     observe_student: Annotated[bool, typer.Option("--observe-student", help="Student features and progress.")] = False,
