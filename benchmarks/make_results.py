@@ -3,24 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rlkd.benchmark import summarise, verdicts
 from rlkd.records import read_jsonl, write_text_atomic
-from rlkd.report import markdown_table
+from rlkd.report import full_comparison, markdown_table
 
 HERE = Path(__file__).parent
-COLUMNS = {
-    "weighting": "weighting",
-    "accuracy": "accuracy (95% interval)",
-    "gain": "points over uniform (95% interval)",
-    "p_value": "p (sign flips over seeds)",
-    "gap_share": "share of the gap to the oracle (95% interval)",
-    "nll": "NLL, nats",
-    "ece": "ECE",
-    "knowing": "mass on knowing teachers, early / late",
-    "seconds": "seconds a run",
-}
 
 
 def main() -> None:
@@ -57,40 +45,10 @@ def suite(path: Path) -> list[str]:
         f"How: `benchmarks/suites/{path.stem}.sh`. "
         f"torch {machine['versions']['torch']}, "
         f"transformers {machine['versions']['transformers']}; one CPU thread a run.",
-        markdown_table([shown(row) for row in rows], list(COLUMNS.values())),
+        table(full_comparison(rows)),
         " ".join(verdicts(rows)),
         *headroom(path.with_name(f"{path.stem}-headroom.json")),
     ]
-
-
-def shown(row: Mapping[str, Any]) -> dict[str, str]:
-    """One row of the table as text."""
-    early, late = row.get("knowing_mass_early"), row.get("knowing_mass_late")
-    cells = {
-        "weighting": str(row["weighting"]),
-        "accuracy": spread(row, "accuracy", 1, 3),
-        "gain": spread(row, "gain", 100, 1),
-        "p_value": number(row.get("p_value"), 1, 2),
-        "gap_share": spread(row, "gap_share", 1, 2),
-        "nll": number(row.get("nll"), 1, 2),
-        "ece": number(row.get("ece"), 1, 3),
-        "knowing": "" if early is None or late is None else f"{early:.3f} / {late:.3f}",
-        "seconds": number(row.get("seconds"), 1, 1),
-    }
-    return {COLUMNS[name]: cell for name, cell in cells.items()}
-
-
-def spread(row: Mapping[str, Any], name: str, scale: float, digits: int) -> str:
-    """A mean with its interval."""
-    if row.get(name) is None:
-        return ""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{number(row[name], scale, digits)} ({number(low, scale, digits)} to {number(high, scale, digits)})"
-
-
-def number(value: float | None, scale: float, digits: int) -> str:
-    """A scaled number, or nothing."""
-    return "" if value is None else f"{scale * value:.{digits}f}"
 
 
 def headroom(path: Path) -> Sequence[str]:
@@ -104,8 +62,12 @@ def headroom(path: Path) -> Sequence[str]:
 
 def performance(path: Path) -> str:
     """The table of one performance run."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return markdown_table(rows, [key for key in rows[0] if not isinstance(rows[0][key], list | dict)])
+    return table(json.loads(path.read_text(encoding="utf-8")))
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of equal keys as Markdown."""
+    return markdown_table(rows, list(rows[0]))
 
 
 if __name__ == "__main__":

@@ -140,31 +140,12 @@ def _write_json(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
         write_json_atomic(path, list(rows))
 
 
-def _comparison_columns(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a comparison as a terminal is wide: values with their intervals; the record keeps all numbers."""
-
-    def spread(name: str, form: str, unit: float = 1) -> str | None:
-        if row.get(name) is None:
-            return None
-        mean, low, high = (format(unit * row[key], form) for key in (name, f"{name}_low", f"{name}_high"))
-        return f"{mean} [{low}, {high}]"
-
-    masses = [row.get("knowing_mass_early"), row.get("knowing_mass_late")]
-    return {
-        "weighting": row["weighting"],
-        "seeds": row["seeds"],
-        "accuracy [95%]": spread("accuracy", ".3f"),
-        "points over uniform": spread("gain", "+.1f", 100),
-        "share of the gap": spread("gap_share", ".2f"),
-        "mass early, late": None if None in masses else ", ".join(format(mass, ".2f") for mass in masses),
-    }
-
-
 def _show_comparison(
     rows: Sequence[dict[str, Any]], sentences: Sequence[str], json_path: Path | None, report: str
 ) -> None:
-    shown = [_comparison_columns(row) for row in rows]
-    _show(shown, None, [name for name in shown[0] if any(row[name] is not None for row in shown)])
+    from rlkd.report import brief_comparison
+
+    _show(brief_comparison(rows), None)
     for sentence in sentences:
         typer.echo(sentence)
     typer.echo(f"Report: {report}")

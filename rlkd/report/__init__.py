@@ -1,6 +1,7 @@
 """Tables for terminals and Markdown, and one HTML page that needs nothing but itself."""
 
+from rlkd.report.comparison import brief_comparison, full_comparison
 from rlkd.report.page import write_report
 from rlkd.report.tables import Row, format_table, markdown_table
 
-__all__ = ["Row", "format_table", "markdown_table", "write_report"]
+__all__ = ["Row", "brief_comparison", "format_table", "full_comparison", "markdown_table", "write_report"]
