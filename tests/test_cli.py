@@ -391,7 +391,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*RL, "--horizon", 1), r"horizon >= 2"),
     ((*RL, "--gamma", 2), r"gamma in \[0, 1\]"),
     ((*RL, "--total-timesteps", 0), r"total_timesteps >= 1"),
-    ((*RL, "--batch-size", 0), r"batch_size >= 1"),
+    ((*RL, "--batch-size", 0), r"batch_size .*>= 1"),
     ((*RL, "--temperature", 0), r"temperature must be > 0, got 0.0"),
     ((*RL, "--kd-ratio", 1.5), r"kd_ratio must lie in \[0, 1\], got 1.5"),
     ((*RL, "--observe-affinity"), r"reads 'affinity', the cache has none; build it with rlkd cache --embedder"),
