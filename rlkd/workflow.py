@@ -34,7 +34,7 @@ from rlkd.records import (
     read_object,
     write_json_atomic,
 )
-from rlkd.report import write_report
+from rlkd.report import full_comparison, write_report
 from rlkd.settings import StudentSettings
 from rlkd.stats import expected_calibration_error
 from rlkd.trainer import DistillationArguments, MetricsCallback, make_trainer
@@ -453,7 +453,7 @@ def _compare_and_report(
         ],
         learning_curve=curve,
         weights=drawn,
-        tables=[("Weightings", rows)],
+        tables=[("Weightings", full_comparison(rows))],
     )
     return rows, sentences
 
