@@ -196,16 +196,20 @@ def _hides_labels(data: Any, label: str) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence progress bars and logs of ``datasets``: what goes wrong is raised, in our words."""
+    """Silence progress bars and logs of ``datasets`` and the hub's client: what goes wrong is raised, in our words."""
     import datasets
+    import huggingface_hub.utils.logging as hub_logging
 
     bars = not datasets.utils.are_progress_bars_disabled()
     verbosity = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    hub_verbosity = hub_logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        hub_logging.set_verbosity(hub_verbosity)
         datasets.logging.set_verbosity(verbosity)
         if bars:
             datasets.enable_progress_bars()
