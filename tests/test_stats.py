@@ -121,7 +121,7 @@ def test_the_same_generator_gives_the_same_interval() -> None:
 
 
 def test_blocks_of_resamples_cover_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlkd.stats._BLOCK", 7)
+    monkeypatch.setattr("rlkd.stats.answers._BLOCK", 7)
     result = mean_accuracy(answers((3, 100), 50), np.random.default_rng(0), reps=500)
     assert result.low == pytest.approx(0.4, abs=0.03)
     assert result.high == pytest.approx(0.6, abs=0.03)
