@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlkd.data.embedded import planted, planted_logits
+from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
 from rlkd.logit_cache import LogitCache
 from rlkd.types import Knowledge

@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from rlkd import benchmark
 from rlkd.benchmark import (
+    arms,
     check_comparison,
     compare,
+    comparing,
     failures,
     pack_bits,
+    resolve_arms,
     summarise,
     unpack_bits,
     verdicts,
     weights_summary,
+    workers,
 )
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, RlkdError, StudentError, UnknownNameError, WeightingError
@@ -126,7 +129,7 @@ def test_finished_runs_are_kept_and_nothing_is_repeated(
     task: Task, cache: LogitCache, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (finished / "runs.jsonl").read_bytes()
-    monkeypatch.setattr(benchmark._Worker, "run", None)
+    monkeypatch.setattr(comparing, "run_job", None)
     records = compare(task, cache, ["oracle", "uniform"], SETTINGS, finished, seeds=(0, 1))
     assert [record["weighting"] for record in records] == ["oracle", "uniform"] * 2
     assert (finished / "runs.jsonl").read_bytes() == before
@@ -166,13 +169,14 @@ def test_weightings_of_a_seed_share_initial_weights_and_batches(
 ) -> None:
     compare(task, cache, [f"{module}:Spy", f"{module}:OtherSpy"], SETTINGS, tmp_path / "c", seeds=(0, 1))
     own = __import__(module)
-    assert len(own.Spy.seen) == len(own.OtherSpy.seen) == 20
-    for (p, ids, logits), (q, other_ids, other_logits) in zip(own.Spy.seen, own.OtherSpy.seen, strict=True):
+    mine, others = ([batch for batch in spy.seen if batch[0] < 1] for spy in (own.Spy, own.OtherSpy))  # of training
+    assert len(mine) == len(others) == 20
+    for (p, ids, logits), (q, other_ids, other_logits) in zip(mine, others, strict=True):
         assert p == q
         assert torch.equal(ids, other_ids)
         assert torch.equal(logits, other_logits)  # the two weightings are equal, so their students stay equal
-    assert not torch.equal(own.Spy.seen[0][1], own.Spy.seen[10][1])
-    assert set(torch.cat([ids for _, ids, _ in own.Spy.seen]).tolist()) <= set(task.splits["train"].tolist())
+    assert not torch.equal(mine[0][1], mine[10][1])
+    assert set(torch.cat([ids for _, ids, _ in mine]).tolist()) <= set(task.splits["train"].tolist())
 
 
 def test_a_failed_run_is_a_row_and_the_others_finish(
@@ -189,7 +193,7 @@ def test_a_failed_run_is_a_row_and_the_others_finish(
     (sentence,) = failures(records)
     assert sentence.startswith(f"2 of 4 runs failed. {specs[1]}, seed 0: RuntimeError: the fifth batch is too much")
     assert failures(records[:1]) == []
-    assert verdicts(rows) == [f"No finished run of {specs[1]}: see the errors in runs.jsonl."]
+    assert verdicts(rows) == [f"No finished run of {specs[1]}: see the errors in the file of runs."]
 
 
 def test_a_failed_run_is_tried_again_and_its_newest_record_counts(
@@ -224,7 +228,7 @@ def test_processes_that_die_are_told(
         def submit(self, *args: Any) -> Any:
             raise BrokenProcessPool
 
-    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", Dead)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Dead)
     with pytest.raises(RlkdError, match="died, most likely for want of memory; resume with fewer jobs"):
         compare(task, cache, ["uniform"], SETTINGS, tmp_path, jobs=2)
 
@@ -251,8 +255,8 @@ def test_names_lose_their_path_only_where_nothing_is_confused(task: Task, cache:
     for path in (a, b):
         save_policy(Path(path), seed=0)
     specs = [f"policy:{a}", b, f"policy_mean:{a}", "fixed:1,0,0", "fixed:0,1,0"]
-    arms = benchmark.resolve_arms(specs, task, cache, tmp_path)
-    assert [arm.name for arm in arms] == [f"policy:{a}", b, "policy_mean", "fixed:1,0,0", "fixed:0,1,0"]
+    named = resolve_arms(specs, task, cache, tmp_path)
+    assert [arm.name for arm in named] == [f"policy:{a}", b, "policy_mean", "fixed:1,0,0", "fixed:0,1,0"]
 
 
 def test_a_router_is_fitted_once_and_anew_for_other_teachers(
@@ -264,13 +268,13 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
         fitted.append(len(evidence.task.table))
         return Policy.create(observation, training={})
 
-    monkeypatch.setattr(benchmark, "train_router", fit)
-    (arm,) = benchmark.resolve_arms(["router"], task, cache, tmp_path)
-    (again,) = benchmark.resolve_arms(["router"], task, cache, tmp_path)
+    monkeypatch.setattr(arms, "train_router", fit)
+    (arm,) = resolve_arms(["router"], task, cache, tmp_path)
+    (again,) = resolve_arms(["router"], task, cache, tmp_path)
     assert arm.name == "router"
     assert arm == again
     changed = LogitCache(cache._arrays[::-1], cache.teacher_names, knowledge=cache.knowledge, identity="changed")
-    (other,) = benchmark.resolve_arms(["router"], task, changed, tmp_path)
+    (other,) = resolve_arms(["router"], task, changed, tmp_path)
     assert other.spec != arm.spec
     assert fitted == [len(task.training_view().table)] * 2
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from rlkd.data import embedded
 from rlkd.data.batching import LengthBucketSampler, bucketed_order, encode_inputs
-from rlkd.data.embedded import LIBRARIES, digits, docstrings, planted, planted_logits
+from rlkd.data.embedded import LIBRARIES, digits, docstrings
+from rlkd.data.planted import planted, planted_logits
 from rlkd.data.loading import load_task
 from rlkd.data.splitting import split_task
 from rlkd.data.task import SPLITS, UNLABELLED, Table

@@ -9,7 +9,7 @@ from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from rlkd.agents.run import PolicyRun, PolicyTraining
-from rlkd.data.embedded import planted
+from rlkd.data.planted import planted
 from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, StudentError, TaskError, UnknownNameError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache, read_state

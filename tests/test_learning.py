@@ -8,7 +8,7 @@ import torch
 from rlkd_envs.rewards import REWARDS, LogitGain
 
 from rlkd.agents import PolicyTraining, train_policy, validation_score
-from rlkd.data.embedded import planted, planted_logits
+from rlkd.data.planted import planted, planted_logits
 from rlkd.errors import ConfigError, PolicyError, UnknownNameError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, read_state

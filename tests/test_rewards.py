@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
 from rlkd.agents.run import PolicyRun, PolicyTraining
-from rlkd.data.embedded import planted_logits
+from rlkd.data.planted import planted_logits
 from rlkd.data.splitting import split_task
 from rlkd.data.task import Table
 from rlkd.errors import UnknownNameError

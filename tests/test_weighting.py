@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlkd.data.embedded import planted_logits
+from rlkd.data.planted import planted_logits
 from rlkd.data.task import UNLABELLED
 from rlkd.errors import PolicyError, UnknownNameError, WeightingError
 from rlkd.features import FEATURE_VERSION, ObservationConfig
@@ -20,7 +20,9 @@ from rlkd.types import Knowledge
 from rlkd.weighting import WEIGHTINGS, Policy, build_weighting, load_weighting
 
 ARGUMENTS = {"fixed": "0.5,0.3,0.2", "policy": "{folder}", "policy_mean": "{folder}", "policy_shuffle": "{folder}"}
-POSITIONAL = ("fixed", "best_teacher", "oracle", "policy_mean")
+TOLD = ("fixed", "oracle", "random_teacher")
+"""Weightings that are told, or draw, whom to prefer: identical teachers do not make them equal."""
+POSITIONAL = ("fixed", "random_teacher", "best_teacher", "lr_train", "lr_dev", "oracle", "policy_mean")
 """Weightings that remember which teacher is which: they are built anew for teachers in another order."""
 
 
@@ -41,8 +43,14 @@ def built(task, cache, folder):
     return {name: build_weighting(spec_of(name, folder), task, cache) for name in WEIGHTINGS}
 
 
+def with_student(state):
+    """The state with the logits of some student."""
+    logits = torch.randn(len(state.ids), state.teacher_logits.shape[-1], generator=torch.Generator().manual_seed(7))
+    return dataclasses.replace(state, student_logits=logits)
+
+
 def state_of(task, cache, rows=40):
-    return read_state(task, cache, torch.arange(rows) * 7)
+    return with_student(read_state(task, cache, torch.arange(rows) * 7))
 
 
 def picked(state, rows):
@@ -54,7 +62,7 @@ def with_teachers(cache, order, knowledge=True):
     matrix = cache.knowledge.matrix[order]
     arrays = [cache.rows(torch.arange(len(cache)))[:, k].numpy() for k in order]
     known = dataclasses.replace(cache.knowledge, matrix=matrix) if knowledge else None
-    return LogitCache(arrays, [f"teacher-{k}" for k in range(len(order))], knowledge=known)
+    return LogitCache(arrays, [cache.teacher_names[k] for k in order], knowledge=known)
 
 
 def assert_simplex(weights, shape):
@@ -113,7 +121,7 @@ class TestContract:
         assert_simplex(built[name].weights(dataclasses.replace(state, teacher_logits=signs)), (40, 3))
 
 
-@pytest.mark.parametrize("name", sorted(WEIGHTINGS.keys() - {"fixed", "oracle"}))  # those two are told the answer
+@pytest.mark.parametrize("name", sorted(WEIGHTINGS.keys() - set(TOLD)))
 def test_identical_teachers_get_equal_weights(name, task, folder):
     same = LogitCache(list(planted_logits(task, mode="identical").transpose(1, 0, 2)), ["a", "b", "c"])
     weights = build_weighting(spec_of(name, folder), task, same).weights(state_of(task, same))
@@ -122,12 +130,14 @@ def test_identical_teachers_get_equal_weights(name, task, folder):
 
 def test_what_each_weighting_prefers(built, task, cache):
     """Teacher k knows domain k: mass on the knowing teacher, per weighting, in the order one expects."""
-    state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
+    state = with_student(read_state(task, cache, torch.from_numpy(task.splits["test"])))
     mass = {name: w.weights(state).gather(1, state.domains[:, None]).mean().item() for name, w in built.items()}
     assert mass["oracle"] == 1
     assert mass["uniform"] == pytest.approx(1 / 3)
     assert mass["router"] > 0.9
     assert mass["router"] > mass["cross_entropy"] > mass["entropy"] > 0.45
+    assert mass["best_per_instance"] > mass["cross_entropy"] > mass["mt_bert"] > mass["ca_mkd"] > 0.4
+    assert mass["entropy"] > mass["ebkd"] > mass["max_probability"] > 0.37
     right = (
         cache.rows(torch.from_numpy(task.splits["validation"])).argmax(-1).numpy() == task.labels("validation")[:, None]
     ).mean(0)
@@ -159,6 +169,9 @@ def without_labels(task, *splits):
         ("cross_entropy", ["train"], "labels"),
         ("best_teacher", ["validation"], "validation"),
         ("router", ["train", "probe"], "labelled"),
+        ("lr_train", ["train", "probe"], "train or probe"),
+        ("lr_dev", ["validation"], "validation"),
+        ("calibrated_uniform", ["validation"], "validation"),
     ],
 )
 def test_missing_labels_are_named(name, splits, missing, task, cache):
@@ -166,9 +179,41 @@ def test_missing_labels_are_named(name, splits, missing, task, cache):
         build_weighting(name, without_labels(task, *splits), cache)
 
 
+FORMULAS_WITH_LABELS = ("cross_entropy", "ca_mkd", "mt_bert", "mt_bert_raw", "best_per_instance")
+
+
+@pytest.mark.parametrize("name", [*FORMULAS_WITH_LABELS, "hedge"])
+def test_rows_without_labels_are_weighted_as_documented(name, built, task, cache):
+    state = state_of(task, cache)
+    labels = state.labels.clone()
+    labels[::2] = UNLABELLED
+    mask = torch.ones(40, 3, dtype=torch.bool)
+    mask[:4, 1] = False
+    weights = built[name].weights(dataclasses.replace(state, labels=labels, teacher_mask=mask))
+    assert torch.allclose(weights[::2], mask[::2] / mask[::2].sum(-1, keepdim=True))
+    assert torch.allclose(weights[5::2], built[name].weights(state)[5::2])
+
+
+def test_partly_labelled_data_need_a_weighting_that_says_what_it_does(task, cache, tmp_path, caplog):
+    """One warning line for those that do; the others are refused, as all are where no row has a label."""
+    some = without_labels(task, "probe")
+    some.table.labels[task.splits["train"][:50]] = UNLABELLED
+    for name in (*FORMULAS_WITH_LABELS, "hedge"):
+        caplog.clear()
+        for _ in range(2):
+            build_weighting(name, some, cache)
+        rows = len(task.splits["train"])
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"50 of {rows} train rows have none; there it falls back to" in caplog.text
+    Policy.create(ObservationConfig(labelled=True), training={}).save_pretrained(tmp_path)
+    with pytest.raises(WeightingError, match=rf"labels \(50 of {rows} train rows have none\)"):
+        build_weighting(f"policy:{tmp_path}", some, cache)
+
+
 def test_label_free_weightings_need_no_labels(task, cache, folder, built):
     bare = without_labels(task, "train", "probe", "validation", "test")
-    for name in ("policy", "policy_mean", "policy_shuffle", "entropy"):
+    formulas = ("entropy", "ebkd", "max_probability", "agreement", "aekd_batch_mean", "aekd_flat", "govern")
+    for name in ("policy", "policy_mean", "policy_shuffle", "random_teacher", *formulas):
         weighting = build_weighting(spec_of(name, folder), bare, cache)
         expected = built[name].weights(state_of(task, cache))
         assert torch.equal(weighting.weights(state_of(bare, cache)), expected)
@@ -196,6 +241,10 @@ def test_missing_domains_affinity_and_knowledge_are_named(task, cache, tmp_path)
         ("fixed:1,x,2", WeightingError, "1,x,2"),
         ("fixed:1,-1,2", WeightingError, ">= 0"),
         ("fixed:0,0,0", WeightingError, "not all zero"),
+        ("aekd_flat:0", WeightingError, r"aekd_flat needs a cap in \(0, 1\], got 0"),
+        ("aekd_batch_mean:big", WeightingError, "takes a number, got 'big'"),
+        ("max_probability:-1", WeightingError, "temperature > 0"),
+        ("hedge:3", WeightingError, "takes no argument"),
         ("policy", WeightingError, "policy:runs/policy"),
         ("policy:no/such/folder", PolicyError, "no/such/folder"),
         ("json:loads", WeightingError, "build and weights"),

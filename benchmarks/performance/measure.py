@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 import rlkd
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.agents.training import ENV_ID
-from rlkd.data.embedded import planted, planted_logits
+from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
 from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, sources
 from rlkd.models import ArrayTeacher, HfTeacher, load_student

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rlkd.data.embedded import EMBEDDED, digits, docstrings, planted, planted_logits
+from rlkd.data.embedded import EMBEDDED, digits, docstrings
 from rlkd.data.loading import load_task
+from rlkd.data.planted import planted, planted_logits
 from rlkd.data.splitting import Fractions, split_task
 from rlkd.data.task import SPLITS, UNLABELLED, Table, Task
 

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
-from rlkd.data.splitting import DEFAULT_FRACTIONS, Fractions, check_seed, split_task
-from rlkd.data.task import UNLABELLED, Table, Task
-from rlkd.errors import ConfigError, OutputDirectoryError, TaskError
+from rlkd.data.planted import planted
+from rlkd.data.splitting import DEFAULT_FRACTIONS, Fractions, split_task
+from rlkd.data.task import Table, Task
+from rlkd.errors import OutputDirectoryError, TaskError
 from rlkd.records import write_json_atomic
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,6 @@ _SKIPPED_FOLDERS = re.compile(
     r"tests?|_?testing|_?vendor(?:ed)?|externals?|third_party|site-packages|dist-packages|_vendored_packages"
 )
 _NAMES = re.compile("|".join(pattern for _, pattern in LIBRARIES.values()), re.IGNORECASE)
-
-_FALSE_LEAN = 1.0
 
 
 def docstrings(seed: int = 0, *, fractions: Fractions = DEFAULT_FRACTIONS) -> Task:
@@ -116,101 +114,6 @@ def digits(seed: int = 0, *, fractions: Fractions = DEFAULT_FRACTIONS) -> Task:
         vectors=(images / 16.0).astype(np.float32),
     )
     return split_task("digits", table, [str(digit) for digit in range(10)], fractions=fractions, seed=seed)
-
-
-def planted(
-    seed: int = 0,
-    num_rows: int = 3000,
-    num_classes: int = 6,
-    num_domains: int = 3,
-    dim: int = 16,
-    *,
-    fractions: Fractions = DEFAULT_FRACTIONS,
-) -> Task:
-    """Build synthetic vectors with a known structure, for tests of what a weighting can find.
-
-    The generating model: class prototypes m_c ~ N(0, I); rows take the classes in turn; a row of class c is
-    m_c + e with e ~ N(0, I); the domain of class c is c mod ``num_domains``. See :func:`planted_logits` for
-    teachers.
-
-    Args:
-        seed: Seeds prototypes, noise and splits.
-        num_rows: Rows N.
-        num_classes: Classes C.
-        num_domains: Domains, at most C.
-        dim: Length of the vectors D.
-        fractions: Sizes of probe, validation and test.
-
-    Returns:
-        A vector task with domains.
-    """
-    if num_classes < 2 or not 1 <= num_domains <= num_classes or dim < 1 or num_rows < 10 * num_classes:
-        raise ConfigError(
-            "a planted task needs num_classes >= 2, 1 <= num_domains <= num_classes, dim >= 1 and 10 rows a "
-            f"class, got num_classes={num_classes}, num_domains={num_domains}, dim={dim}, "
-            f"num_rows={num_rows}; change them"
-        )
-    check_seed(seed)
-    rng = np.random.default_rng(seed)
-    prototypes = rng.standard_normal((num_classes, dim))
-    labels = np.arange(num_rows, dtype=np.int64) % num_classes
-    vectors = prototypes[labels] + rng.standard_normal((num_rows, dim))
-    table = Table(labels=labels, domains=labels % num_domains, vectors=vectors.astype(np.float32))
-    return split_task(
-        "planted",
-        table,
-        [f"class {c}" for c in range(num_classes)],
-        domain_names=[f"domain {d}" for d in range(num_domains)],
-        fractions=fractions,
-        seed=seed,
-    )
-
-
-def planted_logits(
-    task: Task, num_teachers: int = 3, seed: int = 0, mode: str = "specialists", *, sharpness: float = 4.0
-) -> NDArray[np.float32]:
-    """Draw teachers' logits for a task with labels and domains.
-
-    The generating model, for teacher k on a row with label y: every logit starts as N(0, 1). On domain
-    k mod ``num_domains`` the logit of y gains ``sharpness``, so the teacher is sharp and nearly always right; on the
-    other domains the logit of one wrong class, uniform among the C - 1, gains 1, so it is diffuse and mostly
-    wrong. Its largest probability tells the two apart, without labels: at sharpness 4 with some overlap (a policy
-    can put about 0.93 of the weight on the teacher that knows), at 8 with next to none. Mode ``identical`` repeats
-    teacher 0.
-
-    Rows are drawn in order, so the logits of a training view are the head of those of its task.
-
-    Args:
-        task: The task; all its rows labelled.
-        num_teachers: Teachers K.
-        seed: Seeds the teachers.
-        mode: ``specialists`` or ``identical``.
-        sharpness: What the logit of y gains where the teacher knows it; >= 0.
-
-    Returns:
-        Logits, shape (N, K, C).
-    """
-    if mode not in ("specialists", "identical"):
-        raise ConfigError(f"mode must be 'specialists' or 'identical', got {mode!r}; choose one of these")
-    check_seed(seed)
-    if num_teachers < 1:
-        raise ConfigError(f"num_teachers must be 1 or more, got {num_teachers}; raise it")
-    if not 0 <= sharpness < float("inf"):
-        raise ConfigError(f"sharpness must be finite and >= 0, got {sharpness}; 4 is usual")
-    labels = task.table.labels
-    if (labels == UNLABELLED).any():
-        raise TaskError(f"planted teachers need a label in every row, task {task.name!r} has rows without; drop them")
-    drawn = 1 if mode == "identical" else num_teachers
-    # Two streams, so that the wrong classes of a prefix of the rows do not depend on how many rows follow.
-    noise, lean = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    logits = noise.standard_normal((len(labels), drawn, task.num_classes)).astype(np.float32)
-    shift = lean.integers(1, task.num_classes, size=(len(labels), drawn))
-    known = np.arange(drawn) % max(1, len(task.domain_names)) == task.table.domains[:, None]
-    favoured = np.where(known, labels[:, None], (labels[:, None] + shift) % task.num_classes)
-    gain = np.where(known, sharpness, _FALSE_LEAN).astype(np.float32)
-    rows, teachers = np.indices(known.shape)
-    logits[rows, teachers, favoured] += gain
-    return np.repeat(logits, num_teachers, axis=1) if mode == "identical" else logits
 
 
 EMBEDDED: Mapping[str, Callable[..., Task]] = {

@@ -1,0 +1,37 @@
+"""Paired runs and what they show: one run is a task, its teachers, a student, a weighting and a seed, one JSON line.
+
+A line is a flat record with a ``kind``:
+
+* ``run``: ``suite``, ``task``, ``student``, ``weighting``, ``seed``, ``status`` (``ok`` or ``failed``, then with
+  ``error``), the scores on the test split (``accuracy``, ``macro_f1``, ``matthews``, ``nll``, ``ece``,
+  ``class_recall``; ``metric`` names the one that counts), ``correct`` (:func:`rlkd.records.unpack_bits`), ``regret``
+  and ``selection_accuracy`` (:func:`rlkd.benchmark.measuring.choice_figures`), ``mean_weights`` (K),
+  ``knowing_mass_early`` and ``_late``, ``seconds``, ``fit_seconds``, ``policy_seconds``, ``teacher_passes``,
+  ``peak_memory_mb``, ``rows`` per split, and what made it: ``teachers``, ``settings``, ``data``, ``logits``,
+  ``policy`` (hashes), ``environment``.
+* ``task``: once a task: ``best_teacher``, ``equal_mixture``, ``best_per_instance``, ``room``, ``disagreement`` on
+  validation, ``teacher_accuracy`` (K), ``seconds``, ``teacher_passes`` of the cache.
+* ``policy``: once a trained policy: ``policy`` (its name), ``settings``, ``seconds``.
+"""
+
+from rlkd.benchmark.arms import Arm, learned_hash, resolve_arms
+from rlkd.benchmark.comparing import check_comparison, compare
+from rlkd.benchmark.jobs import Job
+from rlkd.benchmark.measuring import weights_summary
+from rlkd.benchmark.summary import failures, summarise, verdicts
+from rlkd.records import pack_bits, unpack_bits
+
+__all__ = [
+    "Arm",
+    "Job",
+    "check_comparison",
+    "compare",
+    "failures",
+    "learned_hash",
+    "pack_bits",
+    "resolve_arms",
+    "summarise",
+    "unpack_bits",
+    "verdicts",
+    "weights_summary",
+]

@@ -1,0 +1,84 @@
+"""The weightings of a comparison: what they are called, and what they are made of."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlkd.data.task import Task
+from rlkd.features import ObservationConfig
+from rlkd.logit_cache import LogitCache
+from rlkd.weighting import Evidence
+from rlkd.weighting.learned import train_router
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One weighting of a comparison."""
+
+    name: str
+    """What tables call it."""
+    spec: str
+    """What :func:`rlkd.weighting.build_weighting` is given."""
+    policy_seconds: float = 0.0
+    """What training it cost before any student was distilled."""
+    labelled_only: bool = False
+    """Distil on the labelled train rows alone, because it cannot weight the others."""
+
+
+def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir: Path, *, seed: int = 0) -> list[Arm]:
+    """Name the weightings, and fit a router once: like a policy it is the same for every seed.
+
+    Args:
+        specs: Weightings, as ``name[:argument]``, that :func:`~rlkd.benchmark.comparison.check_comparison` let pass.
+        task: The task.
+        cache: The teachers' logits.
+        output_dir: Where a fitted router is kept.
+        seed: Of the router's fit.
+    """
+    return [
+        Arm(
+            name=_arm_name(spec, specs),
+            spec=f"policy:{_fitted_router(task, cache, output_dir, seed)}" if spec == "router" else spec,
+        )
+        for spec in specs
+    ]
+
+
+def _arm_name(spec: str, specs: Sequence[str]) -> str:
+    """The name without its path, where that is enough to tell the arms apart."""
+    short = "policy" if Path(spec).is_dir() else spec.partition(":")[0]
+    alike = [
+        other for other in specs if other.partition(":")[0] == short or (short == "policy" and Path(other).is_dir())
+    ]
+    return short if len(alike) == 1 and short in ("policy", "policy_mean", "policy_shuffle") else spec
+
+
+def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int) -> Path:
+    # Named after what it was fitted on: another cache in the same place asks for another router.
+    fitted_on = json.dumps([task.fingerprint, cache.identity, seed])
+    folder = output_dir / f"router-{hashlib.sha256(fitted_on.encode()).hexdigest()[:8]}"
+    if not (folder / "config.json").is_file():
+        fit_router_into(folder, task, cache, seed)
+    return folder
+
+
+def fit_router_into(folder: Path, task: Task, cache: LogitCache, seed: int) -> None:
+    """Fit the supervised router on the training view of the task, and save it as a policy."""
+    view = task.training_view()
+    evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=seed)
+    train_router(evidence, ObservationConfig()).save_pretrained(folder)
+
+
+def learned_hash(spec: str) -> str | None:
+    """Hash of the weights that a weighting reads: another policy in the same folder is another weighting.
+
+    Args:
+        spec: ``name[:argument]``, or the folder of a policy.
+
+    Returns:
+        64 hexadecimal digits; None where the weighting reads no weights from a folder.
+    """
+    weights = Path(spec.partition(":")[2] or spec) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None

@@ -1,0 +1,165 @@
+"""Paired comparisons on one task: one student per weighting and seed, one JSON line each.
+
+For a seed every weighting gets the same initialisation, the same batches and the same budget, so differences are
+paired.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from rlkd.benchmark.arms import resolve_arms
+from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
+from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, run_units
+from rlkd.data.splitting import check_seed
+from rlkd.data.task import Task
+from rlkd.errors import ConfigError, WeightingError
+from rlkd.logit_cache import LogitCache
+from rlkd.models.networks import check_device
+from rlkd.models.students import check_student
+from rlkd.records import append_jsonl, environment, read_jsonl
+from rlkd.settings import StudentSettings
+from rlkd.weighting import build_weighting, weighting_class
+
+RUNS_FILE = "runs.jsonl"
+
+
+def check_comparison(
+    task: Task, cache: LogitCache, specs: Sequence[str], settings: StudentSettings, *, seeds: Sequence[int], jobs: int
+) -> None:
+    """Make every weighting and the student once, so that what cannot run is refused before anything is written.
+
+    Arguments are those of :func:`compare`.
+
+    Raises:
+        ConfigError: Nothing to compare, or a setting out of range.
+        WeightingError: A weighting is unknown, named twice, or needs what the task or the cache does not have.
+        StudentError: The student does not exist or cannot read this task.
+    """
+    if not specs or not seeds:
+        raise ConfigError(f"a comparison needs weightings and seeds, got {len(specs)} and {len(seeds)}; name some")
+    if jobs < 1:
+        raise ConfigError(f"a comparison needs jobs >= 1, got {jobs}; 1 runs one student after the other")
+    for seed in seeds:
+        check_seed(seed)
+    check_device(settings.device)
+    if len(set(specs)) < len(specs):
+        raise WeightingError(f"every weighting may be named once, got {', '.join(specs)}; drop the repeated ones")
+    for spec in specs:
+        weighting_class(spec)
+    for spec in specs:
+        if spec != "router":  # fitted when the comparison has a directory; it needs nothing that others do not
+            build_weighting(spec, task, cache)
+    check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
+
+
+def compare(
+    task: Task,
+    cache: LogitCache,
+    specs: Sequence[str],
+    settings: StudentSettings,
+    output_dir: str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    jobs: int = 1,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Distil one student per weighting and seed; finished runs of an earlier call are kept.
+
+    Args:
+        task: The task; students are scored on its test split.
+        cache: The teachers' logits, as opened by :func:`rlkd.logit_cache.load_cache`.
+        specs: Weightings, as ``name[:argument]``.
+        settings: The student and its training.
+        output_dir: Holds ``runs.jsonl``, one line a run, and the weights of each run.
+        seeds: Seeds of the students.
+        jobs: Processes. Each run has one CPU thread, so figures do not depend on it.
+        progress: Show a progress bar.
+
+    Returns:
+        The records of all runs asked for, failed ones included (``status`` other than ``"ok"``).
+    """
+    check_comparison(task, cache, specs, settings, seeds=seeds, jobs=jobs)
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    arms, context, ledger = (
+        resolve_arms(specs, task, cache, folder),
+        Context(task, cache),
+        Ledger.open(folder / RUNS_FILE),
+    )
+    wanted = [Job(arm=arm, settings=settings, seed=seed) for seed in seeds for arm in arms]
+    keys = [run_key(context, job) for job in wanted]
+    finished = ledger.finished()
+    units = [Unit(key, job) for key, job in zip(keys, wanted, strict=True) if key not in finished]
+    make_worker = partial(_Worker, task, cache, folder, ledger, environment())
+    with tqdm(
+        total=len(wanted), initial=len(wanted) - len(units), desc="students", unit="run", disable=not progress
+    ) as bar:
+        for _ in run_units(units, make_worker, jobs):
+            bar.update()
+    for leftover in (STUDENTS_FOLDER, LOCKS_FOLDER):
+        with suppress(OSError):
+            (folder / leftover).rmdir()
+    newest = {record["key"]: record for record in read_jsonl(folder / RUNS_FILE)}
+    return [newest[key] for key in keys]
+
+
+class Ledger:
+    """A file of records that several programs append to, each run once."""
+
+    def __init__(self, path: Path, seen: int) -> None:
+        """Remember how many records were there when the work began."""
+        self.path, self.seen = path, seen
+
+    @classmethod
+    def open(cls, path: Path) -> "Ledger":
+        """Begin to work on a file; it may be absent."""
+        return cls(path, len(read_jsonl(path)))
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """Records that need no repetition, by key.
+
+        Those that succeeded, and those that failed since the work began: a failed run is tried again by the next
+        call, and not by each of two that work side by side.
+        """
+        return {
+            record["key"]: record
+            for index, record in enumerate(read_jsonl(self.path))
+            if record["status"] == "ok" or index >= self.seen
+        }
+
+    def once(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | Busy:
+        """Make and append the record of a key, unless it is there already.
+
+        Args:
+            key: Of the record.
+            make: Does the work.
+
+        Returns:
+            The record, or :class:`Busy` while another program makes it.
+        """
+        with claim(self.path.parent / LOCKS_FOLDER, key) as ours:
+            if not ours:
+                return Busy()
+            found = self.finished().get(key)
+            if found is not None:
+                return found
+            record = make()
+            append_jsonl(self.path, record)
+            return record
+
+
+class _Worker:
+    """Runs the jobs of one comparison, one after the other."""
+
+    def __init__(
+        self, task: Task, cache: LogitCache, folder: Path, ledger: Ledger, environment: Mapping[str, Any]
+    ) -> None:
+        self.context, self.folder, self.ledger, self.environment = Context(task, cache), folder, ledger, environment
+
+    def do(self, unit: Unit) -> Any:
+        return self.ledger.once(unit.name, lambda: run_job(self.context, unit.work, self.folder, self.environment))

@@ -1,0 +1,158 @@
+"""One paired run: a student, a weighting and a seed in, one JSON line out."""
+
+import hashlib
+import json
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlkd.benchmark.arms import Arm, learned_hash
+from rlkd.benchmark.measuring import (
+    choice_figures,
+    deployed_weights,
+    peak_memory_mb,
+    reset_peak_memory,
+    student_scores,
+    teachers_asked,
+    weights_summary,
+)
+from rlkd.data.task import Task
+from rlkd.errors import one_line
+from rlkd.logit_cache import LogitCache
+from rlkd.records import pack_bits, write_json_atomic
+from rlkd.settings import StudentSettings
+from rlkd.trainer import DistillationTrainer, make_trainer
+from rlkd.weighting import build_weighting
+
+log = logging.getLogger(__name__)
+
+STUDENTS_FOLDER = "students"
+"""The Trainer insists on a folder of its own; nothing is written there."""
+WEIGHTS_FOLDER = "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: a weighting, a student and a seed."""
+
+    arm: Arm
+    settings: StudentSettings
+    seed: int
+    student: str = ""
+    """What tables call the student; by default its own name."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the runs of one task share; inputs are encoded once for each kind of student."""
+
+    task: Task
+    cache: LogitCache
+    encoded: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+
+    def encoded_for(self, settings: StudentSettings) -> dict[str, Any]:
+        """Where tokenizer and encoded inputs of a student are kept between runs."""
+        return self.encoded.setdefault((settings.student, settings.max_length), {})
+
+
+def run_key(context: Context, job: Job) -> str:
+    """16 hexadecimal digits: equal keys are equal runs, down to the bytes of data, logits and learned weights."""
+    spec = job.arm.spec + (learned_hash(job.arm.spec) or "")
+    described: list[Any] = [context.task.fingerprint, context.cache.identity, job.arm.name, spec]
+    described += [asdict(job.settings), job.seed]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Distil one student; a run that fails is a record too.
+
+    Args:
+        context: The task and its teachers.
+        job: What to run.
+        folder: Weights are written below it.
+        environment: Versions, recorded with every run.
+
+    Returns:
+        The record, with ``status`` ``"ok"`` or ``"failed"``. Its ``seconds`` are of building the weighting, training
+        the student and scoring it; one CPU thread.
+    """
+    key = run_key(context, job)
+    record: dict[str, Any] = {
+        "kind": "run",
+        "key": key,
+        "task": context.task.name,
+        "weighting": job.arm.name,
+        "seed": job.seed,
+        "student": job.student or job.settings.student,
+        "teachers": list(context.cache.teacher_names),
+        "settings": asdict(job.settings),
+        "data": context.task.fingerprint,
+        "logits": context.cache.identity,
+        "policy": learned_hash(job.arm.spec),
+        "policy_seconds": job.arm.policy_seconds,
+        "environment": dict(environment),
+    }
+    started = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    reset_peak_memory()
+    try:
+        record |= _distil(context, job, folder, key) | {"status": "ok"}
+    except Exception as error:
+        record |= failure(error)
+    finally:
+        torch.set_num_threads(threads)
+    return record | {"seconds": round(time.perf_counter() - started, 2), "peak_memory_mb": peak_memory_mb()}
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """What a record says of an error: status, and the message with its place on one line."""
+    log.debug("run failed", exc_info=error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)} ({where})"}
+
+
+def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any]:
+    task, cache = context.task, context.cache
+    started = time.perf_counter()
+    weighting = build_weighting(job.arm.spec, task, cache, seed=job.seed)
+    fitted = time.perf_counter()
+    trainer = make_trainer(
+        task,
+        cache,
+        weighting,
+        job.settings,
+        folder / STUDENTS_FOLDER,
+        seed=job.seed,
+        shared=context.encoded_for(job.settings),
+    )
+    trainer.train()
+    logits, labels = trainer.predict_split("test"), task.labels("test")
+    _write_weights(folder / WEIGHTS_FOLDER / f"{key}.json", trainer)
+    early_late = trainer.knowing_mass() or (None, None)
+    state, weights = deployed_weights(weighting, task, cache, task.splits["test"], logits, job.settings.batch_size)
+    seen = min(len(task.splits["train"]), job.settings.max_steps * job.settings.batch_size)
+    return {
+        **student_scores(logits, labels),
+        "knowing_mass_early": early_late[0],
+        "knowing_mass_late": early_late[1],
+        **choice_figures(weights, state, cache),
+        "mean_weights": [round(float(value), 4) for value in weights.mean(0)],
+        "fit_seconds": round(fitted - started, 2),
+        "teacher_passes": teachers_asked(weights) * seen,
+        "rows": {split: len(ids) for split, ids in task.splits.items()},
+        "correct": pack_bits(np.asarray(logits.argmax(-1) == labels)),
+    }
+
+
+def _write_weights(path: Path, trainer: DistillationTrainer) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(path, weights_summary(trainer.weight_record, trainer.cache.teacher_names))
