@@ -57,7 +57,7 @@ def check_level(reps: int, level: float) -> None:
 
 
 def interval(mean: float, resampled: Array, level: float) -> Estimate:
-    """The percentile interval of ``resampled``, shape (reps,), around nothing but its own quantiles."""
+    """``mean`` with the percentile interval of ``resampled``, shape (reps,)."""
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(mean), float(low), float(high))
 
@@ -180,3 +180,50 @@ def paired_permutation_test(differences: ArrayLike, rng: np.random.Generator, re
     # The margin keeps patterns that equal the observed one up to rounding.
     extreme = np.abs(signs @ array) >= abs(array.sum()) - 1e-12 * np.abs(array).sum()
     return float(extreme.mean()) if exact else float((1 + extreme.sum()) / (1 + reps))
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """Correct p-values for the number of tests; the chance of one false alarm among them stays below the level.
+
+    Sorted from the smallest, the i-th of m (from 0) is multiplied by m - i; none may fall below the one before it.
+
+    Args:
+        p_values: In [0, 1], shape (tests,), in any order.
+
+    Returns:
+        Corrected p-values in the same order, at most 1.
+
+    Source:
+        Holm 1979, A simple sequentially rejective multiple test procedure, jstor.org/stable/4615733.
+    """
+    array = finite(p_values, "(tests,)")
+    order = np.argsort(array, kind="stable")
+    raised = np.maximum.accumulate(array[order] * np.arange(len(array), 0, -1))
+    corrected = np.empty_like(array)
+    corrected[order] = np.minimum(raised, 1.0)
+    return corrected
+
+
+def rank_correlation(x: ArrayLike, y: ArrayLike, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Spearman's rho of pairs, with the p-value of a permutation test over pairings (exact for up to 7 pairs).
+
+    Args:
+        x: Shape (pairs,).
+        y: Shape (pairs,).
+        rng: Draws the pairings when there are more than 7.
+
+    Returns:
+        Rho in [-1, 1] and a two-sided p-value; None with fewer than 3 pairs or where one side is constant.
+    """
+    left, right = scipy.stats.rankdata(finite(x, "(pairs,)")), scipy.stats.rankdata(finite(y, "(pairs,)"))
+    if len(left) != len(right):
+        raise ConfigError(f"expected pairs, got {len(left)} and {len(right)} numbers; pass one y for each x")
+    if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
+        return None
+    centred = (right - right.mean()) / (right.std() * left.std() * len(left))
+    # Spearman's rho is the correlation of the ranks; the ranks' means and spreads are the same in every pairing.
+    test = scipy.stats.permutation_test(
+        (left,), lambda ranks, axis: np.sum(ranks * centred, axis=axis), permutation_type="pairings", vectorized=True,
+        rng=rng,
+    )  # fmt: skip
+    return float(test.statistic), float(test.pvalue)
