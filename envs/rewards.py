@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import unknown_name
-from rlkd.losses import cross_entropy
+from rlkd.losses import cross_entropy, logit_gain
 
 
 class Scene(Protocol):
@@ -62,9 +62,7 @@ class LogitGain:
 
     def after(self, scene: Scene) -> Tensor:
         """Gain per unit of learning rate, shape (B,), in [-2, 2]."""
-        p = F.softmax(scene.student_logits, dim=-1)
-        gain = ((p - scene.targets) * (p - _one_hot(scene.labels, p))).sum(-1)
-        return gain * float(scene.learning_rate > 0)
+        return logit_gain(scene.student_logits, scene.targets, scene.labels) * float(scene.learning_rate > 0)
 
 
 class StudentGain:

@@ -57,8 +57,51 @@ def teacher_cross_entropy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(teacher_logits, labels.unsqueeze(-1).expand(teacher_logits.shape[:-1]))
 
 
+def logit_gain(student_logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    """First-order drop of an instance's own loss when it is taught ``targets``: ``(p - q) . (p - y)``.
+
+    p is the student, q what it is taught, y the label. The step moves the logits against ``p - q``, the gradient of
+    the divergence; the cross entropy falls by the inner product with its own gradient ``p - y``. Linear in q: the
+    gain of a mixture is the mixture of the gains.
+
+    Args:
+        student_logits: Shape (..., C).
+        targets: Probabilities q, shape (..., C).
+        labels: Shape (...), -1 for unlabelled (gives zero).
+
+    Returns:
+        Gain per unit of learning rate, shape (...), in [-2, 2].
+    """
+    p = F.softmax(student_logits.float(), dim=-1)
+    y = F.one_hot(labels.clamp_min(0), p.shape[-1]).to(p.dtype)
+    gain: Tensor = ((p - targets) * (p - y)).sum(-1)
+    return torch.where(labels >= 0, gain, torch.zeros_like(gain))
+
+
+def divergence_gradients(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Gradient of every teacher's own divergence at the student's logits, ``T (p - q_k)``: no backward pass.
+
+    Of ``T ** 2 * KL(q_k || p)``, both sides softened by T, as in :func:`distillation_loss`.
+
+    Args:
+        student_logits: Shape (..., C).
+        teacher_logits: Shape (..., K, C).
+        temperature: T > 0.
+
+    Returns:
+        Shape (..., K, C), float32.
+    """
+    student = F.softmax(student_logits.float() / temperature, dim=-1).unsqueeze(-2)
+    return temperature * (student - F.softmax(teacher_logits.float() / temperature, dim=-1))
+
+
 def soft_targets(
-    teacher_logits: Tensor, weights: Tensor, *, temperature: float = 1.0, mix: Mix = "probability"
+    teacher_logits: Tensor,
+    weights: Tensor,
+    *,
+    temperature: float = 1.0,
+    mix: Mix = "probability",
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Mix the teachers into one distribution per instance.
 
@@ -68,6 +111,8 @@ def soft_targets(
         temperature: Softens each teacher; > 0.
         mix: ``"probability"`` averages the softened probabilities; ``"logit"`` averages the logits and
             softens then (TextBrewer's convention).
+        labels: Shape (...), -1 for unlabelled. If given, a row of zero weights, which has no teacher, gets its
+            label's own distribution.
 
     Returns:
         Probabilities, shape (..., C), float32, detached.
@@ -77,8 +122,18 @@ def soft_targets(
     """
     logits = teacher_logits.detach().float()
     if mix == "logit":
-        return F.softmax(_mixed(weights, logits) / temperature, dim=-1)
-    return _mixed(weights, F.softmax(logits / temperature, dim=-1))
+        targets = F.softmax(_mixed(weights, logits) / temperature, dim=-1)
+    else:
+        targets = _mixed(weights, F.softmax(logits / temperature, dim=-1))
+    if labels is None:
+        return targets
+    certain = F.one_hot(labels.clamp_min(0), logits.shape[-1]).to(targets.dtype)
+    alone = ~_has_teacher(weights) & (labels >= 0)
+    return torch.where(alone.unsqueeze(-1), certain, targets)
+
+
+def _has_teacher(weights: Tensor) -> Tensor:
+    return weights.detach().sum(-1) > 0
 
 
 def _mixed(weights: Tensor, values: Tensor) -> Tensor:
@@ -98,6 +153,7 @@ def distillation_loss(
     kd_ratio: float = 1.0,
     mix: Mix = "probability",
     scale_by_temperature: bool = True,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """``(1 - kd_ratio) * CE + kd_ratio * KL(mixture || student)``, one value per instance.
 
@@ -107,14 +163,17 @@ def distillation_loss(
     Args:
         student_logits: Shape (..., C); the gradient flows here only.
         teacher_logits: Shape (..., K, C).
-        weights: Rows on the simplex, shape (..., K).
+        weights: Rows on the simplex, shape (..., K). A row of zeros has no teacher: the label alone teaches it, its
+            loss is the cross entropy whatever ``kd_ratio`` is.
         labels: Shape (...), -1 for unlabelled rows, whose cross entropy counts zero. May be None when
-            ``kd_ratio`` is 1.
+            ``kd_ratio`` is 1 and every row has a teacher.
         temperature: Softens both sides of the divergence; > 0.
         kd_ratio: Share of the distillation term, in [0, 1].
         mix: See :func:`soft_targets`.
         scale_by_temperature: Multiply the divergence by ``temperature ** 2``, so that its gradient keeps its
             size as the temperature grows.
+        scale: Multiplies the divergence of each instance, shape (...); None: 1. With probability mixing a sum of
+            single divergences whose weights add up to s is a mixture with ``scale`` s.
 
     Returns:
         Nats per instance, shape (...), float32.
@@ -127,9 +186,17 @@ def distillation_loss(
     divergence: Tensor = -(targets * log_student).sum(-1) + torch.special.xlogy(targets, targets).sum(-1)
     if scale_by_temperature:
         divergence = divergence * temperature**2
+    if scale is not None:
+        divergence = divergence * scale.detach()
+    if labels is None:
+        if kd_ratio < 1:
+            raise ConfigError(f"kd_ratio {kd_ratio} needs labels, got none; pass labels or set kd_ratio=1")
+        if not _has_teacher(weights).all():
+            raise ConfigError("a row of zero weights is taught by its label, got no labels; pass labels")
+        return divergence
+    certain = cross_entropy(student_logits, labels)
+    divergence = torch.where(_has_teacher(weights), divergence, certain)
     if kd_ratio == 1:
         return divergence
-    if labels is None:
-        raise ConfigError(f"kd_ratio {kd_ratio} needs labels, got none; pass labels or set kd_ratio=1")
-    mixed: Tensor = (1 - kd_ratio) * cross_entropy(student_logits, labels) + kd_ratio * divergence
+    mixed: Tensor = (1 - kd_ratio) * certain + kd_ratio * divergence
     return mixed

@@ -3,6 +3,7 @@
 Every distillation goes through here, in ``compare`` and in the benchmarks too: what is measured is what users run.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,19 +21,20 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 
 from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
-from rlkd.errors import NonFiniteLossError, StudentError
+from rlkd.errors import NonFiniteLossError, StudentError, WeightingError
 from rlkd.logit_cache import read_state
 from rlkd.losses import MIXES, check_loss_settings, cross_entropy, distillation_loss
 from rlkd.metrics import compute_metrics as default_metrics
 from rlkd.models.students import load_student
-from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
+from rlkd.records import RunDirectory, newest_verified, parse_object, write_json_atomic, write_manifest
 from rlkd.settings import StudentSettings
 from rlkd.types import LogitSource, State, on_device
-from rlkd.weighting import Weighting, check_requirements
+from rlkd.weighting import OnlineWeighting, Weighting, check_requirements, mixture
 from rlkd.weighting.fixed import Uniform
 
 IDS = "instance_ids"
 WEIGHT_FILE = "weights.json"
+WEIGHTING_FILE = "weighting.json"
 
 
 @dataclass
@@ -133,7 +135,8 @@ class DistillationTrainer(Trainer):
             args: Training and distillation arguments.
             task: Trains on ``train``, evaluates on ``validation``.
             cache: Teacher logits: a cache, or :class:`~rlkd.logit_cache.LiveTeachers`.
-            weighting: Maps each batch to weights; None: equal weights.
+            weighting: Maps each batch to weights; None: equal weights. One that learns online is copied first, so
+                that every student starts from what was passed.
             processing_class: The student's tokenizer; None for vector tasks.
             inputs: Encoded inputs, to share them between runs of one tokenizer.
             **kwargs: Handed on to :class:`transformers.Trainer`.
@@ -142,7 +145,9 @@ class DistillationTrainer(Trainer):
         check_requirements(type(chosen).__name__, chosen, task, cache)
         if args.kd_ratio < 1 and len(task.labelled_ids("train")) == 0:
             raise StudentError(f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1")
-        self.task, self.cache, self.weighting = task, cache, chosen
+        self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None
+        self.task, self.cache = task, cache
+        self.weighting = chosen if self._online is None else self._online
         self.inputs = inputs or encode_inputs(task, processing_class, args.max_length)
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
         kwargs.setdefault("compute_metrics", default_metrics)
@@ -197,17 +202,20 @@ class DistillationTrainer(Trainer):
     def _distillation_losses(self, student_logits: Tensor, ids: Tensor) -> Tensor:
         args = self.args
         state = self.batch_state(ids, student_logits)
-        weights = self.weighting.weights(state)
-        self._record(state, weights)
+        taught = mixture(self.weighting, state)
+        self._record(state, taught.weights)
+        if self._online is not None:
+            self._online.update(state)
         return distillation_loss(
             student_logits,
-            state.teacher_logits,
-            weights,
+            taught.teacher_logits,
+            taught.weights,
             state.labels,
             temperature=args.temperature,
             kd_ratio=args.kd_ratio,
             mix=args.mix,
             scale_by_temperature=args.scale_by_temperature,
+            scale=taught.scale,
         )
 
     def batch_state(self, ids: Tensor, student_logits: Tensor) -> State:
@@ -215,7 +223,10 @@ class DistillationTrainer(Trainer):
         state = read_state(self.task, self.cache, ids.cpu())
         progress = self.state.global_step / max(self.state.max_steps, 1)
         return replace(
-            on_device(state, student_logits.device), student_logits=student_logits.detach(), progress=progress
+            on_device(state, student_logits.device),
+            student_logits=student_logits.detach(),
+            progress=progress,
+            temperature=self.args.temperature,
         )
 
     def _record(self, state: State, weights: Tensor) -> None:
@@ -253,6 +264,8 @@ class DistillationTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             write_json_atomic(folder / WEIGHT_FILE, self.weight_record.state())
+            if self._online is not None:
+                write_json_atomic(folder / WEIGHTING_FILE, self._online.state_dict())
             write_manifest(folder)
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
@@ -264,6 +277,8 @@ class DistillationTrainer(Trainer):
             resume_from_checkpoint = self._newest_checkpoint()
         if resume_from_checkpoint:
             self.weight_record.load(json.loads((Path(resume_from_checkpoint) / WEIGHT_FILE).read_text()))
+            if self._online is not None:
+                self._online.load_state_dict(_saved_weighting(Path(resume_from_checkpoint) / WEIGHTING_FILE))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _newest_checkpoint(self) -> str | None:
@@ -387,6 +402,15 @@ def _groups(task: Task, source: LogitSource, state: State) -> Tensor:
     groups = state.labels if by_class else state.domains
     assert groups is not None
     return groups
+
+
+def _saved_weighting(path: Path) -> dict[str, Any]:
+    values = parse_object(path.read_bytes()) if path.is_file() else None
+    if values is None:
+        raise WeightingError(
+            f"expected what the weighting had learned in {path}, found nothing; resume with the weighting of the run"
+        )
+    return values
 
 
 def _step_number(folder: Path) -> int:

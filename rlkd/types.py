@@ -38,6 +38,8 @@ class State:
     """Shape (...), int64 domain ids."""
     progress: float | None = None
     """Share of the student's training budget that is spent, in [0, 1]."""
+    temperature: float | None = None
+    """Of the distillation loss, > 0, for weightings that read its gradient. None: 1."""
 
     def available(self) -> frozenset[str]:
         """Names of the fields that are given."""

@@ -137,7 +137,7 @@ def test_what_each_weighting_prefers(built, task, cache):
     assert mass["router"] > 0.9
     assert mass["router"] > mass["cross_entropy"] > mass["entropy"] > 0.45
     assert mass["best_per_instance"] > mass["cross_entropy"] > mass["mt_bert"] > mass["ca_mkd"] > 0.4
-    assert mass["entropy"] > mass["ebkd"] > mass["max_probability"] > 0.37
+    assert mass["entropy"] > mass["max_probability"] > mass["ebkd"] > 0.4  # ebkd can exclude, not select
     right = (
         cache.rows(torch.from_numpy(task.splits["validation"])).argmax(-1).numpy() == task.labels("validation")[:, None]
     ).mean(0)

@@ -1,19 +1,37 @@
 """Weightings: anything that maps a state to weights over teachers. Torch only; no RL library is imported here."""
 
 import importlib
+import logging
+from functools import lru_cache
 from pathlib import Path
 
 from rlkd.data.task import Task
 from rlkd.errors import WeightingError, one_line, unknown_name
 from rlkd.types import LogitSource
-from rlkd.weighting.base import Evidence, Weighting, WeightingBuilder
-from rlkd.weighting.fixed import BestTeacher, Fixed, Uniform
-from rlkd.weighting.heuristic import CrossEntropy, Entropy, Oracle
+from rlkd.weighting.base import Evidence, Mixture, OnlineWeighting, Weighting, WeightingBuilder, mixture
+from rlkd.weighting.fitted import CalibratedUniform, LrDev, LrTrain
+from rlkd.weighting.fixed import BestTeacher, Fixed, RandomTeacher, Uniform
+from rlkd.weighting.gradient import AekdBatchMean, AekdFlat, Govern
+from rlkd.weighting.heuristic import (
+    Agreement,
+    BestPerInstance,
+    CaMkd,
+    CrossEntropy,
+    Ebkd,
+    Entropy,
+    MaxProbability,
+    MtBert,
+    MtBertRaw,
+    Oracle,
+)
 from rlkd.weighting.learned import Policy, PolicyMean, PolicyShuffle, Router, load_policy
+from rlkd.weighting.online import Hedge
 
 __all__ = [
     "WEIGHTINGS",
     "Evidence",
+    "Mixture",
+    "OnlineWeighting",
     "Policy",
     "Weighting",
     "WeightingBuilder",
@@ -21,14 +39,32 @@ __all__ = [
     "check_requirements",
     "load_policy",
     "load_weighting",
+    "mixture",
 ]
+
+logger = logging.getLogger(__name__)
 
 WEIGHTINGS: dict[str, WeightingBuilder] = {
     "uniform": Uniform,
     "fixed": Fixed,
+    "random_teacher": RandomTeacher,
     "best_teacher": BestTeacher,
+    "lr_train": LrTrain,
+    "lr_dev": LrDev,
+    "calibrated_uniform": CalibratedUniform,
     "entropy": Entropy,
+    "ebkd": Ebkd,
+    "max_probability": MaxProbability,
+    "agreement": Agreement,
+    "aekd_batch_mean": AekdBatchMean,
+    "aekd_flat": AekdFlat,
+    "govern": Govern,
     "cross_entropy": CrossEntropy,
+    "ca_mkd": CaMkd,
+    "mt_bert": MtBert,
+    "mt_bert_raw": MtBertRaw,
+    "best_per_instance": BestPerInstance,
+    "hedge": Hedge,
     "oracle": Oracle,
     "router": Router,
     "policy": Policy,
@@ -94,13 +130,23 @@ def load_weighting(path: str | Path) -> Policy:
 def check_requirements(name: str, weighting: Weighting, task: Task, source: LogitSource) -> None:
     """Refuse a weighting that the run cannot feed, by name, before anything is trained.
 
+    A weighting that reads labels runs where some train rows have none if it says what it does with them
+    (``falls_back``); that is logged as a warning, once.
+
     Raises:
         WeightingError: If labels, domains, affinity or embeddings are required and missing.
     """
     missing = []
-    if "labels" in weighting.requires and len(task.labelled_ids("train")) < len(task.splits["train"]):
-        unlabelled = len(task.splits["train"]) - len(task.labelled_ids("train"))
-        missing.append(f"labels ({unlabelled} of {len(task.splits['train'])} train rows have none)")
+    rows, labelled = len(task.splits["train"]), len(task.labelled_ids("train"))
+    falls_back = getattr(weighting, "falls_back", "")
+    if "labels" in weighting.requires and labelled < rows:
+        if falls_back and labelled:
+            _warn_once(
+                f"{type(weighting).__name__} reads labels, and {rows - labelled} of {rows} train rows have none; there "
+                f"it falls back to {falls_back}"
+            )
+        else:
+            missing.append(f"labels ({rows - labelled} of {rows} train rows have none)")
     if "domains" in weighting.requires and not task.domain_names:
         missing.append("domains (the task has no domain column)")
     if "affinity" in weighting.requires and not source.has_affinity:
@@ -112,3 +158,8 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
             f"weighting {name!r} needs {' and '.join(missing)}; choose a weighting that needs none, such as 'uniform', "
             "'entropy' or a label-free policy"
         )
+
+
+@lru_cache(maxsize=256)
+def _warn_once(message: str) -> None:
+    logger.warning(message)

@@ -1,8 +1,10 @@
 """The contract of a weighting, and what the entries of the registry are built from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +16,13 @@ from rlkd.types import LogitSource, State
 
 @runtime_checkable
 class Weighting(Protocol):
-    """Anything that maps a state to weights over its teachers."""
+    """Anything that maps a state to weights over its teachers.
+
+    What a class may have beside this, all optional: ``falls_back``, a few words on what it does for instances without
+    a label although it requires labels (without them it is refused where labels are missing); ``adjust(state)``, the
+    state with other teacher logits, which the student is taught then; ``loss_scale(state)``, shape (...), by which
+    the divergence of an instance is multiplied. :func:`mixture` asks for the latter two.
+    """
 
     @property
     def requires(self) -> frozenset[str]:
@@ -31,6 +39,51 @@ class Weighting(Protocol):
         """
 
 
+@runtime_checkable
+class OnlineWeighting(Weighting, Protocol):
+    """A weighting that learns while the student does; the trainer works on a copy and keeps it in its checkpoints."""
+
+    def update(self, state: State) -> None:
+        """Learn from a batch; called once a training batch, after its weights were taken.
+
+        Args:
+            state: With the student's logits from the forward pass of the step.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned, as plain values that JSON can hold."""
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            WeightingError: If the values are not those of this weighting.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """What a student is taught of a batch."""
+
+    teacher_logits: Tensor
+    """Shape (..., K, C)."""
+    weights: Tensor
+    """Rows on the simplex, shape (..., K)."""
+    scale: Tensor | None = None
+    """Factor of each instance's divergence, shape (...); None: 1."""
+
+
+def mixture(weighting: Weighting, state: State) -> Mixture:
+    """Ask a weighting for everything it says about a batch: the one place that knows its optional methods."""
+    adjust, scale = getattr(weighting, "adjust", None), getattr(weighting, "loss_scale", None)
+    state = state if adjust is None else adjust(state)
+    return Mixture(
+        teacher_logits=state.teacher_logits,
+        weights=weighting.weights(state),
+        scale=None if scale is None else scale(state),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What a weighting may be fitted on: the task without its test rows, and its teachers' logits."""
@@ -39,9 +92,10 @@ class Evidence:
     source: LogitSource
     seed: int = 0
 
-    def labelled_state(self, split: str) -> State:
-        """The state of the labelled rows of one split."""
-        return read_state(self.task, self.source, torch.from_numpy(self.task.labelled_ids(split)))
+    def labelled_state(self, *splits: str) -> State:
+        """The state of the labelled rows of some splits."""
+        ids = np.concatenate([self.task.labelled_ids(split) for split in splits])
+        return read_state(self.task, self.source, torch.from_numpy(ids))
 
 
 class WeightingBuilder(Protocol):
@@ -70,6 +124,16 @@ def require_argument(name: str, argument: str | None, example: str) -> str:
     if not argument:
         raise WeightingError(f"weighting {name!r} needs an argument, got none; write for example {example!r}")
     return argument
+
+
+def number(name: str, argument: str) -> float:
+    """Read an argument that must be a number."""
+    try:
+        return float(argument)
+    except ValueError as error:
+        raise WeightingError(
+            f"weighting {name!r} takes a number, got {argument!r}; write for example '{name}:0.5'"
+        ) from error
 
 
 def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """Weights that do not look at the instance."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
+import xxhash
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
 from rlkd.types import State
@@ -76,3 +79,33 @@ class BestTeacher(Fixed):
             )
         right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)).sum(0)
         return cls((right == right.max()).float())
+
+
+class RandomTeacher:
+    """All weight on one teacher, drawn anew for every mini-batch.
+
+    The draw ranks the teachers by a hash of the seed, the batch's instance ids and the teacher's name, and every
+    instance goes to the first that is present: runs resume exactly, and a teacher's rank does not depend on its place.
+
+    Source: Fukuda et al. 2017, Interspeech; the Rand-Single-Ensemble baseline of RL-KD, arXiv:2012.06048.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"ids"})
+
+    def __init__(self, teacher_names: Sequence[str], seed: int = 0) -> None:
+        """Remember the K names and the seed of the run."""
+        self.teacher_names, self.seed = tuple(teacher_names), seed
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``random_teacher``; drawn by the seed of the run."""
+        refuse_argument("random_teacher", argument)
+        return cls(evidence.source.teacher_names, evidence.seed)
+
+    def weights(self, state: State) -> Tensor:
+        """Weights of one mini-batch, all leading axes together, shape (..., K)."""
+        assert state.ids is not None
+        batch = state.ids.flatten().sort().values.cpu().numpy().tobytes()
+        draws = [xxhash.xxh3_64_intdigest(f"{self.seed}/{name}/".encode() + batch) >> 1 for name in self.teacher_names]
+        ranks = torch.tensor(draws, device=state.present.device).masked_fill(~state.present, -1)
+        return F.one_hot(ranks.argmax(-1), len(draws)).float()

@@ -1,4 +1,8 @@
-"""Weights from a formula: no fitting, one screen each."""
+"""Weights from a formula: no fitting, one screen each.
+
+Weights read predictions at temperature 1, whatever the temperature of the loss. Formulas that read labels give equal
+weights to instances without one.
+"""
 
 from typing import ClassVar, Self
 
@@ -7,17 +11,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
-from rlkd.features import finite_logits
+from rlkd.features import ObservationConfig, finite_logits, teacher_features
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import Knowledge, State
-from rlkd.weighting.base import Evidence, equal_weights, masked_softmax, normalised, refuse_argument
+from rlkd.weighting.base import Evidence, equal_weights, masked_softmax, normalised, number, refuse_argument
+
+FALLS_BACK = "equal weights"
+"""What the formulas with labels give instances without one."""
+
+
+def exclusion_weights(blame: Tensor, present: Tensor) -> Tensor:
+    """Weights ``(1 - blame) / (n - 1)`` over the n present teachers: none can exceed 1 / (n - 1).
+
+    Args:
+        blame: Rows on the simplex, zero where absent, shape (..., K).
+        present: Bool, shape (..., K).
+    """
+    return normalised((1 - blame).clamp_min(0), present)
+
+
+def label_cross_entropy(state: State) -> Tensor:
+    """Cross entropy of every teacher to the label, finite, zero where there is no label, shape (..., K)."""
+    assert state.labels is not None
+    return teacher_cross_entropy(finite_logits(state.teacher_logits), state.labels)
 
 
 class Entropy:
     """Softmax over teachers of minus the entropy of their prediction, in nats: trust who is sure.
 
     Source: Kwon et al. 2020, ICASSP (EBKD). Deviation: a softmax of minus the entropy in place of
-    ``1 - H_k / sum_j H_j``, whose weights cannot leave the neighbourhood of 1 / K for K >= 3.
+    ``1 - H_k / sum_j H_j`` (:class:`Ebkd`), whose weights cannot exceed 1 / (K - 1).
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -34,14 +57,88 @@ class Entropy:
         return masked_softmax((log_p.exp() * log_p).sum(-1), state.present)
 
 
+class Ebkd:
+    """Weights ``(1 - H_k / sum_j H_j) / (K - 1)`` with H the entropy of a teacher's prediction.
+
+    They can exclude the least certain teacher, never select one (K >= 3). No entropy anywhere: equal weights.
+
+    Source: Kwon et al. 2020, ICASSP (EBKD), in the form of the CA-MKD code. Deviation: rows sum to 1, not to K - 1.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``ebkd``."""
+        refuse_argument("ebkd", argument)
+        return cls()
+
+    def weights(self, state: State) -> Tensor:
+        """Weights, shape (..., K)."""
+        log_p = F.log_softmax(finite_logits(state.teacher_logits), dim=-1)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        return exclusion_weights(normalised(entropy, state.present), state.present)
+
+
+class MaxProbability:
+    """Softmax over teachers of their largest probability over a temperature (1 by default): odds up to e.
+
+    Source: maximum softmax probability as confidence, Hendrycks, Gimpel 2017, arXiv:1610.02136. Deviation: that paper
+    weights nothing; the softmax and its temperature are ours.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        """Store the temperature; > 0, small ones select the most certain teacher."""
+        if not 0 < temperature < float("inf"):
+            raise WeightingError(f"max_probability needs a temperature > 0, got {temperature}; 1 is usual")
+        self.temperature = temperature
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``max_probability`` or ``max_probability:TEMPERATURE``."""
+        return cls(1.0 if argument is None else number("max_probability", argument))
+
+    def weights(self, state: State) -> Tensor:
+        """Weights, shape (..., K)."""
+        confidence = F.softmax(finite_logits(state.teacher_logits), dim=-1).amax(-1)
+        return masked_softmax(confidence / self.temperature, state.present)
+
+
+class Agreement:
+    """Weights in proportion to how far a teacher's prediction overlaps with the mean of the others'.
+
+    The overlap of p and q is ``sum_c min(p_c, q_c)``, the ``agreement`` of :mod:`rlkd.features`. No overlap anywhere:
+    equal weights.
+
+    Source: ours; the rule "trust the consensus" in its simplest form.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``agreement``."""
+        refuse_argument("agreement", argument)
+        return cls()
+
+    def weights(self, state: State) -> Tensor:
+        """Weights, shape (..., K)."""
+        observation = ObservationConfig()
+        overlap = teacher_features(state, observation)[..., observation.feature_names.index("agreement")]
+        return normalised(overlap, state.present)
+
+
 class CrossEntropy:
     """Softmax over teachers of minus their cross entropy to the label; equal weights where there is no label.
 
     Source: the confidence term of CA-MKD, Zhang, Chen, Wang 2022, arXiv:2201.00007. Deviation: softmax(-CE)
-    itself, not ``(1 - softmax(CE)) / (K - 1)``.
+    itself, not ``(1 - softmax(CE)) / (K - 1)``, which is :class:`CaMkd`.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"labels"})
+    falls_back: ClassVar[str] = FALLS_BACK
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
@@ -51,13 +148,98 @@ class CrossEntropy:
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
+        return masked_softmax(-label_cross_entropy(state), state.present)
+
+
+class CaMkd:
+    """Weights ``(1 - softmax(CE)_k) / (K - 1)`` with CE the teacher's cross entropy to the label.
+
+    They equal softmax(-CE) for two teachers only: beyond, they can exclude the worst teacher, never select one.
+
+    Source: Zhang, Chen, Wang 2022, arXiv:2201.00007 (CA-MKD), equation 3. Deviation: the weights of the logits alone,
+    without the second set for the features; the released code divides the loss by K once more.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"labels"})
+    falls_back: ClassVar[str] = FALLS_BACK
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``ca_mkd``."""
+        refuse_argument("ca_mkd", argument)
+        return cls()
+
+    def weights(self, state: State) -> Tensor:
+        """Weights, shape (..., K)."""
+        return exclusion_weights(masked_softmax(label_cross_entropy(state), state.present), state.present)
+
+
+class BestPerInstance:
+    """All weight on the teacher with the lowest cross entropy to the label; ties share it. An oracle: it knows labels.
+
+    Source: the Best-Single-Ensemble baseline of RL-KD, Yuan et al. 2021, arXiv:2012.06048.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"labels"})
+    falls_back: ClassVar[str] = FALLS_BACK
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``best_per_instance``."""
+        refuse_argument("best_per_instance", argument)
+        return cls()
+
+    def weights(self, state: State) -> Tensor:
+        """Weights, shape (..., K)."""
+        costs = label_cross_entropy(state).masked_fill(~state.present, torch.inf)
+        return normalised(costs == costs.amin(-1, keepdim=True), state.present)
+
+
+class MtBert:
+    """Weights in proportion to ``1 / (1 + CE)`` with CE the teacher's cross entropy to the label.
+
+    Source: Wu, Wu, Huang 2021, arXiv:2106.01023 (MT-BERT), the distillation loss. Deviation: normalised over the
+    teachers; :class:`MtBertRaw` is not. No hidden loss, teachers are not fine-tuned together.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"labels"})
+    falls_back: ClassVar[str] = FALLS_BACK
+    name: ClassVar[str] = "mt_bert"
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``mt_bert`` or ``mt_bert_raw``."""
+        refuse_argument(cls.name, argument)
+        return cls()
+
+    def shares(self, state: State) -> Tensor:
+        """Before normalisation, in (0, 1], shape (..., K)."""
+        return state.present / (1 + label_cross_entropy(state))
+
+    def weights(self, state: State) -> Tensor:
+        """Weights, shape (..., K)."""
+        return normalised(self.shares(state), state.present)
+
+
+class MtBertRaw(MtBert):
+    """As published: the sum of the single divergences with weights ``1 / (1 + CE)``, which add up to nearly K.
+
+    The weights are the normalised ones; what they added up to scales the instance's loss, so good teachers make it
+    up to K times as large as under equal weights. Instances without a label: equal weights, scale 1.
+    """
+
+    name: ClassVar[str] = "mt_bert_raw"
+
+    def loss_scale(self, state: State) -> Tensor:
+        """Sum of the raw weights, in (0, K]; 1 where there is no label; shape (...)."""
         assert state.labels is not None
-        logits = finite_logits(state.teacher_logits)
-        return masked_softmax(-teacher_cross_entropy(logits, state.labels), state.present)
+        return torch.where(state.labels >= 0, self.shares(state).sum(-1), 1.0)
 
 
 class Oracle:
     """Equal weights over the teachers that were trained on the instance's class or domain."""
+
+    falls_back: ClassVar[str] = FALLS_BACK
 
     def __init__(self, knowledge: Knowledge) -> None:
         """Store who knows what."""
