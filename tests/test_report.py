@@ -13,7 +13,7 @@ import pytest
 
 from rlkd.errors import ConfigError
 from rlkd.report import format_table, markdown_table, write_report
-from rlkd.report.plots import _spread
+from rlkd.report.plots import move_apart
 
 ROWS: list[dict[str, object]] = [
     {"weighting": "policy", "accuracy": 0.9, "seeds": 5, "paired": True},
@@ -71,10 +71,10 @@ def test_terminal_escapes_and_line_breaks_are_disarmed() -> None:
 
 
 def test_labels_move_apart_evenly_and_keep_their_order() -> None:
-    assert _spread([0.5, 0.5], 0.2, 0, 1) == pytest.approx([0.4, 0.6])
-    assert _spread([0.9, 0.1], 0.2, 0, 1) == pytest.approx([0.9, 0.1])
-    assert _spread([1.0, 1.0], 0.2, 0, 1) == pytest.approx([0.8, 1.0], abs=1e-6)
-    assert _spread([], 0.2, 0, 1) == []
+    assert move_apart([0.5, 0.5], 0.2, 0, 1) == pytest.approx([0.4, 0.6])
+    assert move_apart([0.9, 0.1], 0.2, 0, 1) == pytest.approx([0.9, 0.1])
+    assert move_apart([1.0, 1.0], 0.2, 0, 1) == pytest.approx([0.8, 1.0], abs=1e-6)
+    assert move_apart([], 0.2, 0, 1) == []
 
 
 def test_missing_parts_are_left_out(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ Cells = dict[str, object]
 
 def brief_comparison(rows: Sequence[Mapping[str, Any]]) -> list[Cells]:
     """The rows of :func:`rlkd.benchmark.summarise` as a terminal is wide; columns that no row fills are left out."""
-    return _filled([_brief(row) for row in rows])
+    return filled([_brief(row) for row in rows])
 
 
 def full_comparison(rows: Sequence[Mapping[str, Any]]) -> list[Cells]:
     """The same with p-values, calibration and cost, for a page."""
-    return _filled([_brief(row) | _rest(row) for row in rows])
+    return filled([_brief(row) | _rest(row) for row in rows])
 
 
 def _brief(row: Mapping[str, Any]) -> Cells:
@@ -41,6 +41,7 @@ def _spread(row: Mapping[str, Any], name: str, form: str, unit: float = 1) -> st
     return f"{mean} [{low}, {high}]"
 
 
-def _filled(rows: Sequence[Cells]) -> list[Cells]:
+def filled(rows: Sequence[Cells]) -> list[Cells]:
+    """Rows of equal keys without the columns that no row fills."""
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
     return [{name: row[name] for name in names} for row in rows]

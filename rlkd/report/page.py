@@ -88,7 +88,12 @@ def _panel_alt(group: str, mean: NDArray[np.float64], teachers: Sequence[str]) -
     return f"Mean teacher weight on {group} over training: {'; '.join(lines) or 'never seen'}."
 
 
-def _weights_part(weights: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def weights_part(weights: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the weights macro draws; None without weights.
+
+    Raises:
+        ConfigError: If the lengths do not fit.
+    """
     if weights is None:
         return None
     teachers = [clean_text(str(name)) for name in weights["teachers"]]
@@ -166,7 +171,7 @@ def write_report(
         parts = {
             "accuracy": _accuracy_part(accuracy),
             "curves": _curve_part(learning_curve),
-            "weights": _weights_part(weights),
+            "weights": weights_part(weights),
         }
     environment = jinja2.Environment(autoescape=True, finalize=_finalize, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(PAGE).render(

@@ -21,6 +21,7 @@ from rlkd.report.tables import Row, shortened
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#444444")
 """Okabe and Ito's palette, safe for colour-blind readers; yellow darkened to be legible as text."""
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
+TIMES = "\N{MULTIPLICATION SIGN}"
 INK, MUTED, FAINT = "#1b2733", "#5b6875", "#dfe4ea"
 _DIRECT_LABELS = 4
 
@@ -47,7 +48,7 @@ _METADATA = ("Date", "Creator", "Format", "Type")
 _NUMBERED_ID = re.compile(r' id="[\w.]+_\d+"')
 
 
-def _svg(figure: Figure) -> Markup:
+def svg_of(figure: Figure) -> Markup:
     """Render a figure as an ``<svg>`` element that scales with its container."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
@@ -62,11 +63,11 @@ def _svg(figure: Figure) -> Markup:
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height))
     axes = figure.add_subplot()
-    _bare(axes)
+    bare(axes)
     return figure, axes
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     """Only what carries numbers: no frame, faint grid, muted ticks."""
     for side in axes.spines.values():
         side.set_visible(False)
@@ -75,7 +76,7 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def move_apart(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move label positions apart to ``gap`` where they fit into [low, high], keeping their order.
 
     Neighbours that are too close give way by the same amount, so a label stays near its line.
@@ -139,7 +140,7 @@ def forest_plot(rows: Sequence[Row]) -> Markup:
     axes.locator_params(axis="x", nbins=5)
     height = figure.get_figheight()
     figure.subplots_adjust(left=0.285, right=0.705, top=1 - 0.05 / height, bottom=0.52 / height)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def curve_plot(steps: NDArray[np.float64], values: NDArray[np.float64], colour: str) -> Markup:
@@ -167,7 +168,7 @@ def curve_plot(steps: NDArray[np.float64], values: NDArray[np.float64], colour: 
     axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     axes.set_xlabel("environment steps", color=MUTED, fontsize=10.5)
     figure.subplots_adjust(left=0.13, right=0.88, top=0.97, bottom=0.2)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def three_digits(value: float) -> str:
@@ -197,13 +198,13 @@ def weights_panel(bins: NDArray[np.float64], mean: NDArray[np.float64], teachers
     if direct:
         ends = [last_seen(mean[:, k]) for k in range(len(teachers))]
         drawn = [k for k, end in enumerate(ends) if math.isfinite(end)]
-        places = _spread([ends[k] for k in drawn], 0.125 * top, 0.03 * top, 0.97 * top)
+        places = move_apart([ends[k] for k in drawn], 0.125 * top, 0.03 * top, 0.97 * top)
         for k, y in zip(drawn, places, strict=True):
             axes.text(
                 1.03, y, shortened(teachers[k], 13), va="center", color=line_colour(k), fontsize=10, clip_on=False
             )
     figure.subplots_adjust(left=0.105, right=0.67 if direct else 0.95, top=0.955, bottom=0.15)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def line_colour(k: int) -> str:

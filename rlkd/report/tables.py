@@ -82,7 +82,8 @@ def format_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in [header, rule, *body])
 
 
-def _markdown_escape(text: str) -> str:
+def markdown_escape(text: str) -> str:
+    """Text in which nothing is HTML, an escape or the end of a cell."""
     for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\\", "\\\\"), ("|", "\\|")):
         text = text.replace(character, safe)
     return text
@@ -98,7 +99,7 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     Returns:
         The table without a last newline; pipes and HTML in cells are escaped.
     """
-    header, *body = _aligned(rows, columns, _markdown_escape)
+    header, *body = _aligned(rows, columns, markdown_escape)
     right = numeric_columns(rows, columns)
     rule = ["-" * (max(_width(c), 3) - r) + ":" * r for c, r in zip(header, right, strict=True)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])

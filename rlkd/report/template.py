@@ -1,6 +1,6 @@
-"""The report's page; plots are sized so that a phone stacks them."""
+"""The pages' style and their common parts; plots are sized so that a phone stacks them."""
 
-PAGE = """\
+STYLE = """\
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -44,9 +44,84 @@ th, td { padding: .45rem .7rem; text-align: left; border-bottom: 1px solid var(-
 th { color: var(--muted); font-weight: 600; }
 tbody tr:last-child td { border-bottom: 0; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
+.full { min-width: 60rem; }
+.middle { min-width: 40rem; max-width: 54rem; }
+.broad { max-width: 78rem; }
+.points { padding-left: 1.2rem; margin: .6rem 0; }
+.points li { margin-top: .3rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; list-style: none; padding: 0; margin: 1rem 0 0; }
+nav a { color: var(--accent); }
+code { font-size: .9em; background: #eef1f4; border-radius: 4px; padding: .05em .3em; }
+.apart { margin: 1.6rem 0 .4rem; }
+details { border-top: 1px solid var(--line); padding: .7rem 0 .3rem; }
+details:first-of-type { margin-top: 1.4rem; }
+summary { cursor: pointer; }
+summary h3 { display: inline; }
+summary span { color: var(--muted); font-size: .9rem; }
+.marked td { background: #eef5fa; font-weight: 600; }
+.broad table { font-size: .84rem; }
+.broad th, .broad td { padding: .3rem .55rem; }
+.broad th { white-space: normal; overflow-wrap: normal; vertical-align: bottom; }
+.broad .number, .broad td { font-variant-numeric: tabular-nums; }
+.broad .note { margin: 1.5rem 0 .5rem; }
 @media print { body { background: #fff; } section { break-inside: avoid; border: 0; padding: 0; } }
 </style>
 </head>
+"""
+
+TABLE = """\
+{% macro table_of(table, label) %}
+<div class="scroll" tabindex="0" role="region" aria-label="{{ label }}">
+<table>
+<thead><tr>
+{% for name, number in table.columns %}
+<th scope="col"{% if number %} class="number"{% endif %}>{{ name }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr{% if table.marked and loop.index0 in table.marked %} class="marked"{% endif %}>
+{% for cell in row %}
+<td{% if table.columns[loop.index0][1] %} class="number"{% endif %}>{{ cell }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endmacro %}
+"""
+
+WEIGHTS = """\
+{% macro weights_of(weights) %}
+<p class="note">Mean weight on each group, over the student's training in percent. Dotted line: equal weights,
+{{ weights.equal }}.</p>
+<ul class="legend">
+{% for teacher in weights.legend %}
+<li><span class="chip" style="background: {{ teacher.colour }}"></span>{{ teacher.name }}</li>
+{% endfor %}
+</ul>
+<div class="panels">
+{% for panel in weights.panels %}
+<figure>
+<figcaption><h3>{{ panel.title }}</h3><span>{{ panel.lead }}</span></figcaption>
+<div class="plot" role="img" aria-label="{{ panel.alt }}">
+{{ panel.svg }}
+</div>
+</figure>
+{% endfor %}
+</div>
+{% if weights.rest %}
+<p class="note" style="margin: 1.2rem 0 0">Not drawn: {{ weights.rest | join("; ") }}.</p>
+{% endif %}
+{% endmacro %}
+"""
+
+PAGE = (
+    STYLE
+    + TABLE
+    + WEIGHTS
+    + """\
 <body>
 <main>
 <header>
@@ -90,52 +165,18 @@ tbody tr:last-child td { border-bottom: 0; }
 {% if weights %}
 <section>
 <h2>Teacher weights over training</h2>
-<p class="note">Mean weight on each group, over the student's training in percent. Dotted line: equal weights,
-{{ weights.equal }}.</p>
-<ul class="legend">
-{% for teacher in weights.legend %}
-<li><span class="chip" style="background: {{ teacher.colour }}"></span>{{ teacher.name }}</li>
-{% endfor %}
-</ul>
-<div class="panels">
-{% for panel in weights.panels %}
-<figure>
-<figcaption><h3>{{ panel.title }}</h3><span>{{ panel.lead }}</span></figcaption>
-<div class="plot" role="img" aria-label="{{ panel.alt }}">
-{{ panel.svg }}
-</div>
-</figure>
-{% endfor %}
-</div>
-{% if weights.rest %}
-<p class="note" style="margin: 1.2rem 0 0">Not drawn: {{ weights.rest | join("; ") }}.</p>
-{% endif %}
+{{ weights_of(weights) }}
 </section>
 {% endif %}
 {% for table in tables %}
 <section>
 <h2 id="table-{{ loop.index }}">{{ table.caption }}</h2>
-<div class="scroll" tabindex="0" role="region" aria-labelledby="table-{{ loop.index }}">
-<table>
-<thead><tr>
-{% for name, number in table.columns %}
-<th scope="col"{% if number %} class="number"{% endif %}>{{ name }}</th>
-{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr>
-{% for cell in row %}
-<td{% if table.columns[loop.index0][1] %} class="number"{% endif %}>{{ cell }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
+{{ table_of(table, table.caption) }}
 </section>
 {% endfor %}
 </main>
 </body>
 </html>
 """
+)
+"""The report of a run or a comparison."""

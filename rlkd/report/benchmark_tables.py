@@ -1,0 +1,145 @@
+"""Figures of a benchmark as table cells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlkd.report.arms import is_policy, ordered
+from rlkd.report.comparison import Cells, filled
+from rlkd.report.document import Table
+from rlkd.report.plots import TIMES
+from rlkd.report.wording import points, spread_text
+from rlkd.stats import UNIFORM, TaskRuns
+
+Figures = dict[str, Any]
+
+
+def task_table(runs: TaskRuns, rows: Sequence[Figures]) -> Table:
+    """The table of one task and student."""
+    equal = next((row for row in rows if row["weighting"] == UNIFORM), {})
+    cells = filled([_task_cells(row, runs.metric, equal.get("regret")) for row in rows])
+    return Table(cells, _marked(rows))
+
+
+def _marked(rows: Sequence[Figures]) -> list[int]:
+    return [index for index, row in enumerate(rows) if is_policy(row["weighting"])]
+
+
+def _task_cells(row: Figures, metric: str, equal_regret: float | None) -> Cells:
+    regret = row.get("regret")
+    return {
+        "weighting": row["weighting"],
+        "seeds": row["seeds"],
+        "failed": row["failed"] or None,
+        f"{metric} [95%]": spread_text(row, "score", ".3f"),
+        "points over uniform": points(row, "gain"),
+        "points over best teacher": points(row, "over_best_teacher"),
+        "share of the gap": spread_text(row, "gap_share", ".2f"),
+        "p": _p(row.get("p_value")),
+        "p Holm": _p(row.get("p_holm")),
+        "P(better)": _number(row.get("improves"), ".2f"),
+        "regret": spread_text(row, "regret", ".3f"),
+        "of uniform's": _number(regret / equal_regret, ".2f") if regret is not None and equal_regret else None,
+        "right teacher": spread_text(row, "selection_accuracy", ".2f"),
+        "mass early, late": _masses(row),
+        "macro F1": _number(row.get("macro_f1"), ".3f"),
+        "NLL": _number(row.get("nll"), ".3f"),
+        "ECE": _number(row.get("ece"), ".3f"),
+        "seconds": _number(row.get("seconds"), ".0f"),
+        "teacher passes": _number(row.get("teacher_passes"), ".3g"),
+        "policy seconds": _number(row.get("policy_seconds"), ".0f"),
+        "peak MB": _number(row.get("peak_memory_mb"), ".0f"),
+    }
+
+
+def _number(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form)
+
+
+def _p(value: float | None) -> str | None:
+    return None if value is None else "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.01 else 2}f}"
+
+
+def _masses(row: Figures) -> str | None:
+    early, late = row.get("knowing_mass_early"), row.get("knowing_mass_late")
+    return None if early is None or late is None else f"{early:.2f}, {late:.2f}"
+
+
+def suite_table(rows: Sequence[Figures]) -> Table:
+    """The table over the tasks of one student."""
+    return Table(filled([_suite_cells(row) for row in rows]), _marked(rows))
+
+
+def _suite_cells(row: Figures) -> Cells:
+    several = row["tasks"] > 0
+    return {
+        "weighting": row["weighting"],
+        "tasks": row["tasks"],
+        "pays / same / costs": f"{row['pays']} / {row['same']} / {row['costs']}" if several else None,
+        "mean points over uniform": points(row, "gain"),
+        "IQM points over uniform": points(row, "gain_iqm"),
+        "IQM share of the gap": spread_text(row, "share_iqm", ".2f"),
+        "tasks with a gap": row.get("share_tasks"),
+        "p": _p(row.get("p_value")),
+        "p Holm": _p(row.get("p_holm")),
+        "P(better)": _number(row.get("improves"), ".2f"),
+        "cost": None if row.get("cost") is None else f"{TIMES}{row['cost']:.2f}",
+    }
+
+
+def rival_table(rows: Sequence[Figures], tasks: Sequence[str]) -> Table:
+    """A weighting minus each other one, in points, task by task and over them."""
+    return Table(
+        filled(
+            [
+                {
+                    "minus": row["rival"],
+                    "mean": points(row, "mean"),
+                    "IQM": points(row, "iqm"),
+                    "p": _p(row["p_value"]),
+                    "p Holm": _p(row["p_holm"]),
+                    **{f"on {task}": points(row["by_task"].get(task, {}), "gain") for task in tasks},
+                }
+                for row in rows
+            ]
+        )
+    )
+
+
+def seed_table(runs: TaskRuns) -> list[Cells]:
+    """Every score of a task, one row a weighting, one column a seed."""
+    seeds = sorted({seed for _, seed in runs.finished})
+    return [
+        {"weighting": name}
+        | {f"seed {seed}": _seed_cell(runs.finished.get((name, seed)), runs.metric) for seed in seeds}
+        for name in ordered(name for name, _ in runs.finished)
+    ]
+
+
+def _seed_cell(record: Mapping[str, Any] | None, metric: str) -> str | None:
+    return None if record is None else f"{float(record[metric]):.4f}"
+
+
+def setting_line(runs: TaskRuns) -> list[str]:
+    """What was run and on what, and the teachers' headroom: what the records know of it."""
+    parts, settings = [], runs.first("settings") or {}
+    if runs.first("description"):
+        parts.append(str(runs.first("description")).rstrip(".") + ".")
+    teachers = runs.first("teachers") or []
+    if teachers:
+        parts.append(f"Teachers {', '.join(f'`{name}`' for name in teachers)}.")
+    if runs.student:
+        layers = f", first {settings['num_layers']} layers" if settings.get("num_layers") else ""
+        known = {"max_steps": "steps", "batch_size": "batch", "learning_rate": "learning rate", "kd_ratio": "kd_ratio"}
+        figures = [f"{label} {settings[key]:g}" for key, label in known.items() if settings.get(key) is not None]
+        parts.append(f"Student `{runs.student}`{layers}{''.join(f', {figure}' for figure in figures)}.")
+    seeds = sorted({int(record["seed"]) for record in runs.records})
+    parts.append(f"Seeds {', '.join(map(str, seeds))}.")
+    versions = (runs.first("environment") or {}).get("versions") or {}
+    named = [f"{name} {versions[name]}" for name in ("rlkd", "torch", "transformers") if versions.get(name)]
+    parts += [f"{', '.join(named)}."] if named else []
+    headroom = runs.first("headroom")
+    lines = [" ".join(parts)]
+    if isinstance(headroom, Mapping):
+        figures = [f"{k.replace('_', ' ')} {v:.3f}" for k, v in headroom.items() if isinstance(v, int | float)]
+        lines.append(f"Headroom on validation: {', '.join(figures)}.")
+    return lines

@@ -1,0 +1,168 @@
+"""What the figures of a benchmark say, written out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlkd.report.arms import control_of, ordered, policies
+from rlkd.stats import TaskRuns, rank_correlation, spread, verdict
+
+Figures = dict[str, Any]
+
+
+def points(row: Figures, name: str) -> str | None:
+    """A difference with its interval in points; None where it is unknown."""
+    return spread_text(row, name, "+.1f", 100)
+
+
+def spread_text(row: Figures, name: str, form: str, unit: float = 1.0) -> str | None:
+    """A figure with its interval, ``0.81 [0.80, 0.82]``; None where it is unknown."""
+    if row.get(name) is None:
+        return None
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    mean = _signed(unit * row[name], form)
+    return (
+        mean if low is None or high is None else f"{mean} [{_signed(unit * low, form)}, {_signed(unit * high, form)}]"
+    )
+
+
+def _signed(value: float, form: str) -> str:
+    text = format(value, form)
+    # A rounded zero has no sign.
+    return text.replace("-", "+" if "+" in form else "", 1) if float(text) == 0 else text
+
+
+def p_text(p_value: float, smallest: float = 0.0) -> str:
+    """``p = 0.06``, ``p < 0.001``; says so where no smaller p-value was possible."""
+    text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{3 if p_value < 0.01 else 2}f}"
+    return f"{text}, the least that so few seeds can give" if 0 < p_value <= smallest else text
+
+
+def task_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
+    """What :func:`policy_sentences` says, then the other weightings at a glance and what failed."""
+    by_name = {str(row["weighting"]): row for row in rows}
+    return [*policy_sentences(runs, rows), *_others(by_name), *failures(runs)]
+
+
+def policy_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
+    """Whether the policies pay on a task, and whether instances are the cause."""
+    by_name = {str(row["weighting"]): row for row in rows}
+    return [line for name in policies(by_name) for line in _policy_sentences(runs, by_name, name)]
+
+
+def _policy_sentences(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:
+    row = by_name[name]
+    if row.get("gain") is None:
+        return [f"`{name}` has no run that can be paired with uniform."]
+    smallest = 2.0 ** (1 - row["seeds"]) if row["seeds"] > 1 else 1.0
+    chance, gain = p_text(row["p_value"], smallest), f"{points(row, 'gain')} points over uniform"
+    said = {
+        "pays": f"`{name}` **pays here**: {gain} ({chance}).",
+        "costs": f"`{name}` **costs accuracy here**: {gain} ({chance}).",
+        "same": f"`{name}` **makes no difference here** ({chance}): {gain}.",
+        None: f"`{name}`: {gain}; one run is too few to say more.",
+    }[row.get("verdict")]
+    share = spread_text(row, "gap_share", ".2f")
+    if share is not None:
+        said += f" It recovers {share} of the gap between uniform and the oracle."
+    return [said, *_cause(runs, by_name, name)]
+
+
+def _cause(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:
+    """Is it the instances? Against the policy's own weights, shuffled and averaged."""
+    if runs.panel is None:
+        return []
+    sentences = []
+    for kind, what in (("shuffle", "the shuffle"), ("mean", "the policy's average weights, fixed,")):
+        control = control_of(name, kind, list(by_name))
+        draws = None if control is None else runs.panel.difference(name, control)
+        if draws is None:
+            continue
+        drop = spread("drop", draws)
+        side, size = verdict(drop, "drop"), f"`{name}` minus `{control}` {points(drop, 'drop')} points"
+        if side is None:
+            sentences.append(f"{size}; one run is too few to say more.")
+        elif side == "pays" and kind == "shuffle":
+            sentences.append(f"The instances matter: shuffling the weights over them costs accuracy ({size}).")
+        elif side == "pays":
+            sentences.append(f"Fixed weights would not do: {size}.")
+        elif kind == "shuffle":
+            sentences.append(f"**Instance weighting is not the cause** ({what} does as well): {size}.")
+        else:
+            sentences.append(f"Fixed weights would do: {what} are as good ({size}).")
+    return sentences
+
+
+def _others(by_name: dict[str, Figures]) -> list[str]:
+    words = {"pays": "Also above uniform", "costs": "Below uniform", "same": "No difference to uniform"}
+    said = []
+    rest = [name for name in ordered(by_name) if name not in policies(by_name)]
+    for word, heading in words.items():
+        names = [f"`{name}`" for name in rest if by_name[name].get("verdict") == word]
+        if names:
+            said.append(f"{heading}: {', '.join(names)}")
+    return [f"{'; '.join(said)}."] if said else []
+
+
+def failures(runs: TaskRuns, shown: int = 3) -> list[str]:
+    """Which runs failed and why; nothing where none did."""
+    if not runs.failed:
+        return []
+    named = [f"`{r['weighting']}`, seed {r['seed']}: {r.get('error', 'no reason given')}" for r in runs.failed[:shown]]
+    rest = f"; and {len(runs.failed) - shown} more" if len(runs.failed) > shown else ""
+    return [f"**{len(runs.failed)} of {len(runs.records)} runs failed**. {'; '.join(named)}{rest}."]
+
+
+def suite_sentences(rows: Sequence[Figures]) -> list[str]:
+    """Whether the policies pay over the tasks of a suite."""
+    by_name = {str(row["weighting"]): row for row in rows}
+    sentences = []
+    for name in policies(by_name):
+        row = by_name[name]
+        if not row["tasks"]:
+            continue
+        many = "1 task" if row["tasks"] == 1 else f"{row['tasks']} tasks"
+        sentence = (
+            f"`{name}` over {many}: pays on {row['pays']}, makes no difference on {row['same']}, costs accuracy on "
+            f"{row['costs']}; mean {points(row, 'gain')}, IQM {points(row, 'gain_iqm')} points over uniform "
+            f"({p_text(row['p_value'])})"
+        )
+        share = spread_text(row, "share_iqm", ".2f")
+        if share is not None:
+            sentence += f"; IQM of the gap's share {share} on the {row['share_tasks']} with a gap"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def rival_sentences(policy: str, rows: Sequence[Figures]) -> list[str]:
+    """Which weightings a policy beats on the mean over tasks, and which beat it."""
+    sides: dict[str, list[str]] = {"pays": [], "same": [], "costs": []}
+    for row in rows:
+        side = verdict(row, "mean")
+        if side is not None:
+            sides[side].append(f"`{row['rival']}` ({points(row, 'mean')})")
+    words = {"pays": "better than", "same": "not distinguishable from", "costs": "worse than"}
+    said = [f"{words[side]} {', '.join(names)}" for side, names in sides.items() if names]
+    return [f"On the mean over tasks, in points, `{policy}` is {'; '.join(said)}."] if said else []
+
+
+def settings_sentences(runs: TaskRuns) -> list[str]:
+    """Say so where runs of one table were not made alike; nothing where they were."""
+    found: dict[str, set[str]] = {}
+    for record in runs.finished.values():
+        for key, value in {**(record.get("settings") or {}), "teachers": record.get("teachers")}.items():
+            found.setdefault(key, set()).add(repr(value))
+    differing = sorted(key for key, values in found.items() if len(values) > 1)
+    if not differing:
+        return []
+    return [f"**Not paired as they should be**: the runs of this table differ in {', '.join(differing)}."]
+
+
+def correlation_sentence(name: str, rooms: Sequence[float], gains: Sequence[float], rng: np.random.Generator) -> str:
+    """Spearman's rho of headroom and gain over tasks, or why there is none."""
+    found = rank_correlation(rooms, gains, rng) if len(rooms) else None
+    if found is None:
+        return f"`{name}`: no rank correlation (n = {len(rooms)}; it takes 3 tasks that differ)."
+    rho, chance = found
+    return f"`{name}`: Spearman's rho of headroom and gain {rho:+.2f} (n = {len(rooms)}, {p_text(chance)})."
