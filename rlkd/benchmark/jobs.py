@@ -47,6 +47,9 @@ class Job:
     seed: int
     student: str = ""
     """What tables call the student; by default its own name."""
+    suite: str = ""
+    metric: str = "accuracy"
+    """The score that counts."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def run_key(context: Context, job: Job) -> str:
     spec = job.arm.spec + (learned_hash(job.arm.spec) or "")
     described: list[Any] = [context.task.fingerprint, context.cache.identity, job.arm.name, spec]
     described += [asdict(job.settings), job.seed]
+    if job.suite:  # in a suite, two tasks may be one and the same
+        described.append(context.task.name)
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -87,10 +92,13 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
     record: dict[str, Any] = {
         "kind": "run",
         "key": key,
+        "suite": job.suite,
         "task": context.task.name,
         "weighting": job.arm.name,
         "seed": job.seed,
         "student": job.student or job.settings.student,
+        "metric": job.metric,
+        "labelled_only": job.arm.labelled_only,
         "teachers": list(context.cache.teacher_names),
         "settings": asdict(job.settings),
         "data": context.task.fingerprint,

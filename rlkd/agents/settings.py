@@ -1,0 +1,68 @@
+"""A policy's training out of flat names and values, as command lines and suites give them."""
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+
+from rlkd.agents.run import PolicyTraining
+from rlkd.agents.training import ENV_ID
+from rlkd.errors import ConfigError, nearest
+from rlkd.features import ObservationConfig
+
+OBSERVATION = {"observe_student": "student", "observe_affinity": "affinity", "observe_labels": "labelled"}
+"""Flat name to switch of an :class:`ObservationConfig`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """All arguments of :func:`rlkd.agents.train_policy` that are settings."""
+
+    student: str
+    reward: str = "logit_gain"
+    device: str = "cpu"
+    training: PolicyTraining = field(default_factory=PolicyTraining)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    episode: Mapping[str, Any] = field(default_factory=dict)
+
+
+def episode_names() -> frozenset[str]:
+    """Names of the settings of an episode's student, as the registered environment takes them."""
+    package, _, name = ENV_ID.partition(":")
+    import_module(package)  # registers it
+    entry_point: Any = gymnasium.spec(name).vector_entry_point
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    settings, *_ = typing.get_args(typing.get_type_hints(creator.__init__)["settings"])
+    return frozenset(f.name for f in fields(settings))
+
+
+def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], student: str) -> PolicySettings:
+    """Sort flat settings into those of the agent, the observation, and the episode's students.
+
+    Args:
+        flat: Names of :class:`PolicyTraining`, of the episode, ``observe_*``, ``student``, ``reward`` and ``device``.
+        episode: Settings of the episode that ``flat`` may override.
+        student: That ``flat`` may override.
+
+    Raises:
+        ConfigError: A name is unknown; names the nearest.
+    """
+    agent, steps = {f.name for f in fields(PolicyTraining)}, episode_names()
+    known = agent | steps | set(OBSERVATION) | {"student", "reward", "device"}
+    for name in flat:
+        if name not in known:
+            raise ConfigError(
+                f"unknown policy setting {name!r}; {nearest(name, known)}known are: {', '.join(sorted(known))}"
+            )
+    single = {name: flat[name] for name in ("reward", "device") if name in flat}
+    return PolicySettings(
+        student=flat.get("student", student),
+        training=PolicyTraining(**{name: value for name, value in flat.items() if name in agent}),
+        observation=ObservationConfig(**{OBSERVATION[n]: value for n, value in flat.items() if n in OBSERVATION}),
+        episode={**episode, **{name: value for name, value in flat.items() if name in steps}},
+        **single,
+    )

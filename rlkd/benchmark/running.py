@@ -1,0 +1,181 @@
+"""Run a suite: stages and runs as units of work, one line a result; what is finished is never done again."""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from rlkd.benchmark.comparing import Ledger
+from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
+from rlkd.benchmark.stages import arm_of, labelled_part, make_policy, make_teachers, open_context
+from rlkd.benchmark.suites import Suite, TaskPlan, digest
+from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
+from rlkd.errors import ConfigError
+from rlkd.models.networks import check_device
+from rlkd.records import environment
+
+log = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.jsonl"
+OPEN_CONTEXTS = 2
+"""Tasks that a process keeps in memory: the one that ends and the one that begins."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def plan_units(suite: Suite) -> list[Unit]:
+    """The units of a suite in order: of each task its teachers, its policies, its runs."""
+    units: dict[str, Unit] = {}
+    first: dict[str, str] = {}
+    for index, task in enumerate(suite.tasks):
+        teachers = f"teachers-{task.teachers_key}-{task.name}"
+        maker = first.setdefault(task.teachers_key, teachers)  # tasks that share their teachers wait for them
+        units[teachers] = Unit(teachers, ("task", index), () if maker == teachers else (maker,))
+        for name in task.policies:
+            for seed in task.policy_seeds:
+                unit = Unit(f"policy-{task.policy_key(name, seed)}", ("policy", index, name, seed), (teachers,))
+                units[unit.name] = unit
+        for seed in task.seeds:
+            for student in task.students:
+                for weighting in task.weightings:
+                    found = task.policy_of(weighting)
+                    policy = found and f"policy-{task.policy_key(found[0], task.policy_seed(seed))}"
+                    work = ("run", index, student, weighting, seed)
+                    name = f"run-{task.name}-{digest(list(work[2:]))}"
+                    units[name] = Unit(name, work, (teachers, policy) if policy else (teachers,))
+    return list(units.values())
+
+
+def run_suite(suite: Suite, output_dir: str | Path, *, jobs: int = 1, progress: bool = False) -> list[dict[str, Any]]:
+    """Run what is not finished of a suite.
+
+    Several programs may run one suite in one folder: they share the work.
+
+    Args:
+        suite: As :func:`rlkd.benchmark.suites.load_suite` reads it.
+        output_dir: Holds ``results.jsonl``, which is only appended to, and the stages.
+        jobs: Processes, each with one CPU thread.
+        progress: Show a progress bar with the time left.
+
+    Returns:
+        The records of this suite's runs and stages, failed ones included, in the order in which they ended.
+    """
+    if jobs < 1:
+        raise ConfigError(f"a suite needs jobs >= 1, got {jobs}; 1 runs one student after the other")
+    for device in {settings.device for task in suite.tasks for settings in task.students.values()}:
+        check_device(device)
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger, units, records = Ledger.open(folder / RESULTS_FILE), plan_units(suite), []
+    make_worker = partial(SuiteWorker, suite, folder, ledger, environment())
+    failed = 0
+    with _one_thread_each(), tqdm(total=len(units), desc=suite.name, unit="run", disable=not progress) as bar:
+        for _, record in run_units(units, make_worker, jobs):
+            records.append(record)
+            failed += record["status"] != "ok"
+            if failed:
+                bar.set_postfix(failed=failed)
+            bar.update()
+    for leftover in (STUDENTS_FOLDER, LOCKS_FOLDER):
+        with suppress(OSError):
+            (folder / leftover).rmdir()
+    return records
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile use one thread each; read by the libraries when they are loaded."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class SuiteWorker:
+    """Does the units of a suite in one process."""
+
+    def __init__(self, suite: Suite, folder: Path, ledger: Ledger, environment: Mapping[str, Any]) -> None:
+        """Open nothing yet."""
+        self.suite, self.folder, self.ledger, self.environment = suite, folder, ledger, environment
+        self._contexts: OrderedDict[tuple[int, bool], Context] = OrderedDict()
+
+    def do(self, unit: Unit) -> Any:
+        """The record of a unit, done here unless it is there; ``Busy`` while another program is at it."""
+        kind, index, *rest = unit.work
+        task = self.suite.tasks[index]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return {"task": self._task, "policy": self._policy, "run": self._run}[kind](unit, index, task, *rest)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _task(self, unit: Unit, index: int, task: TaskPlan) -> Any:
+        return self._stage(unit, task, {"kind": "task"}, lambda: make_teachers(task, self._teachers_folder(task)))
+
+    def _policy(self, unit: Unit, index: int, task: TaskPlan, name: str, seed: int) -> Any:
+        def make() -> dict[str, Any]:
+            folder = self.folder / "policies" / task.policy_key(name, seed)
+            return make_policy(task, name, seed, self._context(index, task), folder)
+
+        return self._stage(unit, task, {"kind": "policy", "policy": name, "seed": seed}, make)
+
+    def _stage(self, unit: Unit, task: TaskPlan, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
+        """Make a stage once, and its record once."""
+
+        def record() -> dict[str, Any]:
+            base = {**head, "key": unit.name, "suite": self.suite.name, "task": task.name}
+            base |= {"environment": dict(self.environment)}
+            try:
+                return base | make() | {"status": "ok"}
+            except Exception as error:
+                return base | failure(error)
+
+        return self.ledger.once(unit.name, record)
+
+    def _run(self, unit: Unit, index: int, task: TaskPlan, student: str, weighting: str, seed: int) -> Any:
+        try:
+            arm = arm_of(task, weighting, seed, self.folder / "policies")
+            context = self._context(index, task, labelled_only=arm.labelled_only)
+        except Exception as error:
+            lost = {"kind": "run", "key": unit.name, "suite": self.suite.name, "task": task.name, **failure(error)}
+            lost |= {"weighting": weighting, "seed": seed, "student": student}
+            return self.ledger.once(unit.name, lambda: lost)
+        job = Job(
+            arm=arm,
+            settings=task.students[student],
+            seed=seed,
+            student=student,
+            suite=self.suite.name,
+            metric=task.metric,
+        )
+        return self.ledger.once(
+            run_key(context, job), lambda: run_job(context, job, self.folder, self.environment)
+        )
+
+    def _teachers_folder(self, task: TaskPlan) -> Path:
+        return self.folder / "teachers" / task.teachers_key
+
+    def _context(self, index: int, task: TaskPlan, *, labelled_only: bool = False) -> Context:
+        key = (index, labelled_only)
+        if key not in self._contexts:
+            if labelled_only:
+                self._contexts[key] = labelled_part(self._context(index, task))
+            else:
+                self._contexts[key] = open_context(task, self._teachers_folder(task))
+            while len(self._contexts) > OPEN_CONTEXTS:
+                self._contexts.popitem(last=False)
+        self._contexts.move_to_end(key)
+        return self._contexts[key]

@@ -1,0 +1,246 @@
+"""What comes before the runs of a task: data, teachers and their cache, headroom, policies. Each is made once."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlkd.agents import train_policy
+from rlkd.agents.settings import policy_settings
+from rlkd.benchmark.arms import Arm, fit_router_into, learned_hash
+from rlkd.benchmark.jobs import Context
+from rlkd.benchmark.suites import PolicyPlan, TaskPlan, digest
+from rlkd.data import Fractions, Task, load_task
+from rlkd.data.planted import PlantedCase, planted_case
+from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_train
+from rlkd.errors import RlkdError
+from rlkd.logit_cache import LogitCache, build_cache, load_cache
+from rlkd.metrics import classification_metrics, headroom
+from rlkd.models import load_teachers, train_teachers
+from rlkd.models.embedding import TextEmbedder
+from rlkd.models.teacher_files import read_info
+from rlkd.records import read_object, write_json_atomic
+from rlkd.settings import StudentSettings
+from rlkd.types import Knowledge
+
+log = logging.getLogger(__name__)
+
+DONE = "done.json"
+"""Written last into a stage's folder, with what it cost."""
+EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length")
+"""What the students of policy training have from the students that are reported, unless the suite says otherwise."""
+
+
+def _done(folder: Path) -> dict[str, Any] | None:
+    return read_object(folder / DONE) if (folder / DONE).is_file() else None
+
+
+def _data(plan: TaskPlan) -> tuple[Task, Task]:
+    """The task that teachers learn and the task of the students."""
+    task = limit_rows(load_task(**plan.source, name=plan.name), plan.rows, seed=plan.resample)
+    if plan.teacher_share is None:
+        return task, task
+    return split_train(task, plan.teacher_share, seed=plan.resample)
+
+
+def _planted(plan: TaskPlan) -> PlantedCase:
+    assert plan.planted is not None
+    names = {f"{part}_fraction": part for part in ("probe", "validation", "test")}
+    fractions = Fractions(**{names[key]: value for key, value in plan.source.items() if key in names})
+    return planted_case(plan.planted, name=plan.name, fractions=fractions, seed=plan.source.get("seed", 0))
+
+
+def _planted_context(plan: TaskPlan) -> Context:
+    case = _planted(plan)
+    knowledge = Knowledge(by="domain", groups=case.task.domain_names, matrix=case.best)
+    arrays = list(case.logits.transpose(1, 0, 2))
+    names = [f"teacher-{k}" for k in range(len(arrays))]
+    assert plan.planted is not None
+    identity = f"planted-{digest(asdict(plan.planted))}"
+    return Context(case.task, LogitCache(arrays, names, knowledge=knowledge, identity=identity))
+
+
+def make_teachers(plan: TaskPlan, folder: Path) -> dict[str, Any]:
+    """Train the teachers of a task, ask them about every instance, and see how much room they leave.
+
+    Args:
+        plan: The task.
+        folder: Of this stage; what is finished in it is kept.
+
+    Returns:
+        Headroom on validation, the teachers' accuracy, seconds and teacher passes.
+    """
+    done = _done(folder)
+    if done is not None:
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    seconds = 0.0
+    if plan.planted is not None:
+        context = _planted_context(plan)
+    else:
+        taught, task = _data(plan)
+        settings = dict(plan.teachers)
+        paths = settings.pop("paths", None)
+        if paths is None:
+            paths = [str(path) for path in train_teachers(taught, folder / "teachers", **settings)]
+            seconds = sum(_training_seconds(Path(path)) for path in paths)
+        started = time.perf_counter()
+        context = Context(task, _build_cache(plan, task, paths, folder / "cache"))
+    ids = torch.from_numpy(context.task.labelled_ids("validation"))
+    logits, labels = context.cache.rows(ids).numpy(), context.task.table.labels[ids.numpy()]
+    scores = [classification_metrics(logits[:, k], labels) for k in range(logits.shape[1])]
+    figures = {
+        **headroom(logits, labels),
+        "teachers": list(context.cache.teacher_names),
+        "teacher_accuracy": [score["accuracy"] for score in scores],
+        "teacher_ece": [score["ece"] for score in scores],
+        "rows": {name: len(rows) for name, rows in context.task.splits.items()},
+        "data": context.task.fingerprint,
+        "logits": context.cache.identity,
+        "teacher_passes": len(context.task.table) * logits.shape[1],
+        "training_seconds": round(seconds, 2),
+        "seconds": round(seconds + time.perf_counter() - started, 2),
+    }
+    write_json_atomic(folder / DONE, figures)
+    return figures
+
+
+def _training_seconds(folder: Path) -> float:
+    """What ``teacher.json`` says: a teacher that was there already has cost what it cost."""
+    info = read_info(folder)
+    return 0.0 if info is None else float((info.metrics or {}).get("seconds") or 0.0)
+
+
+def _build_cache(plan: TaskPlan, task: Task, paths: list[str], folder: Path) -> LogitCache:
+    device, length = plan.teachers.get("device"), plan.teachers.get("max_length", 128)
+    embedder = None if plan.embedder is None else TextEmbedder(plan.embedder, max_length=length, device=device)
+    teachers = load_teachers(paths, task, device=device)
+    return build_cache(teachers, task, folder, max_length=length, embedder=embedder)
+
+
+def open_context(plan: TaskPlan, folder: Path) -> Context:
+    """The task as policies and students see it, with the teachers' logits.
+
+    Raises:
+        RlkdError: If the teachers were not finished.
+    """
+    if _done(folder) is None:
+        raise RlkdError(f"expected finished teachers in {folder}, got none; their own record says why")
+    if plan.planted is not None:
+        context = _planted_context(plan)
+    else:
+        _, task = _data(plan)
+        context = Context(task, load_cache(folder / "cache", task))
+    return (
+        context
+        if plan.labels is None
+        else replace(context, task=keep_labels(context.task, plan.labels, seed=plan.resample), encoded={})
+    )
+
+
+def labelled_part(context: Context) -> Context:
+    """The context without its unlabelled train rows."""
+    task, ids = drop_unlabelled(context.task)
+    return Context(task, context.cache.take(ids))
+
+
+def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: Path) -> dict[str, Any]:
+    """Train a policy of a task.
+
+    Training that was broken off starts anew, so that its cost is that of one whole training.
+
+    Args:
+        plan: The task.
+        name: Of the policy.
+        seed: Of its training.
+        context: Task and teachers.
+        folder: Of this stage.
+
+    Returns:
+        Seconds, settings, and the hash of the weights.
+    """
+    done = _done(folder)
+    if done is not None:
+        return done
+    policy, student = plan.policies[name], next(iter(plan.students.values()))
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    started = time.perf_counter()
+    path = TRAINERS[policy.kind](policy, student, seed, context, folder)
+    figures = {
+        "kind_of_policy": policy.kind,
+        "settings": dict(policy.settings),
+        "seed": seed,
+        "path": path.relative_to(folder).as_posix(),
+        "hash": learned_hash(str(path)),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    write_json_atomic(folder / DONE, figures)
+    return figures
+
+
+Trainer = Callable[[PolicyPlan, StudentSettings, int, Context, Path], Path]
+
+
+def _train_policy(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    shared = {name: getattr(student, name) for name in EPISODE_SHARED}
+    flat = {"device": student.device, **plan.settings, "seed": seed}
+    settings = policy_settings(flat, episode=shared, student=student.student)
+    train_policy(
+        context.task,
+        context.cache,
+        student=settings.student,
+        reward=settings.reward,
+        training=settings.training,
+        observation=settings.observation,
+        episode=dict(settings.episode),
+        device=settings.device,
+        output_dir=folder / "run",
+    )
+    return folder / "run" / "policy"
+
+
+def _fit_router(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    fit_router_into(folder / "router", context.task, context.cache, seed)
+    return folder / "router"
+
+
+TRAINERS: Mapping[str, Trainer] = {"policy": _train_policy, "router": _fit_router}
+"""Kind of policy to what trains it."""
+
+
+def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
+    """The weighting as :func:`rlkd.weighting.build_weighting` takes it.
+
+    Args:
+        plan: The task.
+        weighting: As the suite names it.
+        seed: Of the student.
+        policies: Folder of the policies.
+
+    Raises:
+        RlkdError: If its policy was not finished.
+    """
+    labelled_only, found = weighting in plan.labelled_only, plan.policy_of(weighting)
+    if found is None:
+        return Arm(name=weighting, spec=weighting, labelled_only=labelled_only)
+    name, control = found
+    folder = policies / plan.policy_key(name, plan.policy_seed(seed))
+    done = _done(folder)
+    if done is None:
+        raise RlkdError(f"expected the finished policy {name!r} in {folder}, got none; its own record says why")
+    kind = plan.policies[name].kind
+    prefix = f"policy_{control}" if control else "policy" if kind == "router" else kind
+    return Arm(
+        name=weighting,
+        spec=f"{prefix}:{folder / done['path']}",
+        policy_seconds=float(done["seconds"]),
+        labelled_only=labelled_only,
+    )

@@ -1,0 +1,395 @@
+"""Suites: a YAML file that says which tasks, teachers, students, policies, weightings and seeds are run."""
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import xxhash
+import yaml
+
+from rlkd.data.loading import load_task
+from rlkd.data.planted import PlantedSettings
+from rlkd.data.splitting import check_seed
+from rlkd.errors import ConfigError, nearest, one_line, unknown_name
+from rlkd.models.training import plan_teachers
+from rlkd.settings import StudentSettings
+from rlkd.weighting import weighting_class
+
+PLACES = {"DATA": "../shared/data", "ENCODER": "../shared/models/minilm-l6-h384"}
+"""Environment variables that a suite may use as ``${NAME}``, with what they are where they are not set."""
+CONTROLS = ("shuffle", "mean")
+METRICS = ("accuracy", "macro_f1", "matthews")
+POLICY_KINDS = ("policy", "router", "rl_kd", "mtkd_rl")
+SMOKE_ROWS = {"train": 400, "probe": 100, "validation": 100, "test": 100}
+SMOKE_STEPS = 10
+
+_LOADING = frozenset(inspect.signature(load_task).parameters) - {"name"}
+_TEACHING = frozenset(inspect.signature(plan_teachers).parameters) - {"task"} | {"paths", "device"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyPlan:
+    """A learned weighting that is trained once a task (and policy seed), before students are."""
+
+    name: str
+    kind: str
+    """``policy`` (:func:`rlkd.agents.train_policy`), ``router``, ``rl_kd`` or ``mtkd_rl`` (:mod:`rlkd.systems`)."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlan:
+    """Everything that is run on one task."""
+
+    name: str
+    source: Mapping[str, Any]
+    """Arguments of :func:`rlkd.data.load_task`."""
+    planted: PlantedSettings | None = None
+    """Synthetic rows and teachers instead of a source."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """At most so many rows of each split."""
+    teachers: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of :func:`rlkd.models.train_teachers`, or ``paths`` of teachers that are there."""
+    teacher_share: float | None = None
+    """Share of the train rows that teachers learn from; students get the others. None: both get all."""
+    embedder: str | None = None
+    """For the affinity feature."""
+    labels: int | None = None
+    """Labels that policies and students may use outside the test split; None: all."""
+    students: Mapping[str, StudentSettings]
+    policies: Mapping[str, PolicyPlan]
+    weightings: tuple[str, ...]
+    labelled_only: frozenset[str] = frozenset()
+    """Weightings whose students are distilled on the labelled train rows alone, because they need labels."""
+    metric: str = "accuracy"
+    """The score that counts."""
+    seeds: tuple[int, ...]
+    policy_seeds: tuple[int, ...] = (0,)
+    """Student seed number i is given the policy of seed number i modulo their count."""
+    resample: int = 0
+    """Seed of row limits, of the teachers' share and of the labels that are kept."""
+
+    @property
+    def teachers_key(self) -> str:
+        """Names what the teachers and their cache are made of: tasks that agree in it share them."""
+        planted = None if self.planted is None else asdict(self.planted)
+        made_of = [dict(self.source), planted, dict(self.rows), dict(self.teachers), self.teacher_share]
+        name = re.sub(r"[^\w.-]+", "-", Path(str(self.source.get("source", "planted"))).name)
+        return f"{name}-{digest([*made_of, self.embedder, self.resample])}"
+
+    def policy_key(self, policy: str, seed: int) -> str:
+        """Names what a trained policy is made of."""
+        plan = self.policies[policy]
+        student = asdict(next(iter(self.students.values())))
+        made_of = [self.teachers_key, self.labels, plan.kind, dict(plan.settings), student, seed]
+        return f"{self.name}-{policy}-{digest(made_of)}"
+
+    def policy_seed(self, seed: int) -> int:
+        """Seed of the policy that the student of a seed is given."""
+        return self.policy_seeds[self.seeds.index(seed) % len(self.policy_seeds)]
+
+    def policy_of(self, weighting: str) -> tuple[str, str] | None:
+        """The policy that a weighting is made of and the control that it is: (name, ``""``, ``shuffle`` or ``mean``).
+
+        None for weightings that read no policy of the suite.
+        """
+        if weighting in self.policies:
+            return weighting, ""
+        name, _, control = weighting.rpartition("_")
+        return (name, control) if name in self.policies and control in CONTROLS else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A named list of tasks."""
+
+    name: str
+    description: str
+    tasks: tuple[TaskPlan, ...]
+
+    @property
+    def num_runs(self) -> int:
+        """How many students it distils."""
+        return sum(len(t.seeds) * len(t.students) * len(t.weightings) for t in self.tasks)
+
+
+def digest(content: Any) -> str:
+    """8 hexadecimal digits that change with any setting."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())[:8]
+
+
+def load_suite(path: str | Path) -> Suite:
+    """Read a suite.
+
+    Every key of a task may also stand at the top, as the default of all tasks; mappings are laid over one another key
+    by key, anything else replaces.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown (names the nearest), or a value does not fit.
+        UnknownNameError: A weighting or a kind of policy does not exist.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"expected a suite in YAML at {path}: {one_line(error)}; mend or name another") from error
+    if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
+        raise ConfigError(f"expected a suite with a list of tasks in {path}, got something else; see benchmarks/suites")
+    content = _with_places(content)
+    defaults = {key: value for key, value in content.items() if key not in ("suite", "description", "tasks")}
+    tasks = tuple(_task_plan(_laid_over(defaults, task), path) for task in content["tasks"])
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
+    return Suite(
+        name=str(content.get("suite", path.stem)), description=str(content.get("description", "")), tasks=tasks
+    )
+
+
+def select(
+    suite: Suite,
+    *,
+    tasks: Sequence[str] = (),
+    weightings: Sequence[str] = (),
+    seeds: int | None = None,
+    device: str | None = None,
+    smoke: bool = False,
+) -> Suite:
+    """A part of a suite, or more than it.
+
+    Args:
+        suite: The suite.
+        tasks: Names of tasks; none: all.
+        weightings: Run beside those of the suite.
+        seeds: The first so many, counting on from the last if there are not as many.
+        device: Where teachers, policies and students are trained.
+        smoke: Few rows, few steps, one seed: shows that everything runs, not what comes out.
+    """
+    known = {task.name: task for task in suite.tasks}
+    for name in tasks:
+        if name not in known:
+            raise unknown_name("task", name, known)
+    if seeds is not None and seeds < 1:
+        raise ConfigError(f"a suite needs 1 seed or more, got {seeds}; raise it")
+    chosen = [known[name] for name in tasks] or list(suite.tasks)
+    for spec in weightings:
+        if any(spec not in task.weightings and task.policy_of(spec) is None for task in chosen):
+            weighting_class(spec)
+    return replace(suite, tasks=tuple(_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen))
+
+
+def _changed(
+    task: TaskPlan, weightings: tuple[str, ...], seeds: int | None, device: str | None, smoke: bool
+) -> TaskPlan:
+    task = replace(task, weightings=tuple(dict.fromkeys((*task.weightings, *weightings))))
+    task = replace(task, policies=task.policies | _router_if_asked(task.weightings, task.policies))
+    if seeds is not None:
+        further = range(task.seeds[-1] + 1, task.seeds[-1] + 1 + seeds)
+        task = replace(task, seeds=(*task.seeds, *further)[:seeds])
+    if device is not None:
+        task = replace(
+            task,
+            teachers=task.teachers if task.planted or "paths" in task.teachers else {**task.teachers, "device": device},
+            students={name: replace(settings, device=device) for name, settings in task.students.items()},
+            policies={
+                name: plan if plan.kind == "router" else replace(plan, settings={**plan.settings, "device": device})
+                for name, plan in task.policies.items()
+            },
+        )
+    return _smoke(task) if smoke else task
+
+
+def _smoke(task: TaskPlan) -> TaskPlan:
+    small = {name: replace(settings, max_steps=SMOKE_STEPS) for name, settings in task.students.items()}
+    rows = {name: min(limit, task.rows.get(name, limit)) for name, limit in SMOKE_ROWS.items()}
+    few: dict[str, Any] = {"total_timesteps": 1, "horizon": SMOKE_STEPS, "n_steps": SMOKE_STEPS}
+    policies = {
+        name: replace(plan, settings={**plan.settings, **(few if plan.kind == "policy" else {})})
+        for name, plan in task.policies.items()
+    }
+    teachers = task.teachers if task.planted or "paths" in task.teachers else {**task.teachers, "epochs": 1}
+    return replace(
+        task,
+        rows=rows,
+        teachers=teachers,
+        students=small,
+        policies=policies,
+        seeds=task.seeds[:1],
+        labels=None if task.labels is None else min(task.labels, 100),
+    )
+
+
+_TASK_KEYS = frozenset(f.name for f in fields(TaskPlan)) - {"source"} | {"student", "without"} | _LOADING
+
+
+def _task_plan(content: Mapping[str, Any], path: Path) -> TaskPlan:
+    name = content.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(
+            f"{path}: every task needs a name of letters, digits, '_', '-' and '.', got {name!r}; give one"
+        )
+    where = f"{path}, task {name!r}"
+    _check_keys(content, _TASK_KEYS, where)
+    planted = content.get("planted")
+    if (planted is None) == ("source" not in content):
+        raise ConfigError(f"{where}: expected a source or planted, one of the two; mend it")
+    weightings = _names(content, "weightings", where)
+    without = _names(content, "without", where)
+    for spec in without:
+        if spec not in weightings:
+            raise unknown_name("weighting to leave out", spec, weightings)
+    kept = tuple(spec for spec in weightings if spec not in without)
+    policies = _policies(_mapping(content, "policies", where), where)
+    plan = TaskPlan(
+        name=name,
+        source={key: value for key, value in content.items() if key in _LOADING},
+        planted=None if planted is None else _built(PlantedSettings, planted, f"{where}, planted"),
+        rows=_mapping(content, "rows", where),
+        teachers=_teachers(content, planted is not None, where),
+        teacher_share=content.get("teacher_share"),
+        embedder=content.get("embedder"),
+        labels=content.get("labels"),
+        students=_students(content, where),
+        policies=policies | _router_if_asked(kept, policies),
+        weightings=kept,
+        labelled_only=frozenset(_names(content, "labelled_only", where)),
+        metric=content.get("metric", "accuracy"),
+        seeds=_seeds(content.get("seeds", 5), where),
+        policy_seeds=_seeds(content.get("policy_seeds", 1), where),
+        resample=content.get("resample", 0),
+    )
+    if plan.metric not in METRICS:
+        raise unknown_name("metric", str(plan.metric), METRICS)
+    if not kept:
+        raise ConfigError(f"{where}: expected weightings, got none; name some")
+    for spec in kept:
+        if plan.policy_of(spec) is None:
+            weighting_class(spec)
+    return plan
+
+
+def _router_if_asked(weightings: Sequence[str], policies: Mapping[str, PolicyPlan]) -> dict[str, PolicyPlan]:
+    asked = any(spec in ("router", *(f"router_{control}" for control in CONTROLS)) for spec in weightings)
+    return {"router": PolicyPlan(name="router", kind="router")} if asked and "router" not in policies else {}
+
+
+def _check_keys(content: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    for key in content:
+        if key not in known:
+            raise ConfigError(
+                f"{where} has the unknown key {key!r}; {nearest(str(key), known)}known are: {', '.join(sorted(known))}"
+            )
+
+
+def _mapping(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected names and values in {key!r}, got {type(value).__name__}; mend it")
+    return value
+
+
+def _names(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = content.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value) or len(set(value)) < len(value):
+        raise ConfigError(f"{where}: expected a list of different names in {key!r}, got {value!r:.80}; mend it")
+    return tuple(value)
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    seeds = tuple(range(value)) if isinstance(value, int) else tuple(value) if isinstance(value, list) else ()
+    if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"{where}: expected a number of seeds or a list of different ones, got {value!r:.80}; mend it"
+        )
+    for seed in seeds:
+        check_seed(seed)
+    return seeds
+
+
+def _built(cls: Any, content: Any, where: str) -> Any:
+    """A dataclass of settings from a mapping, its numbers as it wants them."""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: expected settings, got {type(content).__name__}; write 'name: value'")
+    known = {f.name: f for f in fields(cls)}
+    _check_keys(content, frozenset(known), where)
+    try:
+        return cls(**{key: as_number(value, known[key].type) for key, value in content.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: a value has the wrong type: {one_line(error)}; mend it") from error
+
+
+def as_number(value: Any, wanted: Any) -> Any:
+    """YAML reads ``2e-3`` as text; where a float is wanted it is a number."""
+    if isinstance(value, str) and wanted is float:
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ConfigError(f"expected a number, got {value!r}; mend it") from error
+    return value
+
+
+def _students(content: Mapping[str, Any], where: str) -> dict[str, StudentSettings]:
+    named, single = _mapping(content, "students", where), content.get("student")
+    if bool(named) == (single is not None):
+        raise ConfigError(f"{where}: expected student, or students by name, one of the two; give one")
+    if not named:
+        settings = _built(StudentSettings, single, f"{where}, student")
+        return {settings.student: settings}
+    return {name: _built(StudentSettings, value, f"{where}, student {name!r}") for name, value in named.items()}
+
+
+def _teachers(content: Mapping[str, Any], planted: bool, where: str) -> dict[str, Any]:
+    teachers = _mapping(content, "teachers", where)
+    if planted:
+        if teachers:
+            raise ConfigError(f"{where}: planted tasks bring their teachers, others would be ignored; leave them out")
+        return {}
+    _check_keys(teachers, _TEACHING, f"{where}, teachers")
+    if ("kinds" in teachers) == ("paths" in teachers):
+        raise ConfigError(f"{where}: expected kinds of teachers, or paths of some, one of the two; give one")
+    if "paths" in teachers and len(teachers) > 1:
+        raise ConfigError(f"{where}: settings beside the paths of teachers would be ignored; leave them out")
+    return {key: as_number(value, float) if key == "learning_rate" else value for key, value in teachers.items()}
+
+
+def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
+    policies = {}
+    for name, value in content.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected settings of policy {name!r}, got {type(value).__name__}; mend it")
+        kind = value.get("kind", "policy")
+        if kind not in POLICY_KINDS:
+            raise unknown_name("kind of policy", str(kind), POLICY_KINDS)
+        settings = {key: setting for key, setting in value.items() if key != "kind"}
+        policies[name] = PolicyPlan(name=name, kind=kind, settings=settings)
+    return policies
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {
+        key: _laid_over(below[key], above[key]) if key in below and key in above else {**below, **above}[key]
+        for key in {**below, **above}
+    }
+
+
+def _with_places(content: Any) -> Any:
+    """Fill in ``${DATA}`` and ``${ENCODER}``: no path of a machine stands in a suite."""
+    if isinstance(content, dict):
+        return {key: _with_places(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_places(value) for value in content]
+    return re.sub(r"\$\{(\w+)\}", _place, content) if isinstance(content, str) else content
+
+
+def _place(match: re.Match[str]) -> str:
+    name = match[1]
+    if name not in PLACES:
+        raise unknown_name("place in a suite", name, PLACES)
+    return os.environ.get(name, PLACES[name])
