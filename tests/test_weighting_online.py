@@ -96,6 +96,17 @@ def test_it_finds_who_knows_while_the_student_trains(task, cache, tmp_path):
     )
 
 
+def test_it_learns_on_the_labelled_part_of_a_task(task, cache, tmp_path):
+    labels = task.table.labels.copy()
+    labels[task.splits["train"][::3]] = UNLABELLED
+    partly = dataclasses.replace(task, table=dataclasses.replace(task.table, labels=labels))
+    rows = len(task.splits["train"])
+    steps = -(-rows // SETTINGS.batch_size)  # one epoch
+    trainer = trained(partly, cache, tmp_path, stop_at=steps)
+    assert trainer.weight_record.counts.sum() == rows
+    assert trainer.weighting.counts.sum() == len(partly.labelled_ids("train")) < rows
+
+
 def test_a_resumed_run_learns_what_an_uninterrupted_one_learns(task, cache, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 10}
     whole = trained(task, cache, tmp_path / "whole", **saving)
