@@ -6,6 +6,7 @@ Importing registers ``rlkd/TeacherWeighting-v0``; ``gymnasium.make("rlkd_envs:rl
 from gymnasium.envs.registration import register, registry
 
 ENV_ID = "rlkd/TeacherWeighting-v0"
+ACTING_ENV_ID = "rlkd/TeacherActing-v0"
 
 if ENV_ID not in registry:
     register(
@@ -13,3 +14,5 @@ if ENV_ID not in registry:
         entry_point="rlkd_envs.teacher_weighting:TeacherWeightingEnv",
         vector_entry_point="rlkd_envs.vector:TeacherWeightingVectorEnv",
     )
+if ACTING_ENV_ID not in registry:  # a policy that brings its own observation has a vector face only
+    register(id=ACTING_ENV_ID, vector_entry_point="rlkd_envs.acting:TeacherActingVectorEnv")

@@ -16,7 +16,7 @@ from rlkd.logit_cache import read_state
 from rlkd.losses import distillation_loss, soft_targets
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
-from rlkd.types import LogitSource, State, on_device
+from rlkd.types import LogitSource, State, on_device, pick_teachers
 
 from .rewards import Reward
 
@@ -32,16 +32,21 @@ class EpisodeSettings(StepSettings):
     """Steps of the student, and of the episode. Range: >= 2."""
     teacher_dropout: float = 0.0
     """Chance that a teacher is absent for an instance, so that policies meet sets of every size. Range: [0, 1)."""
+    teacher_copies: int = 0
+    """Further places in the set of teachers, each held by a copy of a teacher drawn for the instance: policies meet
+    sets that are larger than the real one, and teachers that agree without being right. Range: >= 0."""
     probe_size: int = 64
     """Probe rows drawn each step, for the rewards that read them. Range: >= 1."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        if self.horizon < 2 or self.probe_size < 1 or not 0 <= self.teacher_dropout < 1:
+        whole = min(self.horizon - 2, self.probe_size - 1, self.teacher_copies)
+        if whole < 0 or not 0 <= self.teacher_dropout < 1:
             raise ConfigError(
-                "an episode needs horizon >= 2, probe_size >= 1 and teacher_dropout in [0, 1), got "
-                f"{self.horizon}, {self.probe_size} and {self.teacher_dropout}; mend the one out of range"
+                "an episode needs horizon >= 2, probe_size >= 1, teacher_copies >= 0 and teacher_dropout in [0, 1), "
+                f"got {self.horizon}, {self.probe_size}, {self.teacher_copies} and {self.teacher_dropout}; mend the one "
+                "out of range"
             )
 
 
@@ -149,11 +154,20 @@ class DistillationEpisode:
         probe = self._numpy_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
         self._probe_batch_ids = np.asarray(probe)
         state = read_state(self.task, self.source, torch.from_numpy(ids))
-        if self.settings.teacher_dropout > 0:
-            state = replace(state, teacher_mask=self._draw_present(state.teacher_logits.shape[:2]))
-        self._state = on_device(state, self.device)
+        self._state = on_device(self._with_drawn_teachers(state), self.device)
         assert self._state.labels is not None
         self.labels = self._state.labels
+
+    def _with_drawn_teachers(self, state: State) -> State:
+        """Another set of teachers for every instance, where the settings ask for it: copies join, some stay away."""
+        if self.settings.teacher_copies > 0:
+            rows, teachers = state.teacher_logits.shape[:2]
+            copies = self._numpy_random.integers(teachers, size=(rows, self.settings.teacher_copies))
+            chosen = np.concatenate([np.broadcast_to(np.arange(teachers), (rows, teachers)), copies], axis=1)
+            state = pick_teachers(state, torch.from_numpy(chosen))
+        if self.settings.teacher_dropout > 0:
+            state = replace(state, teacher_mask=self._draw_present(state.teacher_logits.shape[:2]))
+        return state
 
     def _draw_present(self, shape: Sequence[int]) -> Tensor:
         present = self._numpy_random.random(shape) >= self.settings.teacher_dropout
@@ -220,7 +234,7 @@ class DistillationEpisode:
             self._optimizer.zero_grad()
             losses.mean().backward()
         self.student_logits, self.student_hidden = logits.detach(), self._tap.value
-        self.targets = soft_targets(self._state.teacher_logits, weights)
+        self.targets = soft_targets(self._state.teacher_logits, weights, labels=self.labels)
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self._optimizer.step()
         return losses.detach()

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from rlkd.errors import unknown_name
 from rlkd.losses import cross_entropy, logit_gain
 
+from .rl_kd_rewards import RlKd1, RlKd2, RlKd3
+
 
 class Scene(Protocol):
     """What a reward may look at around one optimisation step."""
@@ -121,6 +123,7 @@ REWARDS: dict[str, type[Reward]] = {
     "student_gain": StudentGain,
     "influence": Influence,
     "probe_gain": ProbeGain,
+    **{"rl_kd_1": RlKd1, "rl_kd_2": RlKd2, "rl_kd_3": RlKd3},
 }
 """Every reward by name."""
 

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rlkd.data.embedded import planted, planted_logits
+from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, PolicyError, TaskError
 from rlkd.features import ObservationConfig, teacher_features
@@ -106,7 +106,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             raise PolicyError("the observation reads 'affinity', the cache has none; build it with an embedder")
         self.episode = DistillationEpisode(task, cache, student, make_reward(reward), settings, device)
         self.num_envs = settings.batch_size
-        self.num_teachers = len(cache.teacher_names)
+        self.num_teachers = len(cache.teacher_names) + settings.teacher_copies
         self.render_mode = render_mode
         width = self.num_teachers * self.observation_config.num_features
         self.single_observation_space = spaces.Box(-1.0, 1.0, (width,), np.float32)
@@ -141,11 +141,14 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         """Number of the episode at hand, counted from 0."""
         return self._episode_number - 1
 
+    @property
+    def at_episode_start(self) -> bool:
+        """Whether no action of the episode at hand was taken: the state can be rebuilt from its number."""
+        return self.episode.step_index == 0
+
     def step(self, actions: Array) -> tuple[Array, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Weight the teachers of every slot, take the student's step, give each instance its reward."""
-        rows = len(self.episode.ids)
-        present = self.episode.observed_state(student=False).present.cpu()
-        weights = action_weights(torch.as_tensor(np.asarray(actions)[:rows], dtype=torch.float32), present)
+        weights = self._weights(torch.as_tensor(np.asarray(actions)[: len(self.episode.ids)], dtype=torch.float32))
         rewards, loss = self.episode.step(weights)
         done = self.episode.done
         infos: dict[str, Any] = {
@@ -159,6 +162,9 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             observation = self._observe()
         flags = np.full(self.num_envs, done)
         return observation, self._padded(rewards), flags, np.zeros_like(flags), infos
+
+    def _weights(self, actions: torch.Tensor) -> torch.Tensor:
+        return action_weights(actions, self.episode.observed_state(student=False).present.cpu())
 
     def _observe(self) -> Array:
         state = self.episode.observed_state(student=self.observation_config.student)

@@ -60,6 +60,23 @@ def on_device(state: State, device: torch.device) -> State:
     return replace(state, **moved)
 
 
+def pick_teachers(state: State, chosen: Tensor) -> State:
+    """The same instances with another set of teachers each.
+
+    Args:
+        state: Of K teachers.
+        chosen: Which teacher holds each of the J places of an instance's set, int64, shape (..., J).
+    """
+    logits = state.teacher_logits
+    index = chosen.unsqueeze(-1).expand(*chosen.shape, logits.shape[-1])
+    picked = {name: getattr(state, name) for name in ("teacher_mask", "affinity")}
+    return replace(
+        state,
+        teacher_logits=logits.gather(-2, index),
+        **{name: None if value is None else value.gather(-1, chosen) for name, value in picked.items()},
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
     """Which teacher was trained on which classes or domains, where that is known."""
@@ -91,6 +108,13 @@ class LogitSource(Protocol):
 
     def affinity_rows(self, ids: Tensor) -> Tensor | None:
         """Affinity of the instances to each teacher, shape (B, K), or None where it was not computed."""
+
+    @property
+    def embedding_size(self) -> int:
+        """Length D of the instance embeddings; 0 where there are none."""
+
+    def embedding_rows(self, ids: Tensor) -> Tensor | None:
+        """Embeddings of the instances, float32, shape (B, D), or None where none were kept."""
 
     def head(self, rows: int) -> "LogitSource":
         """The same source over the first ``rows`` instances only."""

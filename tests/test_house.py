@@ -31,6 +31,7 @@ FLOORS = (
     "trainer",
     "envs",
     "agents",
+    "systems",
     "benchmark",
     "doctor",
     "workflow",

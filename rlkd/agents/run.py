@@ -4,9 +4,10 @@ import copy
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rlkd.agents.actor_critic import TeacherSetPolicy
@@ -23,11 +24,14 @@ from rlkd.errors import ConfigError, unknown_name
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
 from rlkd.types import State
-from rlkd.weighting.learned import Policy
+from rlkd.weighting.base import Weighting
 
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
+
+PolicyT = TypeVar("PolicyT", bound=nn.Module)
+"""A module that is a weighting too."""
 
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "ppo": (PPO, {"n_epochs": 10, "learning_rate": 2e-3, "clip_range": 0.2}),
@@ -69,17 +73,17 @@ class PolicyTraining:
             raise ConfigError("warm_start_rows would be ignored without warm_start; switch it on or leave the rows out")
 
 
-def validation_score(policy: Policy, state: State) -> float:
-    """Mean probability of the label in the mixture that the policy gives, in [0, 1]; policies are chosen by it."""
+def validation_score(policy: Weighting, state: State) -> float:
+    """Mean probability of the label in what the policy has a student taught, in [0, 1]; policies are chosen by it."""
     assert state.labels is not None
-    mixture = soft_targets(state.teacher_logits, policy.weights(state))
+    mixture = soft_targets(state.teacher_logits, policy.weights(state), labels=state.labels)
     return float(mixture.gather(-1, state.labels.unsqueeze(-1)).mean())
 
 
 class PolicyCallback(BaseCallback):
     """Tells a run when a rollout begins and when training ends, and shows progress."""
 
-    def __init__(self, run: "PolicyRun", progress: bool) -> None:
+    def __init__(self, run: "PolicyRun[Any]", progress: bool) -> None:
         """Watch a run."""
         super().__init__()
         self._run = run
@@ -107,17 +111,19 @@ class PolicyCallback(BaseCallback):
         self._bar.close()
 
 
-class PolicyRun:
+class PolicyRun(Generic[PolicyT]):
     """One training run of a policy, with its exact state: saved at episode ends without a pickle."""
 
     def __init__(
         self,
         env: Any,
-        policy: Policy,
+        policy: PolicyT,
         training: PolicyTraining,
         directory: RunDirectory | None = None,
         *,
         tensorboard: bool = False,
+        make_agent: Callable[[SlotsVecEnv], OnPolicyAlgorithm] | None = None,
+        keep_best: bool = True,
     ) -> None:
         """Build the agent around the policy.
 
@@ -127,7 +133,11 @@ class PolicyRun:
             training: Settings of the agent.
             directory: For metrics and checkpoints.
             tensorboard: Write TensorBoard logs into the directory.
+            make_agent: Builds another agent than ``training`` names; of ``training`` it is left to say how long.
+            keep_best: Keep the policy that was best on validation, which is looked at before every rollout. False:
+                keep the last, and look once an episode.
         """
+        self.keep_best = keep_best
         self.env, self.policy, self.training, self.directory = env, policy, training, directory
         self.best = copy.deepcopy(policy)
         self.best_score = -1.0
@@ -135,11 +145,15 @@ class PolicyRun:
         self._noted_at = -1
         self._random_state: tuple[Tensor, Tensor, int] | None = None
         self.slots = SlotsVecEnv(env, seed=training.seed)
+        self.agent = self._actor_critic(tensorboard) if make_agent is None else make_agent(self.slots)
+
+    def _actor_critic(self, tensorboard: bool) -> OnPolicyAlgorithm:
+        training, env, policy, directory = self.training, self.env, self.policy, self.directory
         cls, settings = ALGORITHMS[training.algorithm]
         if cls is PPO:
             steps = _steps_per_minibatch(training.n_steps, env.num_envs)
             settings = settings | {"batch_size": steps * env.num_envs}
-        self.agent = cls(
+        return cls(
             TeacherSetPolicy,
             self.slots,
             n_steps=training.n_steps,
@@ -155,7 +169,7 @@ class PolicyRun:
     @property
     def at_episode_start(self) -> bool:
         """Whether no step of the episode at hand was taken: the state can be rebuilt from its number."""
-        return bool(self.env.episode.step_index == 0)
+        return bool(self.env.at_episode_start)
 
     def note_rewards(self) -> None:
         """Remember the mean reward of the rollout that just ended, padded slots left out."""
@@ -165,11 +179,12 @@ class PolicyRun:
     def note_policy(self) -> None:
         """Log a point of the learning curve, and keep the policy if it is the best so far."""
         step = self.agent.num_timesteps
-        if step == self._noted_at:
+        if step == self._noted_at or not (self.keep_best or self.at_episode_start):
             return
         self._noted_at = step
-        score = validation_score(self.policy, self.env.validation_state())
-        if score > self.best_score:
+        weighting: Any = self.policy
+        score = validation_score(weighting, self.env.validation_state())
+        if score > self.best_score or not self.keep_best:
             self.best_score = score
             self.best.load_state_dict(self.policy.state_dict())
         self.agent.logger.record("validation/label_probability", score)

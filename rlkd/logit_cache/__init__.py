@@ -6,7 +6,7 @@ an interrupted build is continued with the teachers that are finished, and corre
 
 from rlkd.logit_cache.building import Embedder, build_cache, compute_affinity
 from rlkd.logit_cache.reading import load_cache
-from rlkd.logit_cache.sources import LiveTeachers, LogitCache, joint_knowledge, read_state
+from rlkd.logit_cache.sources import LiveTeachers, LogitCache, embedding_size, joint_knowledge, read_state
 
 __all__ = [
     "Embedder",
@@ -14,6 +14,7 @@ __all__ = [
     "LogitCache",
     "build_cache",
     "compute_affinity",
+    "embedding_size",
     "joint_knowledge",
     "load_cache",
     "read_state",

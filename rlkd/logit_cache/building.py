@@ -18,6 +18,7 @@ from rlkd.logit_cache.reading import (
     AFFINITY,
     ARRAYS,
     DTYPES,
+    EMBEDDINGS,
     FORMAT_VERSION,
     MANIFEST,
     check_header,
@@ -46,6 +47,7 @@ def build_cache(
     max_length: int = 128,
     dtype: str = "float32",
     embedder: Embedder | None = None,
+    keep_embeddings: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> LogitCache:
@@ -61,6 +63,7 @@ def build_cache(
         max_length: Tokens a text is cut to.
         dtype: ``"float32"`` or ``"float16"`` on disk.
         embedder: Texts to embeddings, for the affinity feature.
+        keep_embeddings: Keep the embeddings themselves too, for weightings that read them (RL-KD's state).
         overwrite: Replace a cache of other data or teachers.
         progress: Show a progress bar.
 
@@ -76,8 +79,12 @@ def build_cache(
         raise ConfigError(f"a cache needs batch_size >= 1 and max_length >= 1, got {batch_size} and {max_length}")
     if embedder is not None:
         _texts(task)
+    elif keep_embeddings:
+        raise ConfigError("keep_embeddings needs an embedder, got none; pass one, or leave the embeddings out")
     folder = Path(directory)
     wanted = _header(teachers, task, dtype, max_length, embedder)
+    if keep_embeddings:  # absent from the header of caches without: those of earlier releases stay valid
+        wanted["embeddings"] = True
     with _build_folder(folder):
         if (folder / MANIFEST).exists() and not overwrite:
             check_header(read_manifest(folder), wanted, teachers, folder)
@@ -118,7 +125,7 @@ def _build_folder(folder: Path) -> Iterator[None]:
 def _refuse_foreign_files(folder: Path) -> None:
     if _written_files(folder):
         return
-    known = {".lock", MANIFEST, AFFINITY, *(path.name for path in folder.glob(ARRAYS))}
+    known = {".lock", MANIFEST, AFFINITY, EMBEDDINGS, *(path.name for path in folder.glob(ARRAYS))}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".tmp")
     if foreign:
         raise CacheError(
@@ -180,9 +187,13 @@ def _write_arrays(
             write_array_atomic(path, _stored(teacher.name, logits, header["dtype"]))
         files[entry["file"]] = file_hash(path)
     if embedder is not None:
-        affinity = compute_affinity(embedder(_texts(task)), task, joint_knowledge(teachers, task), len(teachers))
+        embeddings = embedder(_texts(task))
+        affinity = compute_affinity(embeddings, task, joint_knowledge(teachers, task), len(teachers))
         write_array_atomic(folder / AFFINITY, affinity)
         files[AFFINITY] = file_hash(folder / AFFINITY)
+        if header.get("embeddings"):
+            write_array_atomic(folder / EMBEDDINGS, np.asarray(embeddings, dtype=header["dtype"]))
+            files[EMBEDDINGS] = file_hash(folder / EMBEDDINGS)
     return files
 
 

@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 DTYPES = ("float32", "float16")
 MANIFEST = "manifest.json"
 AFFINITY = "affinity.npy"
+EMBEDDINGS = "embeddings.npy"
 ARRAYS = "logits-*.npy"
 
 
@@ -51,10 +52,20 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
     affinity = None
     if manifest["affinity"]:
         affinity = np.array(_open_array(folder, manifest, AFFINITY, (len(task.table), len(arrays))))
+    embeddings = None
+    if manifest.get("embeddings"):
+        embeddings = _open_array(folder, manifest, EMBEDDINGS, (len(task.table), None))
     names = [entry["name"] for entry in manifest["teachers"]]
     described = json.dumps([manifest["teachers"], manifest["files"]], sort_keys=True)
     identity = xxhash.xxh3_64_hexdigest(described.encode())
-    return LogitCache(arrays, names, knowledge=_read_knowledge(manifest, task), affinity=affinity, identity=identity)
+    return LogitCache(
+        arrays,
+        names,
+        knowledge=_read_knowledge(manifest, task),
+        affinity=affinity,
+        embeddings=embeddings,
+        identity=identity,
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -95,10 +106,10 @@ def _is_entry(entry: Any) -> bool:
 
 def check_header(manifest: dict[str, Any], wanted: dict[str, Any], teachers: Sequence["Teacher"], folder: Path) -> None:
     """Refuse a cache that is not the one asked for, naming the first thing that differs."""
-    for key in ("data", "labels", "max_length", "dtype", "embedder"):
-        if manifest.get(key) != wanted[key]:
+    for key in ("data", "labels", "max_length", "dtype", "embedder", "embeddings"):
+        if manifest.get(key) != wanted.get(key):
             raise CacheError(
-                f"{folder} holds a cache with {key} {manifest.get(key)!r:.60}, asked for was {wanted[key]!r:.60}; "
+                f"{folder} holds a cache with {key} {manifest.get(key)!r:.60}, asked for was {wanted.get(key)!r:.60}; "
                 "choose another folder, or pass --overwrite to build it again"
             )
     _check_teachers(manifest, teachers, folder)
@@ -123,7 +134,9 @@ def _check_teachers(manifest: dict[str, Any], teachers: Sequence["Teacher"], fol
     )
 
 
-def _open_array(folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
+def _open_array(
+    folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int, int | None]
+) -> NDArray[np.floating[Any]]:
     path = folder / name
     if not path.is_file():
         raise CacheError(f"the cache {folder} is partial: {name} is missing; build it again with --overwrite")
@@ -135,7 +148,8 @@ def _open_array(folder: Path, manifest: dict[str, Any], name: str, shape: tuple[
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise CacheError(f"{path} must be an array without pickle; build the cache again with --overwrite") from error
-    if array.shape != shape or array.dtype.name not in DTYPES:
+    fits = array.ndim == 2 and array.shape[0] == shape[0] and shape[1] in (None, array.shape[1])
+    if not fits or array.dtype.name not in DTYPES:
         raise CacheError(
             f"{path} must hold floats of shape {shape}, it has {array.dtype} {array.shape}; build it again"
         )

@@ -23,17 +23,27 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
 
     Args:
         task: Gives labels and domains.
-        source: Gives teacher logits and affinity.
+        source: Gives teacher logits, affinity and embeddings.
         ids: Instance ids, shape (B,).
     """
     rows = ids.numpy()
+    embeddings = source.embedding_rows(ids)
+    if embeddings is None and task.table.vectors is not None:
+        embeddings = torch.from_numpy(task.table.vectors[rows])
     return State(
         teacher_logits=source.rows(ids),
         labels=torch.from_numpy(task.table.labels[rows]),
         domains=torch.from_numpy(task.table.domains[rows]) if task.domain_names else None,
         ids=ids,
         affinity=source.affinity_rows(ids),
+        embeddings=embeddings,
     )
+
+
+def embedding_size(task: Task, source: LogitSource) -> int:
+    """Length D of the embeddings that :func:`read_state` gives: those of the source, else a vector task's vectors."""
+    vectors = task.table.vectors
+    return source.embedding_size or (0 if vectors is None else vectors.shape[1])
 
 
 class LogitCache:
@@ -46,6 +56,7 @@ class LogitCache:
         *,
         knowledge: Knowledge | None = None,
         affinity: NDArray[np.float32] | None = None,
+        embeddings: NDArray[np.floating[Any]] | None = None,
         identity: str = "",
     ) -> None:
         """Wrap arrays.
@@ -55,6 +66,7 @@ class LogitCache:
             teacher_names: K names.
             knowledge: Who was trained on what.
             affinity: Shape (N, K).
+            embeddings: Of the instances, shape (N, D), in memory or memory-mapped.
             identity: Changes with any byte of the cached files, and with the order of the teachers.
         """
         self.identity = identity
@@ -62,6 +74,7 @@ class LogitCache:
         self.knowledge = knowledge
         self._arrays = [np.asarray(array) for array in arrays]  # np.memmap's own indexing takes twice the time
         self._affinity = None if affinity is None else torch.from_numpy(np.array(affinity, dtype=np.float32))
+        self._embeddings = None if embeddings is None else np.asarray(embeddings)
         rows, classes = arrays[0].shape
         self._stacked: Tensor | None = None
         if rows * classes * len(arrays) * 4 <= RAM_LIMIT:
@@ -89,6 +102,26 @@ class LogitCache:
         """Affinities of the instances ``ids`` (B,), shape (B, K), or None."""
         return None if self._affinity is None else self._affinity.index_select(0, ids)
 
+    @property
+    def embedding_size(self) -> int:
+        """Length D of the embeddings that were kept when the cache was built; 0: none."""
+        return 0 if self._embeddings is None else self._embeddings.shape[1]
+
+    def embedding_rows(self, ids: Tensor) -> Tensor | None:
+        """Embeddings of the instances ``ids`` (B,), float32, shape (B, D), or None."""
+        return None if self._embeddings is None else torch.from_numpy(self._embeddings[ids.numpy()]).float()
+
+    def take(self, ids: NDArray[np.int64]) -> "LogitCache":
+        """The instances ``ids`` only, shape (M,); row m of the result is what row ``ids[m]`` was."""
+        return LogitCache(
+            [array[ids] for array in self._arrays],
+            self.teacher_names,
+            knowledge=self.knowledge,
+            affinity=None if self._affinity is None else self._affinity[torch.from_numpy(ids)].numpy(),
+            embeddings=None if self._embeddings is None else self._embeddings[ids],
+            identity=self.identity,
+        )
+
     def head(self, rows: int) -> "LogitCache":
         """The first ``rows`` instances only: with :meth:`Task.training_view` it keeps test logits out of reach."""
         return LogitCache(
@@ -96,6 +129,7 @@ class LogitCache:
             self.teacher_names,
             knowledge=self.knowledge,
             affinity=None if self._affinity is None else self._affinity[:rows].numpy(),
+            embeddings=None if self._embeddings is None else self._embeddings[:rows],
         )
 
 
@@ -103,6 +137,7 @@ class LiveTeachers:
     """Teachers asked anew for every batch; a :class:`~rlkd.types.LogitSource` for inputs that change."""
 
     has_affinity = False
+    embedding_size = 0
 
     def __init__(self, teachers: Sequence["Teacher"], task: Task, *, max_length: int = 128) -> None:
         """Hold the teachers and the task whose instances they are asked about."""
@@ -120,6 +155,10 @@ class LiveTeachers:
 
     def affinity_rows(self, ids: Tensor) -> None:
         """None: affinities are computed when a cache is built."""
+        return
+
+    def embedding_rows(self, ids: Tensor) -> None:
+        """None: embeddings are computed when a cache is built."""
         return
 
     def head(self, rows: int) -> "LiveTeachers":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlkd.data.task import Task
 from rlkd.errors import WeightingError, one_line, unknown_name
+from rlkd.logit_cache import embedding_size
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence, Mixture, OnlineWeighting, Weighting, WeightingBuilder, mixture
 from rlkd.weighting.fitted import CalibratedUniform, LrDev, LrTrain
@@ -25,7 +26,9 @@ from rlkd.weighting.heuristic import (
     Oracle,
 )
 from rlkd.weighting.learned import Policy, PolicyMean, PolicyShuffle, Router, load_policy
+from rlkd.weighting.mtkd_rl import MtkdRlAgent
 from rlkd.weighting.online import Hedge
+from rlkd.weighting.rl_kd import RlKdSelector
 
 __all__ = [
     "WEIGHTINGS",
@@ -70,6 +73,8 @@ WEIGHTINGS: dict[str, WeightingBuilder] = {
     "policy": Policy,
     "policy_mean": PolicyMean,
     "policy_shuffle": PolicyShuffle,
+    "rl_kd": RlKdSelector,
+    "mtkd_rl": MtkdRlAgent,
 }
 """Every weighting by name; ``"package.module:Name"`` loads a user's own."""
 
@@ -151,8 +156,8 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
         missing.append("domains (the task has no domain column)")
     if "affinity" in weighting.requires and not source.has_affinity:
         missing.append("affinity (build the cache with an embedder)")
-    if "embeddings" in weighting.requires:
-        missing.append("embeddings (they are not kept in a logit cache)")
+    if "embeddings" in weighting.requires and not embedding_size(task, source):
+        missing.append("embeddings (build the cache with an embedder and keep_embeddings)")
     if missing:
         raise WeightingError(
             f"weighting {name!r} needs {' and '.join(missing)}; choose a weighting that needs none, such as 'uniform', "

@@ -1,0 +1,86 @@
+"""RL-KD's three rewards: levels of the student's loss, measured after the step.
+
+A level pays for what the student knows, not for what the step taught it: it never averages to zero, and it drifts as
+the student learns. ``logit_gain`` and ``student_gain`` are rewards without these two faults.
+"""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.losses import cross_entropy
+
+if TYPE_CHECKING:
+    from .rewards import Reward, Scene
+
+
+class RlKd1:
+    """Minus the cross entropy of the student to the label, in nats.
+
+    Source:
+        Yuan et al. 2021, arXiv:2012.06048 (RL-KD), reward 1.
+    Deviation:
+        One number per instance; the paper's is the batch mean, which :class:`BatchMean` gives back.
+    """
+
+    def before(self, scene: "Scene") -> None:
+        """Nothing to remember."""
+
+    def after(self, scene: "Scene") -> Tensor:
+        """Minus the loss of each instance, shape (B,), <= 0."""
+        return -cross_entropy(scene.batch_logits(), scene.labels)
+
+
+class RlKd2:
+    """Minus the cross entropy to the label, minus the cross entropy to the mixture the student was taught.
+
+    Source:
+        Yuan et al. 2021, arXiv:2012.06048 (RL-KD), reward 2.
+    Deviation:
+        One number per instance, see :class:`RlKd1`; the distillation term at temperature 1.
+    """
+
+    def before(self, scene: "Scene") -> None:
+        """Nothing to remember."""
+
+    def after(self, scene: "Scene") -> Tensor:
+        """Minus the two losses of each instance, shape (B,), <= 0."""
+        logits = scene.batch_logits()
+        divergence = -(scene.targets * F.log_softmax(logits.float(), dim=-1)).sum(-1)
+        return -cross_entropy(logits, scene.labels) - divergence
+
+
+class RlKd3(RlKd2):
+    """Half of reward 2, and half of the accuracy on the probe rows of the step, which the whole batch shares.
+
+    Source:
+        Yuan et al. 2021, arXiv:2012.06048 (RL-KD), reward 3.
+    Deviation:
+        One number per instance, see :class:`RlKd1`; the paper's share of the accuracy and the size of its
+        development set are not known to us; measured on probe rows, never on those that models are chosen on.
+    """
+
+    ACCURACY_SHARE = 0.5
+
+    def after(self, scene: "Scene") -> Tensor:
+        """The mix of each instance, shape (B,), <= 0.5."""
+        accuracy = (scene.probe_logits()[0].argmax(-1) == scene.probe_labels).float().mean()
+        return (1 - self.ACCURACY_SHARE) * super().after(scene) + self.ACCURACY_SHARE * accuracy
+
+
+class BatchMean:
+    """Another reward, of which every instance of the batch gets the mean: the credit of the published system."""
+
+    def __init__(self, reward: "Reward") -> None:
+        """Wrap a reward."""
+        self.inner = reward
+
+    def before(self, scene: "Scene") -> None:
+        """Let the reward look at the student before the step."""
+        self.inner.before(scene)
+
+    def after(self, scene: "Scene") -> Tensor:
+        """The mean, repeated for each instance, shape (B,)."""
+        rewards = self.inner.after(scene)
+        return rewards.mean().expand(len(rewards)).clone()

@@ -1,0 +1,178 @@
+"""Train the policy of a published system on the environment: what RL-KD and MTKD-RL share."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import nn
+
+from rlkd.agents.reinforce import ActorPolicy
+from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
+from rlkd.data.task import Task
+from rlkd.errors import ConfigError
+from rlkd.records import RunDirectory, commit
+from rlkd.types import LogitSource
+
+ACTING_ENV_ID = "rlkd_envs:rlkd/TeacherActing-v0"
+DEFAULT_BATCH = 64
+
+ActorT = TypeVar("ActorT", bound=nn.Module)
+
+
+def make_acting_env(
+    task: Task,
+    cache: LogitSource,
+    actor: Any,
+    *,
+    student: Any = None,
+    reward: str,
+    credit: str = "instance",
+    pretraining_steps: int = 0,
+    episode: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Any:
+    """Make the environment that an actor observes and acts in.
+
+    Args:
+        task: The task; its test rows are cut off before anything sees them.
+        cache: The teachers' logits.
+        actor: Gives observations and the meaning of actions, see ``rlkd_envs.acting``.
+        student: Name or path of the student, or a function of a seed; None: the smallest from scratch.
+        reward: Name of the reward, see ``rlkd_envs.rewards``.
+        credit: ``instance`` or ``batch``.
+        pretraining_steps: Steps with equal weights at the start of an episode.
+        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``.
+        device: Of the students.
+    """
+    settings = dict(episode or {})
+    return gymnasium.make_vec(
+        ACTING_ENV_ID,
+        num_envs=settings.pop("batch_size", DEFAULT_BATCH),
+        vectorization_mode="vector_entry_point",
+        task=task,
+        cache=cache,
+        actor=actor,
+        student=student,
+        reward=reward,
+        credit=credit,
+        pretraining_steps=pretraining_steps,
+        device=device,
+        **settings,
+    ).unwrapped
+
+
+def make_agent(
+    algorithm: type[OnPolicyAlgorithm],
+    actor: nn.Module,
+    slots: SlotsVecEnv,
+    *,
+    seed: int,
+    policy: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> OnPolicyAlgorithm:
+    """Put an algorithm around an actor, which learns in place.
+
+    Args:
+        algorithm: :class:`~rlkd.agents.reinforce.Reinforce` or :class:`~rlkd.agents.reinforce.Released`.
+        actor: The module that is saved and deployed.
+        slots: The environment.
+        seed: Of the actions.
+        policy: Arguments of :class:`~rlkd.agents.reinforce.ActorPolicy`.
+        **settings: Of the algorithm.
+    """
+    return algorithm(
+        ActorPolicy,
+        slots,
+        rollout_buffer_class=MaskedRolloutBuffer,
+        policy_kwargs={"make_actor": lambda: actor, **(policy or {})},
+        seed=seed,
+        device="cpu",
+        **settings,
+    )
+
+
+def train_actor(
+    env: Any,
+    actor: ActorT,
+    algorithm: type[OnPolicyAlgorithm],
+    *,
+    command: str,
+    record: Mapping[str, Any],
+    n_steps: int,
+    episodes: int,
+    seed: int,
+    output_dir: str | Path | None,
+    resume: bool,
+    progress: bool,
+    callback: BaseCallback | None = None,
+    policy: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> ActorT:
+    """Train an actor over whole episodes and keep the last one.
+
+    Args:
+        env: See :func:`make_acting_env`.
+        actor: Learns in place.
+        algorithm: See :func:`make_agent`.
+        command: Name of the run in its ``config.json``.
+        record: Every setting, kept in the run's config.
+        n_steps: Steps of the student between two updates; must divide the steps of an episode.
+        episodes: Students, one after the other.
+        seed: Of students, batches and actions.
+        output_dir: For config, metrics, checkpoints and ``policy/``; None writes nothing.
+        resume: Continue from the newest checkpoint that verifies; the settings must be the same.
+        progress: Show a progress bar.
+        callback: A further Stable-Baselines3 callback.
+        policy: See :func:`make_agent`.
+        **settings: See :func:`make_agent`.
+
+    Returns:
+        The trained actor, in eval mode.
+    """
+    if resume and output_dir is None:
+        raise ConfigError("resume needs an output_dir, got none; pass one")
+    if episodes < 1:
+        raise ConfigError(f"episodes must be 1 or more, got {episodes}; raise it")
+    steps = env.episode.settings.horizon - env.pretraining_steps
+    if n_steps < 1 or steps % n_steps:
+        raise ConfigError(
+            f"n_steps must divide the {steps} steps of an episode after pre-training, got {n_steps}; choose another"
+        )
+    settings_record = {"command": command, **record, "episode": dataclasses.asdict(env.episode.settings)}
+    directory = None if output_dir is None else RunDirectory(output_dir, settings_record)
+    run = PolicyRun(
+        env,
+        actor,
+        PolicyTraining(total_timesteps=episodes * steps * env.num_envs, seed=seed),
+        directory,
+        make_agent=lambda slots: make_agent(
+            algorithm, actor, slots, seed=seed, policy=policy, n_steps=n_steps, **settings
+        ),
+        keep_best=False,
+    )
+    if resume:
+        run.resume()
+    run.learn(progress=progress, callback=callback)
+    env.close()
+    trained: Any = run.best.eval()  # save_pretrained comes from the hub's mixin
+    if directory is not None:
+        trained.save_pretrained(directory.path / "policy")
+    return run.best
+
+
+def training_record(system: str, task: Task, cache: LogitSource, settings: Any, **others: Any) -> dict[str, Any]:
+    """What a policy remembers of its training, and its run records, as plain values."""
+    return {
+        "system": system,
+        "task": task.name,
+        "data": task.fingerprint,
+        "teachers": list(cache.teacher_names),
+        "settings": dataclasses.asdict(settings),
+        "commit": commit(),
+        **others,
+    }

@@ -1,0 +1,317 @@
+"""REINFORCE on Stable-Baselines3's rollouts, with the switches in which the sources of RL-KD differ."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.distributions import BernoulliDistribution, DiagGaussianDistribution
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+
+from rlkd.errors import ConfigError
+from rlkd.weighting.rl_kd import draw_subsets, modal_subsets, subset_log_probability
+
+UPDATES = ("reinforce", "grad_pi")
+"""``reinforce`` follows the gradient of the log probability, ``grad_pi`` that of the probabilities of the single
+decisions, as RL-KD prints it: its expectation under a constant reward is not zero."""
+BASELINES = ("none", "ema", "leave_one_out")
+"""What is subtracted from a reward: nothing; a moving average of earlier rollouts; the mean of the other rewards."""
+EMA_DECAY = 0.9
+
+
+class SubsetDistribution(BernoulliDistribution):
+    """Independent choices of the teachers under a rule for the empty set."""
+
+    def __init__(self, action_dims: int, empty_set: str) -> None:
+        """Remember the rule."""
+        super().__init__(action_dims)
+        self._empty_set = empty_set
+
+    def _scores(self) -> Tensor:
+        return self.distribution.logits
+
+    def sample(self) -> Tensor:
+        """Draw subsets, shape (B, K)."""
+        scores = self._scores()
+        return draw_subsets(scores, torch.rand_like(scores), self._empty_set)
+
+    def mode(self) -> Tensor:
+        """Who is more probable than not, shape (B, K)."""
+        return modal_subsets(self._scores(), self._empty_set)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log probability of subsets (B, K), shape (B,)."""
+        return subset_log_probability(self._scores(), actions, self._empty_set)
+
+
+class _ActorLatent(nn.Module):
+    """The actor in the place where Stable-Baselines3 expects two networks; there is no critic."""
+
+    latent_dim_pi = latent_dim_vf = 1
+
+    def __init__(self, actor: nn.Module) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward_actor(observations), self.forward_critic(observations)
+
+    def forward_actor(self, observations: Tensor) -> Tensor:
+        return self.actor(observations.unflatten(-1, (-1, self.actor.num_features)))  # type: ignore[no-any-return]
+
+    def forward_critic(self, observations: Tensor) -> Tensor:
+        return torch.zeros(len(observations), 1)
+
+
+class ActorPolicy(ActorCriticPolicy):
+    """A policy of Stable-Baselines3 around an actor of a published system, without a critic.
+
+    The actor gives log odds of subsets, or means of Gaussian scores.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        make_actor: Any,
+        optimizer: str = "adam",
+        deterministic: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Build around the actor that ``make_actor`` gives (a module cannot be held before ``Module.__init__``)."""
+        self._make_actor, self._optimizer_name = make_actor, optimizer
+        kwargs["ortho_init"] = False
+        super().__init__(*args, **kwargs)
+        self.deterministic = deterministic
+        self.all_selected = False
+        """Select everybody, whatever the probabilities are: how RL-KD's selector is pre-trained."""
+        self.average_reward: Tensor
+        self.register_buffer("average_reward", torch.tensor(float("nan")))
+
+    @property
+    def actor(self) -> nn.Module:
+        """The module that is saved and deployed."""
+        latent: Any = self.mlp_extractor
+        return latent.actor  # type: ignore[no-any-return]
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = _ActorLatent(self._make_actor())  # type: ignore[assignment]
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.action_net = nn.Identity()
+        if isinstance(self.action_dist, BernoulliDistribution):
+            empty_set: Any = self.actor.empty_set
+            self.action_dist = SubsetDistribution(self.action_dist.action_dims, empty_set)
+        else:
+            assert isinstance(self.action_dist, DiagGaussianDistribution)
+            self.log_std = nn.Parameter(torch.full((1,), self.log_std_init))
+        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self._optimizer_name]
+        self.optimizer = kind(self.parameters(), lr=lr_schedule(1))
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions (B, K), values (B, 1), which are zero, and log probabilities (B,)."""
+        distribution = self.get_distribution(obs)
+        actions = distribution.get_actions(deterministic=deterministic or self.deterministic)
+        if self.all_selected:
+            actions = torch.ones_like(actions)
+        return actions, torch.zeros(len(actions), 1), distribution.log_prob(actions)
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """Zeros, shape (B, 1)."""
+        return torch.zeros(len(obs), 1)
+
+    def logged_decisions(self, observations: Tensor, actions: Tensor, update: str) -> Tensor:
+        """What an update follows the gradient of, one number per instance, shape (B,).
+
+        Args:
+            observations: Shape (B, K * F).
+            actions: Shape (B, K).
+            update: One of ``UPDATES``.
+        """
+        distribution = self.get_distribution(observations)
+        if update == "grad_pi":
+            assert isinstance(distribution, SubsetDistribution)
+            chosen: Tensor = distribution.distribution.log_prob(actions).exp()
+            return chosen.sum(-1)
+        return distribution.log_prob(actions)
+
+
+class Reinforce(OnPolicyAlgorithm):
+    """REINFORCE without a critic: one update of the policy a rollout.
+
+    The reward of an action is its own, nothing is discounted: the next instance of a slot has nothing to do with it.
+
+    Source:
+        Williams 1992; Yuan et al. 2021, arXiv:2012.06048 (RL-KD), algorithm 2, for ``grad_pi`` without a baseline;
+        Kool, van Hoof, Welling 2019 for the leave-one-out baseline.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        learning_rate: float = 0.01,
+        n_steps: int = 1,
+        update: str = "reinforce",
+        baseline: str = "leave_one_out",
+        shared_reward: bool = False,
+        all_selected_timesteps: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Set the algorithm up.
+
+        Args:
+            policy: :class:`ActorPolicy`.
+            env: Its environment.
+            learning_rate: Of the policy's own optimiser.
+            n_steps: Steps of the student a rollout.
+            update: One of ``UPDATES``.
+            baseline: One of ``BASELINES``.
+            shared_reward: All instances of a step have one reward, so a step is what leave-one-out leaves out.
+            all_selected_timesteps: The first timesteps select everybody.
+            **kwargs: Of the base class.
+        """
+        if update not in UPDATES or baseline not in BASELINES:
+            raise ConfigError(
+                f"expected update of {', '.join(UPDATES)} and baseline of {', '.join(BASELINES)}, got {update!r} and "
+                f"{baseline!r}; choose one of these"
+            )
+        if baseline == "leave_one_out" and shared_reward and n_steps < 2:
+            raise ConfigError(
+                "leave_one_out needs others to compare with: with one reward a batch a rollout needs n_steps >= 2, got "
+                f"{n_steps}; raise it, or give each instance its own reward"
+            )
+        self.update, self.baseline, self.shared_reward = update, baseline, shared_reward
+        self.all_selected_timesteps = all_selected_timesteps
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=0.0,
+            gae_lambda=1.0,
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=float("inf"),
+            use_sde=False,
+            sde_sample_freq=-1,
+            **kwargs,
+        )
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """Collect a rollout; early ones select everybody, if asked for."""
+        self.policy.all_selected = self.num_timesteps < self.all_selected_timesteps  # type: ignore[assignment]
+        return super().collect_rollouts(*args, **kwargs)
+
+    def train(self) -> None:
+        """One step of the policy, up the gradient of reward less baseline times (log) probability."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        buffer = self.rollout_buffer
+        observations, actions = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.actions).float()
+        valid, rewards = observations.any(-1), torch.as_tensor(buffer.rewards)
+        advantages = (rewards - self._baseline_of(rewards, valid))[valid]
+        assert isinstance(self.policy, ActorPolicy)
+        followed = self.policy.logged_decisions(observations[valid], actions[valid], self.update)
+        loss = -(advantages * followed).mean()
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        self.policy.optimizer.step()
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/advantage_std", float(advantages.std(correction=0)))
+
+    def _baseline_of(self, rewards: Tensor, valid: Tensor) -> Tensor:
+        if self.baseline == "none":
+            return torch.zeros_like(rewards)
+        if self.baseline == "ema":
+            return self._moving_average(rewards[valid].mean()).expand_as(rewards)
+        if self.shared_reward:
+            return others_mean(_mean_of_valid(rewards, valid), valid.any(1), dim=0).unsqueeze(1).expand_as(rewards)
+        return others_mean(rewards, valid, dim=1)
+
+    def _moving_average(self, mean: Tensor) -> Tensor:
+        """The average before this rollout; the first rollout only starts it."""
+        average: Tensor = self.policy.average_reward  # type: ignore[assignment]
+        before = mean if average.isnan() else average.clone()
+        average.copy_(EMA_DECAY * before + (1 - EMA_DECAY) * mean)
+        return before
+
+
+def others_mean(rewards: Tensor, valid: Tensor, dim: int) -> Tensor:
+    """Mean of the other valid rewards along one axis; a reward without others is its own baseline.
+
+    Args:
+        rewards: Any shape.
+        valid: Bool, the same shape.
+        dim: The axis.
+    """
+    kept = rewards * valid
+    count = valid.sum(dim, keepdim=True) - 1
+    others = (kept.sum(dim, keepdim=True) - kept) / count.clamp_min(1)
+    return torch.where(count > 0, others, rewards)
+
+
+def _mean_of_valid(rewards: Tensor, valid: Tensor) -> Tensor:
+    return (rewards * valid).sum(1) / valid.sum(1).clamp_min(1)
+
+
+class Released(OnPolicyAlgorithm):
+    """What MTKD-RL's released code does to its agent: no action, no exploration, no gradient of a policy.
+
+    Minimises ``-sum_i r_i mean_k log w_ik`` over the stored batches, with w the final weights and r_i the reward of the
+    instance, standardised over its batch and cut to [0, 1]. For weights that sum to one the minimum is uniform.
+
+    Source:
+        The released code of Yang et al. 2025, arXiv:2502.18510 (MTKD-RL): binary cross entropy of the weights to ones.
+    """
+
+    def __init__(self, policy: Any, env: Any, *, learning_rate: float = 0.1, n_steps: int, **kwargs: Any) -> None:
+        """Set up; arguments as in :class:`Reinforce`."""
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=0.0,
+            gae_lambda=1.0,
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=float("inf"),
+            use_sde=False,
+            sde_sample_freq=-1,
+            **kwargs,
+        )
+
+    def train(self) -> None:
+        """One pass over the batches of the rollout, a step for each."""
+        self.policy.set_training_mode(True)
+        assert isinstance(self.policy, ActorPolicy)
+        actor: Any = self.policy.actor
+        buffer = self.rollout_buffer
+        for step in range(buffer.buffer_size):
+            observations = torch.as_tensor(buffer.observations[step])
+            valid = observations.any(-1)
+            rows = observations[valid].unflatten(-1, (-1, actor.num_features))
+            loss = released_loss(actor.mix(actor(rows), rows), torch.as_tensor(buffer.rewards[step])[valid])
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            self.policy.optimizer.step()
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+
+def released_loss(weights: Tensor, rewards: Tensor) -> Tensor:
+    """The objective of MTKD-RL's released agent.
+
+    Args:
+        weights: Rows on the simplex, shape (B, K).
+        rewards: Shape (B,).
+
+    Returns:
+        A scalar: binary cross entropy of the weights to ones, weighted by the standardised, clamped rewards.
+    """
+    spread = rewards.std() if len(rewards) > 1 else torch.zeros(())
+    credit = ((rewards - rewards.mean()) / spread.clamp_min(1e-8)).clamp(0, 1)
+    return -(credit.unsqueeze(-1) * weights.clamp_min(1e-12).log()).mean()

@@ -1,0 +1,329 @@
+"""RL-KD's selector, deployed: one logistic unit a teacher decides whether the teacher is used for an instance.
+
+Torch only. It is trained in :mod:`rlkd.systems.rl_kd`, where the four places in which the sources differ are told.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+import xxhash
+from huggingface_hub import PyTorchModelHubMixin
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlkd.errors import PolicyError, WeightingError
+from rlkd.features import finite_logits
+from rlkd.losses import teacher_cross_entropy
+from rlkd.types import State
+from rlkd.weighting.base import Evidence, equal_weights, require_argument
+from rlkd.weighting.heuristic import FALLS_BACK
+from rlkd.weighting.saved import CARD, read_module, refuse_pickle
+
+EMPTY_SETS = ("label_only", "all", "argmax", "resample")
+"""What happens to an instance for which no teacher was selected: its label alone; all teachers; the most probable
+teacher; or it cannot happen, because the draw is repeated until it is not empty."""
+DECISIONS = ("sample", "mode")
+"""Deployed, a teacher is selected with its probability, or if that is above one half."""
+BOUND = 5.0
+"""Standardised features are clipped to this size."""
+ABSENT_SCORE = -30.0
+LARGEST_CROSS_ENTROPY = 20.0
+
+
+class RlKdSelector(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="rlkd",
+    license="apache-2.0",
+    tags=["knowledge-distillation", "reinforcement-learning", "multi-teacher"],
+    model_card_template=CARD,
+):
+    """Selects a subset of the teachers for every instance; its weights are the mean of the selected.
+
+    The probability of teacher k for instance i is ``sigmoid(w_k . s_ik + b_k)``. The state ``s_ik`` is the instance's
+    embedding, the teacher's probabilities and its cross entropy to the label, so it needs labels wherever it is used,
+    and is tied to its teachers, their order and the classes.
+
+    Source:
+        Yuan et al. 2021, arXiv:2012.06048 (RL-KD), section "Teacher Selector".
+    Deviation:
+        Features are standardised on the training rows and clipped; the paper does not say. The paper trains one
+        student together with the selector; deployed here, a trained selector selects for a further student.
+    """
+
+    falls_back = FALLS_BACK
+    action_kind = "subset"
+    action_bound = 1.0
+    observation_bound = BOUND
+
+    def __init__(
+        self,
+        teachers: Sequence[str],
+        num_classes: int,
+        embedding_size: int = 0,
+        joint: bool = False,
+        empty_set: str = "label_only",
+        decision: str = "sample",
+        initial_probability: float = 0.5,
+        sampling_seed: int = 0,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        """Build an untrained selector that selects everybody with ``initial_probability``.
+
+        Args:
+            teachers: Names of the K teachers, in order.
+            num_classes: C.
+            embedding_size: D of the instance embeddings; 0 leaves the embedding out of the state.
+            joint: Every unit reads the states of all teachers (GLMKD's reading), not only its own.
+            empty_set: One of ``EMPTY_SETS``.
+            decision: One of ``DECISIONS``.
+            initial_probability: In (0, 1).
+            sampling_seed: Of the deployed draws.
+            training: What is remembered of the training.
+
+        Raises:
+            PolicyError: If a value is out of range.
+        """
+        super().__init__()
+        if empty_set not in EMPTY_SETS or decision not in DECISIONS:
+            raise PolicyError(
+                f"a selector needs empty_set of {', '.join(EMPTY_SETS)} and decision of {', '.join(DECISIONS)}, got "
+                f"{empty_set!r} and {decision!r}; choose one of these"
+            )
+        sizes = (len(teachers), num_classes, embedding_size)
+        if not all(isinstance(size, int) and 0 <= size <= 100_000 for size in sizes) or not teachers or num_classes < 2:
+            raise PolicyError(f"a selector needs teachers, >= 2 classes and an embedding size >= 0, got {sizes}")
+        if not 0 < initial_probability < 1:
+            raise PolicyError(f"initial_probability must lie in (0, 1), got {initial_probability}; 0.5 is usual")
+        self.teachers, self.num_classes, self.embedding_size = tuple(teachers), num_classes, embedding_size
+        self.joint, self.empty_set, self.decision, self.sampling_seed = joint, empty_set, decision, sampling_seed
+        self.training_record = dict(training or {})
+        self.num_features = 1 + embedding_size + num_classes + 1
+        count = len(teachers)
+        weight = torch.zeros(count, count if joint else 1, self.num_features)
+        own = torch.arange(count)
+        # the first feature is 1 for a teacher that is there: its coefficient is the unit's bias
+        weight[own, own if joint else 0, 0] = torch.logit(torch.tensor(float(initial_probability)))
+        self.weight = nn.Parameter(weight)
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(count, self.num_features))
+        self.register_buffer("scale", torch.ones(count, self.num_features))
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Labels for the cross entropies, ids where draws are keyed by them, embeddings where they are observed."""
+        switches = {"labels": True, "ids": self.decision == "sample", "embeddings": self.embedding_size > 0}
+        return frozenset(name for name, on in switches.items() if on)
+
+    @property
+    def reads_student(self) -> bool:
+        """False: the student appears nowhere in RL-KD's state."""
+        return False
+
+    def fit_scales(self, state: State) -> Self:
+        """Standardise the features on these rows (N instances)."""
+        rows = self._raw_rows(state)
+        mean, scale = rows.mean(0), rows.std(0, correction=0)
+        mean[:, 0], scale[:, 0] = 0.0, 1.0
+        self.mean.copy_(mean)
+        # a feature that does not vary carries nothing, however far off it is elsewhere
+        self.scale.copy_(torch.where(scale > 1e-4, scale, torch.inf))
+        return self
+
+    def observe(self, state: State) -> Tensor:
+        """The state of every teacher: present, embedding, probabilities, cross entropy; shape (..., K, F).
+
+        Standardised, in [-5, 5]; rows of absent teachers are zero.
+        """
+        rows = ((self._raw_rows(state) - self.mean) / self.scale).clamp(-BOUND, BOUND)
+        return torch.where(state.present.unsqueeze(-1), rows, 0.0)
+
+    def _raw_rows(self, state: State) -> Tensor:
+        if state.teacher_logits.shape[-2:] != (len(self.teachers), self.num_classes):
+            raise PolicyError(
+                f"the selector was trained for {len(self.teachers)} teachers and {self.num_classes} classes, got "
+                f"{tuple(state.teacher_logits.shape[-2:])}; train one for these teachers"
+            )
+        if state.labels is None or (self.embedding_size and state.embeddings is None):
+            raise PolicyError("RL-KD's state needs labels, and embeddings where it was trained with them; got none")
+        logits = finite_logits(state.teacher_logits)
+        ce = teacher_cross_entropy(logits, state.labels).clamp_max(LARGEST_CROSS_ENTROPY)
+        parts = [state.present.float().unsqueeze(-1), F.softmax(logits, dim=-1), ce.unsqueeze(-1)]
+        if self.embedding_size:
+            assert state.embeddings is not None
+            embeddings = state.embeddings.float().unsqueeze(-2)
+            parts.insert(1, embeddings.expand(*logits.shape[:-1], embeddings.shape[-1]))
+        return torch.cat(parts, dim=-1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Log odds of every teacher: observation (..., K, F) to (..., K)."""
+        if self.joint:
+            scores = torch.einsum("...jf,kjf->...k", rows, self.weight)
+        else:
+            scores = (rows * self.weight[:, 0]).sum(-1)
+        return scores.masked_fill(rows[..., 0] <= 0, ABSENT_SCORE)
+
+    def mix(self, actions: Tensor, rows: Tensor) -> Tensor:
+        """Weights of a selection, shape (..., K): the mean of the selected, zeros where the label alone is to teach.
+
+        Args:
+            actions: Subsets, 0 or 1, shape (..., K).
+            rows: The observation, shape (..., K, F).
+        """
+        present = rows[..., 0] > 0
+        chosen = (actions > 0.5) & present
+        if self.empty_set == "all":
+            chosen = chosen | (present & ~chosen.any(-1, keepdim=True))
+        elif self.empty_set != "label_only":
+            chosen = filled(chosen.float(), self(rows)) > 0.5
+        return chosen.float() / chosen.sum(-1, keepdim=True).clamp_min(1)
+
+    @torch.no_grad()
+    def probabilities(self, state: State) -> Tensor:
+        """Probability of every teacher to be selected, shape (..., K), before any rule for the empty set."""
+        return torch.sigmoid(self._on_device(state)(self.observe(state)))
+
+    @torch.no_grad()
+    def weights(self, state: State) -> Tensor:
+        """Weights of a batch, shape (..., K); rows of zeros under ``label_only`` mean: the label alone.
+
+        Draws are a function of seed, progress and instance id, so runs resume exactly.
+        """
+        self._on_device(state)
+        rows = self.observe(state)
+        scores = self(rows)
+        if self.decision == "mode":
+            chosen = modal_subsets(scores, self.empty_set)
+        else:
+            assert state.ids is not None
+            uniforms = keyed_uniforms(state.ids, len(self.teachers), (self.sampling_seed, state.progress or 0.0))
+            chosen = draw_subsets(scores, uniforms, self.empty_set)
+        return fallen_back(self.mix(chosen, rows), state)
+
+    def _on_device(self, state: State) -> Self:
+        device = state.teacher_logits.device
+        return self if self.weight.device == device else self.to(device)
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``rl_kd:PATH``; the teachers must be those it was trained with, in their order."""
+        path = require_argument("rl_kd", argument, "rl_kd:runs/rl_kd/policy")
+        selector = read_module(cls, path)
+        check_teachers("rl_kd", path, selector.teachers, evidence)
+        return selector
+
+    @classmethod
+    def _load_as_pickle(cls, *args: Any, **kwargs: Any) -> Any:
+        refuse_pickle()
+
+
+def fallen_back(weights: Tensor, state: State) -> Tensor:
+    """The same weights (..., K), but equal ones for instances without a label."""
+    assert state.labels is not None
+    return torch.where((state.labels >= 0).unsqueeze(-1), weights, equal_weights(state.present))
+
+
+def check_teachers(name: str, path: str, teachers: Sequence[str], evidence: Evidence) -> None:
+    """Refuse other teachers than a policy that is tied to its own was trained with."""
+    came = tuple(evidence.source.teacher_names)
+    if came != tuple(teachers):
+        raise WeightingError(
+            f"weighting '{name}:{path}' is tied to the teachers {', '.join(teachers)}, in this order, got "
+            f"{', '.join(came)}; train one for these"
+        )
+
+
+def draw_subsets(scores: Tensor, uniforms: Tensor, empty_set: str) -> Tensor:
+    """Draw a subset of the teachers for every instance.
+
+    Args:
+        scores: Log odds, shape (..., K).
+        uniforms: Random numbers in [0, 1), shape (..., K).
+        empty_set: One of ``EMPTY_SETS``; ``argmax`` and ``resample`` give no empty subset.
+
+    Returns:
+        0 or 1, shape (..., K), float32.
+    """
+    if empty_set == "resample":
+        return _draw_nonempty(scores, uniforms)
+    chosen = (uniforms < torch.sigmoid(scores)).float()
+    return filled(chosen, scores) if empty_set == "argmax" else chosen
+
+
+def _draw_nonempty(scores: Tensor, uniforms: Tensor) -> Tensor:
+    """What drawing until something is selected gives, in one pass: each teacher given that nobody was before."""
+    p = torch.sigmoid(scores)
+    nobody_from = F.logsigmoid(-scores).flip(-1).cumsum(-1).flip(-1)
+    given_nobody = p / -torch.expm1(nobody_from).clamp_max(-1e-30)
+    anybody = torch.zeros_like(p[..., 0], dtype=torch.bool)
+    chosen = []
+    for k in range(p.shape[-1]):
+        chosen.append(uniforms[..., k] < torch.where(anybody, p[..., k], given_nobody[..., k]))
+        anybody = anybody | chosen[-1]
+    return filled(torch.stack(chosen, dim=-1).float(), scores)  # rounding can leave a row empty
+
+
+def modal_subsets(scores: Tensor, empty_set: str) -> Tensor:
+    """The teachers whose probability is above one half; 0 or 1, shape (..., K)."""
+    chosen = (scores > 0).float()
+    return filled(chosen, scores) if empty_set in ("argmax", "resample") else chosen
+
+
+def filled(chosen: Tensor, scores: Tensor) -> Tensor:
+    """Put the most probable teacher into empty subsets (..., K)."""
+    return torch.where(chosen.any(-1, keepdim=True), chosen, _top(scores))
+
+
+def _top(scores: Tensor) -> Tensor:
+    return F.one_hot(scores.argmax(-1), scores.shape[-1]).float()
+
+
+def subset_log_probability(scores: Tensor, chosen: Tensor, empty_set: str) -> Tensor:
+    """Log probability of drawing these subsets under the rule for the empty set.
+
+    Under ``argmax`` the mass of the empty subset falls to that of the most probable teacher alone; under
+    ``resample`` it is shared out over all others.
+
+    Args:
+        scores: Log odds, shape (..., K).
+        chosen: 0 or 1, shape (..., K).
+        empty_set: One of ``EMPTY_SETS``.
+
+    Returns:
+        Nats, shape (...).
+    """
+    nobody = F.logsigmoid(-scores)
+    independent = (chosen * F.logsigmoid(scores) + (1 - chosen) * nobody).sum(-1)
+    if empty_set == "resample":
+        return independent - torch.log(-torch.expm1(nobody.sum(-1)).clamp_max(-1e-30))
+    if empty_set == "argmax":
+        top = _top(scores)
+        alone = ((1 - top) * nobody).sum(-1)
+        return torch.where((chosen == top).all(-1), alone, independent)
+    return independent
+
+
+def keyed_uniforms(ids: Tensor, count: int, key: tuple[int, float]) -> Tensor:
+    """Random numbers in [0, 1) that are a function of instance id, position and key; shape (..., count).
+
+    Args:
+        ids: Shape (...), int64.
+        count: K.
+        key: Seed, and share of the run that is spent.
+
+    Source:
+        The finaliser of splitmix64, Steele, Lea, Flood 2014.
+    """
+    salt = np.uint64(xxhash.xxh3_64_intdigest(repr(key).encode()))
+    place = np.arange(1, count + 1, dtype=np.uint64)
+    x: NDArray[np.uint64] = ids.cpu().numpy().astype(np.uint64)[..., None] * np.uint64(count) + place
+    with np.errstate(over="ignore"):
+        x = (x * np.uint64(0x9E3779B97F4A7C15)) ^ salt
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return torch.from_numpy((x >> np.uint64(40)).astype(np.float32) / np.float32(2**24)).to(ids.device)
