@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from rlkd.errors import ConfigError
-from rlkd.report import format_table, markdown_table, write_report
+from rlkd.records import pack_bits
+from rlkd.report import format_table, markdown_table, write_benchmark_report, write_report
+from rlkd.report.arms import control_of, ordered, policies
 from rlkd.report.plots import move_apart
 
 ROWS: list[dict[str, object]] = [
@@ -182,3 +184,141 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         page(tmp_path, learning_curve={"timesteps": [0, 1], "reward": [1.0]})
     with pytest.raises(ConfigError, match=r"shape \(4, 1, 2\), got \(4, 1, 3\)"):
         page(tmp_path, weights={**weights(["g"], ["a", "b", "c"]), "teachers": ["a", "b"]})
+
+
+# -- benchmarks ------------------------------------------------------------------------------------
+
+
+def run(weighting: str, seed: int, right: int, task: str = "t", **more: Any) -> dict[str, Any]:
+    # A cyclic shift: the same number right, on other instances for another seed.
+    correct = np.roll(np.arange(200) < right, 7 * seed)
+    return {
+        "task": task, "student": "s", "weighting": weighting, "seed": seed, "status": "ok", "accuracy": right / 200,
+        "nll": 0.5, "ece": 0.1, "seconds": 10.0, "correct": pack_bits(correct), **more,
+    }  # fmt: skip
+
+
+def suite(right: dict[str, int], task: str = "t", **more: Any) -> list[dict[str, Any]]:
+    return [run(name, seed, n, task, **more) for name, n in right.items() for seed in range(5)]
+
+
+def benchmark(path: Path, suites: dict[str, list[dict[str, Any]]], **more: Any) -> tuple[str, str]:
+    text, page = write_benchmark_report(suites, path, reps=300, **more)
+    return text.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")
+
+
+PAYS = {"uniform": 100, "policy": 150, "policy_shuffle": 90, "policy_mean": 100, "router": 150, "oracle": 160}
+NO_DIFFERENCE = {"uniform": 100, "policy": 100, "policy_shuffle": 101, "policy_mean": 100}
+
+
+def test_a_benchmark_says_where_the_policy_pays(tmp_path: Path) -> None:
+    failed = run("entropy", 0, 0) | {"status": "failed", "error": "ValueError: bad luck"}
+    text, page = benchmark(tmp_path, {"one": [*suite(PAYS), failed], "two": suite(NO_DIFFERENCE)})
+    for said in (
+        "`policy` **pays here**: +25.0 [",
+        "(p = 0.06, the least that so few seeds can give)",
+        "The instances matter: shuffling the weights over them costs accuracy (`policy` minus `policy_shuffle` +30.0 [",
+        "`policy` **makes no difference here** (p = 1.00): +0.0 [",
+        "**Instance weighting is not the cause** (the shuffle does as well): `policy` minus `policy_shuffle` -0.5 [",
+        "Also above uniform: `router`, `oracle`; Below uniform: `policy_shuffle`; No difference",
+        "**1 of 31 runs failed**. `entropy`, seed 0: ValueError: bad luck.",
+        "The primary metric is accuracy on the test split.",
+        "(0.062 for the 5 seeds of the smallest table)",
+    ):
+        assert said in text
+    row = next(line for line in text.splitlines() if line.startswith("| policy "))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:2] == ["policy", "5"]
+    assert cells[3].startswith("0.750 [")
+    assert cells[4].startswith("+25.0 [")
+    assert cells[5].startswith("0.83 [")  # 25 of 30 points
+    assert cells[6:9] == ["0.06", "0.31", "1.00"]  # Holm: five weightings are tested
+    assert "<strong>pays here</strong>" in page
+    assert "<script" not in page
+
+
+def test_tasks_are_put_together(tmp_path: Path) -> None:
+    records = []
+    for index, task in enumerate(("a", "b", "c")):
+        headroom = {"best_teacher": 0.5, "equal_mixture": 0.5, "best_per_instance": 0.6 + 0.1 * index}
+        records += suite({**PAYS, "policy": 110 + 10 * index}, task, headroom=headroom)
+    text, page = benchmark(
+        tmp_path, {"suite": records}, weights={"a": weights(["g"], ["x", "y"])}, tables={"Speed": ROWS}
+    )
+    assert "`policy` over 3 tasks: pays on " in text
+    assert "mean +10.0 [" in text
+    assert "`policy`: Spearman's rho of headroom and gain +1.00 (n = 3, p = 0.33)." in text
+    assert "`router`: no rank correlation (n = 3; it takes 3 tasks that differ)." in text
+    assert "On the mean over tasks, in points, `policy` is better than `uniform` (+10.0 [" in text
+    assert "do not say what its training took" in text
+    assert "## Speed" in text
+    # Forest, cost, headroom, and one group of weights.
+    assert page.count("<svg") == page.count("</svg>") == 4
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(set(ids)) == len(ids)
+    assert {f"#{name}" for name in ids} >= set(re.findall(r'href="([^"]+)"', page))
+    assert not re.findall(r'src="|url\((?!#)|@import', page)
+
+
+def test_the_order_of_weightings_is_constant() -> None:
+    names = ["zeta:Own", "policy_mean", "oracle", "policy_shuffle", "aekd:flat", "policy", "aekd", "router", "uniform"]
+    expected = [
+        "uniform",
+        "aekd",
+        "aekd:flat",
+        "zeta:Own",
+        "router",
+        "policy",
+        "policy_shuffle",
+        "policy_mean",
+        "oracle",
+    ]
+    assert ordered(names) == ordered(reversed(names)) == expected
+
+
+def test_every_policy_has_its_own_controls() -> None:
+    names = ["policy", "policy_influence", "policy_shuffle", "policy_influence_shuffle", "policy_mean:x"]
+    assert policies(names) == ["policy", "policy_influence"]
+    assert control_of("policy", "shuffle", names) == "policy_shuffle"
+    assert control_of("policy_influence", "shuffle", names) == "policy_influence_shuffle"
+    assert control_of("policy", "mean", names) is None  # two policies: whose mean is it?
+    assert control_of("policy", "mean", ["policy", "policy_mean:x"]) == "policy_mean:x"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [run("policy", 0, 10) | {"status": "failed", "error": "no"}],
+        [run("policy", 0, 10), run("uniform", 0, 10)],
+        suite({"policy": 10, "entropy": 20}),
+        [{k: v for k, v in r.items() if k not in ("correct", "seconds", "student", "nll")} for r in suite(PAYS)],
+    ],
+    ids=["nothing", "only failures", "one seed", "no uniform", "few keys"],
+)
+def test_what_is_missing_is_left_out(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    text, page = benchmark(tmp_path, {"suite": records})
+    assert "nan" not in text
+    assert "nan" not in page.replace("tabular-nums", "")
+
+
+def test_hostile_benchmarks_stay_text(tmp_path: Path) -> None:
+    records = suite(
+        {"uniform": 100, "policy": 120, HOSTILE: 90}, HOSTILE, description=f"**{HOSTILE}**", teachers=[HOSTILE]
+    )
+    text, page = benchmark(tmp_path, {HOSTILE: records}, tables={HOSTILE: [{HOSTILE: HOSTILE}]})
+    assert "<script" not in text
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.tags & {"script", "img", "iframe", "foreignobject"}
+
+
+def test_runs_that_differ_in_settings_are_named(tmp_path: Path) -> None:
+    records = [r | {"settings": {"max_steps": 10 if r["weighting"] == "policy" else 20}} for r in suite(PAYS)]
+    text, _ = benchmark(tmp_path, {"suite": records})
+    assert "**Not paired as they should be**: the runs of this table differ in max_steps." in text
+
+
+def test_the_same_records_give_the_same_report(tmp_path: Path) -> None:
+    records = suite(PAYS)
+    assert benchmark(tmp_path, {"suite": records}) == benchmark(tmp_path, {"suite": list(records)})

@@ -6,17 +6,29 @@ import numpy as np
 import pytest
 
 from rlkd.errors import ConfigError
+from rlkd.records import pack_bits
 from rlkd.stats import (
+    Draws,
     Estimate,
+    Panel,
     bootstrap_interval,
     expected_calibration_error,
     gap_share,
+    group_runs,
+    holm,
     iqm,
     mean_accuracy,
+    over_tasks,
     paired_difference,
     paired_permutation_test,
     probability_of_improvement,
+    rank_correlation,
+    rival_rows,
     stratified_bootstrap,
+    suite_rows,
+    task_iqm,
+    task_mean,
+    task_rows,
 )
 
 
@@ -197,3 +209,143 @@ def test_calibration_error_by_hand() -> None:
 def test_calibration_refuses(probabilities: list[list[float]], labels: list[int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expected_calibration_error(probabilities, labels)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 which may not fall below 0.06.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+    assert holm([0.2]).tolist() == [0.2]
+
+
+def test_rank_correlation_by_hand(rng: np.random.Generator) -> None:
+    # One swap of neighbours: 1 - 6 * 2 / (4 * 15); 8 of the 24 orders are as far from zero.
+    found = rank_correlation([10, 20, 30, 40], [1, 3, 2, 900], rng)
+    assert found is not None
+    assert found[0] == pytest.approx(0.8)
+    assert found[1] == pytest.approx(8 / 24)
+    assert rank_correlation([1, 2, 3], [3, 2, 1], rng) == pytest.approx((-1.0, 2 / 6))
+    assert rank_correlation([1, 2], [1, 2], rng) is None
+    assert rank_correlation([1, 2, 3], [5, 5, 5], rng) is None
+
+
+def test_a_panel_says_what_pairs_of_arms_say(rng: np.random.Generator) -> None:
+    a, b, c = answers((3, 200), 120), answers((3, 200), 100), answers((3, 200), 140)
+    panel = Panel({name: dict(enumerate(arm)) for name, arm in (("a", a), ("b", b), ("c", c))}, rng)
+    found, alone = panel.difference("a", "b"), paired_difference(a, b, rng)
+    assert found is not None
+    estimate = found.estimate()
+    assert estimate is not None
+    assert [estimate.mean, alone.mean] == pytest.approx([0.1, 0.1])
+    assert [estimate.low, estimate.high] == pytest.approx([alone.low, alone.high], abs=0.01)
+    share = panel.gap_share("a", "b", "c")
+    assert share is not None
+    assert share.value == pytest.approx(0.5)
+    assert len(share.resampled) == len(found.resampled) == 2000
+    assert panel.gap_share("c", "a", "b") is None  # the gap is negative
+
+
+def test_arms_are_compared_on_the_seeds_that_both_have(rng: np.random.Generator) -> None:
+    right, wrong = np.ones(10, bool), np.zeros(10, bool)
+    panel = Panel({"a": {0: right, 1: wrong, 2: right}, "b": {0: wrong, 2: wrong}, "c": {1: right}}, rng, reps=20)
+    assert panel.common_seeds("a", "b") == (0, 2)
+    difference, score = panel.difference("a", "b"), panel.score("a")
+    assert difference is not None
+    assert difference.estimate() == Estimate(1.0, 1.0, 1.0)
+    assert score is not None
+    assert score.value == pytest.approx(2 / 3)
+    assert panel.difference("b", "c") is None
+    assert panel.difference("a", "unknown") is None
+
+
+def test_scores_without_answers_resample_seeds_alone(rng: np.random.Generator) -> None:
+    panel = Panel({"a": {0: 0.5, 1: 0.7}, "b": {0: 0.4, 1: 0.4}, "one": {1: 0.9}}, rng)
+    found = panel.difference("a", "b")
+    assert found is not None
+    # Means of two drawn from (0.1, 0.3): 0.1, 0.2 or 0.3.
+    assert set(np.round(found.resampled, 6)) == {0.1, 0.2, 0.3}
+    single = panel.difference("one", "b")
+    assert single is not None
+    assert single.value == pytest.approx(0.5)
+    assert single.estimate() is None
+    with pytest.raises(ConfigError, match=r"got \[2, 3\] of them"):
+        Panel({"a": {0: np.ones(2, bool), 1: np.ones(3, bool)}}, rng)
+
+
+def test_tasks_are_pooled_one_by_one() -> None:
+    gains = [Draws(value, np.array([value, value + 1])) for value in (0.0, 1.0, 2.0, 3.0, 100.0)]
+    pooled = over_tasks(gains, task_iqm)
+    assert pooled.value == 2.0
+    assert pooled.resampled.tolist() == [2.0, 3.0]
+    assert over_tasks(gains, task_mean).value == pytest.approx(106 / 5)
+    assert over_tasks([*gains, Draws(1.0, np.empty(0))], task_mean).estimate() is None
+
+
+def record(task: str, weighting: str, seed: int, right: int, **more: object) -> dict[str, object]:
+    correct = np.arange(100) < right
+    return {
+        "task": task, "student": "s", "weighting": weighting, "seed": seed, "status": "ok",
+        "accuracy": right / 100, "correct": pack_bits(correct), "seconds": 10.0, **more,
+    }  # fmt: skip
+
+
+def test_rows_of_a_task_by_hand(rng: np.random.Generator) -> None:
+    right = {"uniform": (40, 50), "policy": (55, 65), "oracle": (60, 70), "best_teacher": (30, 40)}
+    records = [record("t", name, seed, n) for name, both in right.items() for seed, n in enumerate(both)]
+    failed = {"task": "t", "student": "s", "weighting": "policy", "seed": 0, "status": "failed", "error": "out of luck"}
+    (runs,) = group_runs([failed, *records, failed | {"weighting": "broken"}], rng)
+    rows = {row["weighting"]: row for row in task_rows(runs, rng)}
+    policy = rows["policy"]
+    assert policy["failed"] == 0  # a later line finished it
+    assert rows["broken"] == {"weighting": "broken", "seeds": 0, "failed": 1}
+    assert [policy[key] for key in ("score", "gain", "over_best_teacher", "gap_share")] == pytest.approx(
+        [0.6, 0.15, 0.25, 0.75]
+    )
+    assert policy["gain_low"] < 0.15 < policy["gain_high"]
+    # Both seeds of one sign: 2 of 4 patterns; three weightings are tested.
+    assert (policy["p_value"], policy["p_holm"], policy["improves"]) == (0.5, 1.0, 1.0)
+    assert [rows[name].get("verdict") for name in right] == [None, "pays", "pays", "costs"]
+    assert "gain" not in rows["uniform"]
+    assert rows["oracle"].get("gap_share") is None
+
+
+def test_rows_of_a_suite_by_hand(rng: np.random.Generator) -> None:
+    gains = {"a": 10, "b": 20, "c": 30, "d": -20, "e": 0}
+    records = []
+    for task, gain in gains.items():
+        for seed in range(4):
+            records += [record(task, "uniform", seed, 40), record(task, "oracle", seed, 80)]
+            records.append(record(task, "policy", seed, 40 + gain, policy_seconds=30.0))
+    tables = group_runs(records, rng)
+    rows = {row["weighting"]: row for row in suite_rows(tables, rng)}
+    policy = rows["policy"]
+    assert list(rows) == ["oracle", "policy"]
+    assert policy["gain"] == pytest.approx(0.08)
+    assert policy["gain_iqm"] == pytest.approx(0.1)  # of 0, 0.1, 0.2
+    assert policy["share_iqm"] == pytest.approx(0.25)
+    assert (policy["pays"], policy["same"], policy["costs"], policy["share_tasks"]) == (3, 1, 1, 5)
+    assert policy["improves"] == pytest.approx((3 + 0.5) / 5)
+    assert policy["cost"] == pytest.approx(4.0)  # 10 + 30 seconds against 10
+    assert rows["oracle"]["p_value"] < 0.001
+    assert rows["oracle"]["p_holm"] == pytest.approx(2 * rows["oracle"]["p_value"])
+    (against,) = [row for row in rival_rows(tables, "policy", rng) if row["rival"] == "oracle"]
+    assert against["mean"] == pytest.approx(-0.32)
+    assert against["by_task"]["d"]["gain"] == pytest.approx(-0.6)
+
+
+def test_another_metric_and_planted_figures(rng: np.random.Generator) -> None:
+    records = [
+        record("cola", name, seed, 50, metric="matthews", matthews=0.1 * seed + bonus, regret=0.1 * seed)
+        for name, bonus in (("uniform", 0.0), ("policy", 0.2))
+        for seed in range(3)
+    ]
+    (runs,) = group_runs(records, rng)
+    assert runs.metric == "matthews"
+    row = task_rows(runs, rng)[1]
+    assert (row["score"], row["gain"]) == pytest.approx((0.3, 0.2))
+    assert row["regret"] == pytest.approx(0.1)
+    assert row["regret_low"] < 0.1 < row["regret_high"]
+    with pytest.raises(ConfigError, match="accuracy, matthews"):
+        group_runs([*records, record("cola", "entropy", 0, 50)], rng)
+    with pytest.raises(ConfigError, match="has no 'matthews'"):
+        group_runs([record("cola", "entropy", 0, 50, metric="matthews")], rng)

@@ -93,14 +93,15 @@ def _introduction(suites: Mapping[str, Sequence[TaskRuns]]) -> list[str]:
         "point is a hundredth of the metric.",
         f"{resampled}; those over tasks resample within each task. The tasks, the teachers and the trained policies "
         "are held fixed: an interval is about other students and other test instances. p is of a two-sided "
-        f"sign-flip permutation test over seeds; with S seeds it cannot go below 2^(1 - S)"
+        "sign-flip permutation test over seeds; with S seeds it cannot go below 2^(1 - S)"
         + (f" ({2.0 ** (1 - fewest):.2g} for the {fewest} seeds of the smallest table)" if fewest > 1 else "")
         + ", so on one task read the intervals; over tasks every task and seed is flipped. p Holm is corrected for the "
-        "weightings of its table. P(better) is the probability that a run beats a run of uniform.",
-        "**Pays** and **costs** mean that the interval lies on one side of zero. `policy_shuffle` permutes the policy's "
-        "weights over the instances of each batch, `policy_mean` gives every instance its average weights: where the "
-        "shuffle does as well, instance weighting is not the cause. The gap is that from uniform to the oracle where "
-        "one is known; its share is left out where the gap's own interval reaches zero.",
+        "weightings of its table, which on one task with many weightings and few seeds makes it 1. P(better) is "
+        "the probability that a run beats a run of uniform.",
+        "**Pays** and **costs** mean that the interval lies on one side of zero. `policy_shuffle` permutes the "
+        "policy's weights over the instances of each batch, `policy_mean` gives every instance its average weights: "
+        "where the shuffle does as well, instance weighting is not the cause. The gap is that from uniform to the "
+        "oracle where one is known; its share is left out where the gap's own interval reaches zero.",
     ]
 
 
@@ -248,8 +249,8 @@ def _headroom(
     tables: Sequence[TaskRuns], rows: Mapping[str, Sequence[Figures]], names: Sequence[str], rng: np.random.Generator
 ) -> list[Block]:
     known = [(runs, room) for runs in tables if (room := _room(runs)) is not None]
-    if not known:
-        return []
+    if len(known) < 3:
+        return []  # two points always lie on a line
     rooms = [room for _, room in known]
     gains = {name: [interval_of(_row_of(rows[runs.task], name), "gain") for runs, _ in known] for name in names}
     shown = {name: gains[name] for name in _worth_showing(names) if np.isfinite([g[0] for g in gains[name]]).any()}

@@ -93,11 +93,11 @@ def _forest_axes(axes: Axes, panel: ForestPanel, names: Sequence[str]) -> None:
     axes.locator_params(axis="x", nbins=5)
 
 
-def _limits(gains: Mapping[str, Interval]) -> tuple[float, float]:
-    """The range to draw: all that is above zero, and below it at most one and a half times as far."""
+def _limits(gains: Mapping[str, Interval], reach: float = 1.5) -> tuple[float, float]:
+    """The range to draw: all that is above zero, and below it at most ``reach`` times as far."""
     ends = [end for interval in gains.values() for end in interval if math.isfinite(end)]
     right = max([1.0, *(1.08 * end for end in ends)])
-    return max(-1.5 * right, min([-1.0, *(1.08 * end for end in ends)])), right
+    return max(-reach * right, min([-1.0, *(1.08 * end for end in ends)])), right
 
 
 def _family_legend(figure: Figure, names: Sequence[str], height: float) -> None:
@@ -207,6 +207,7 @@ def cost_plot(costs: Mapping[str, float], gains: Mapping[str, Interval]) -> Mark
     axes.xaxis.set_major_formatter(lambda value, _: f"{TIMES}{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     axes.set_xticks(_cost_ticks(smallest, largest))
+    axes.tick_params(which="both", length=0)
     axes.set_xlabel("seconds, policy training counted, as a multiple of uniform's", color=MUTED, fontsize=10)
     axes.set_ylabel("mean points over uniform", color=MUTED, fontsize=10)
     figure.subplots_adjust(left=0.085, right=0.64, top=1 - 0.25 / height, bottom=0.6 / height)
@@ -214,7 +215,7 @@ def cost_plot(costs: Mapping[str, float], gains: Mapping[str, Interval]) -> Mark
 
 
 def _cost_limits(gains: Mapping[str, Interval], names: Sequence[str]) -> tuple[float, float]:
-    left, right = _limits({name: gains[name] for name in names})
+    left, right = _limits({name: gains[name] for name in names}, 0.8)
     margin = 0.05 * (right - left)
     return left - margin, right + margin
 

@@ -1,5 +1,6 @@
 """Plots as inline SVG with their text kept as text, never read as mathematics by the plotting library."""
 
+import hashlib
 import io
 import math
 import re
@@ -45,6 +46,7 @@ def plot_style() -> Iterator[None]:
 
 
 _METADATA = ("Date", "Creator", "Format", "Type")
+_SHAPE_ID = re.compile(r'( id="|="#|url\(#)(?=[mp][0-9a-f]{10}[")])')
 _NUMBERED_ID = re.compile(r' id="[\w.]+_\d+"')
 
 
@@ -56,8 +58,12 @@ def svg_of(figure: Figure) -> Markup:
     text = buffer.getvalue()
     # The page has its own font stack; the measuring font is only a fallback.
     text = text[text.index("<svg") :].replace("'DejaVu Sans'", "system-ui, 'Segoe UI', sans-serif")
-    # Ids such as axes_1 would come again in the next plot. The library escaped every text that went in.
-    return Markup(_NUMBERED_ID.sub("", text))
+    # Ids such as axes_1 would come again in the next plot, and those of markers and clips do where shapes are alike: a
+    # reference to a shape in a part of the page that is folded away may draw nothing.
+    text = _NUMBERED_ID.sub("", text)
+    own = hashlib.sha256(text.encode()).hexdigest()[:8]
+    # The library escaped every text that went in.
+    return Markup(_SHAPE_ID.sub(rf"\g<1>{own}-", text))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -64,6 +64,7 @@ summary span { color: var(--muted); font-size: .9rem; }
 .broad th { white-space: normal; overflow-wrap: normal; vertical-align: bottom; }
 .broad .number, .broad td { font-variant-numeric: tabular-nums; }
 .broad .note { margin: 1.5rem 0 .5rem; }
+.broad summary + .note, .broad .note + .note { margin-top: .5rem; }
 @media print { body { background: #fff; } section { break-inside: avoid; border: 0; padding: 0; } }
 </style>
 </head>
