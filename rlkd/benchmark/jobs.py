@@ -29,7 +29,7 @@ from rlkd.logit_cache import LogitCache
 from rlkd.records import pack_bits, write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
-from rlkd.weighting import build_weighting
+from rlkd.weighting import Weighting, build_weighting
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,9 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     logits, labels = trainer.predict_split("test"), task.labels("test")
     _write_weights(folder / WEIGHTS_FOLDER / f"{key}.json", trainer)
     early_late = trainer.knowing_mass() or (None, None)
-    state, weights = deployed_weights(weighting, task, cache, task.splits["test"], logits, job.settings.batch_size)
+    state, weights = deployed_weights(
+        trainer.weighting, task, cache, task.splits["test"], logits, job.settings.batch_size
+    )
     seen = min(len(task.splits["train"]), job.settings.max_steps * job.settings.batch_size)
     return {
         **student_scores(logits, labels),
@@ -156,9 +158,16 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
         "mean_weights": [round(float(value), 4) for value in weights.mean(0)],
         "fit_seconds": round(fitted - started, 2),
         "teacher_passes": teachers_asked(weights) * seen,
+        "falls_back": _fall_back(weighting, task),
         "rows": {split: len(ids) for split, ids in task.splits.items()},
         "correct": pack_bits(np.asarray(logits.argmax(-1) == labels)),
     }
+
+
+def _fall_back(weighting: Weighting, task: Task) -> str | None:
+    """What a weighting that needs labels does with rows that have none, if there are any."""
+    unlabelled = len(task.labelled_ids("train")) < len(task.splits["train"])
+    return getattr(weighting, "falls_back", None) if unlabelled and "labels" in weighting.requires else None
 
 
 def _write_weights(path: Path, trainer: DistillationTrainer) -> None:

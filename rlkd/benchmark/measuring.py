@@ -19,7 +19,7 @@ from rlkd.logit_cache import read_state
 from rlkd.metrics import classification_metrics
 from rlkd.trainer import WeightRecord
 from rlkd.types import LogitSource, State
-from rlkd.weighting import Weighting
+from rlkd.weighting import Weighting, mixture
 from rlkd.weighting.heuristic import Oracle
 
 FLAT = 1e-6
@@ -71,8 +71,8 @@ def deployed_weights(
     for start in range(0, len(ids), batch_size):
         rows = slice(start, start + batch_size)
         fields = {name: getattr(state, name) for name in state.available()}
-        cut = {name: value[rows] for name, value in fields.items() if isinstance(value, Tensor)}
-        parts.append(weighting.weights(replace(state, **cut)))
+        cut: dict[str, Any] = {name: value[rows] for name, value in fields.items() if isinstance(value, Tensor)}
+        parts.append(mixture(weighting, replace(state, **cut)).weights)
     return state, torch.cat(parts)
 
 
@@ -98,7 +98,7 @@ def choice_figures(weights: Tensor, state: State, source: LogitSource) -> dict[s
     weights, best = weights[known].double(), best[known].double()
     largest = (weights >= weights.amax(-1, keepdim=True) - FLAT).double()
     return {
-        "regret": float(1 - (weights * best).sum(-1).mean()),
+        "regret": max(0.0, float(1 - (weights * best).sum(-1).mean())),
         "selection_accuracy": float(((largest * best).sum(-1) / largest.sum(-1)).mean()),
     }
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
-from rlkd.benchmark.stages import arm_of, labelled_part, make_policy, make_teachers, open_context
+from rlkd.benchmark.stages import arm_of, check_policy, labelled_part, make_policy, make_teachers, open_context
 from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.errors import ConfigError
@@ -52,6 +52,19 @@ def plan_units(suite: Suite) -> list[Unit]:
     return list(units.values())
 
 
+def check_suite(suite: Suite) -> None:
+    """Refuse what cannot run, as far as it can be told without data.
+
+    Raises:
+        ConfigError: A setting of a policy is unknown or out of range, or a device is not there.
+    """
+    for task in suite.tasks:
+        for settings in task.students.values():
+            check_device(settings.device)
+        for policy in task.policies.values():
+            check_policy(policy, next(iter(task.students.values())))
+
+
 def run_suite(suite: Suite, output_dir: str | Path, *, jobs: int = 1, progress: bool = False) -> list[dict[str, Any]]:
     """Run what is not finished of a suite.
 
@@ -68,8 +81,7 @@ def run_suite(suite: Suite, output_dir: str | Path, *, jobs: int = 1, progress: 
     """
     if jobs < 1:
         raise ConfigError(f"a suite needs jobs >= 1, got {jobs}; 1 runs one student after the other")
-    for device in {settings.device for task in suite.tasks for settings in task.students.values()}:
-        check_device(device)
+    check_suite(suite)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     ledger, units, records = Ledger.open(folder / RESULTS_FILE), plan_units(suite), []
@@ -118,7 +130,7 @@ class SuiteWorker:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return {"task": self._task, "policy": self._policy, "run": self._run}[kind](unit, index, task, *rest)
+            return DOES[kind](self, unit, index, task, *rest)
         finally:
             torch.set_num_threads(threads)
 
@@ -161,9 +173,7 @@ class SuiteWorker:
             suite=self.suite.name,
             metric=task.metric,
         )
-        return self.ledger.once(
-            run_key(context, job), lambda: run_job(context, job, self.folder, self.environment)
-        )
+        return self.ledger.once(run_key(context, job), lambda: run_job(context, job, self.folder, self.environment))
 
     def _teachers_folder(self, task: TaskPlan) -> Path:
         return self.folder / "teachers" / task.teachers_key
@@ -179,3 +189,11 @@ class SuiteWorker:
                 self._contexts.popitem(last=False)
         self._contexts.move_to_end(key)
         return self._contexts[key]
+
+
+DOES: Mapping[str, Callable[..., Any]] = {
+    "task": SuiteWorker._task,
+    "policy": SuiteWorker._policy,
+    "run": SuiteWorker._run,
+}
+"""Kind of unit to what does it."""

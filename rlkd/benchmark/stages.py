@@ -4,21 +4,21 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlkd.agents import train_policy
-from rlkd.agents.settings import policy_settings
+from rlkd.agents.settings import PolicySettings, episode_names, policy_settings
 from rlkd.benchmark.arms import Arm, fit_router_into, learned_hash
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.suites import PolicyPlan, TaskPlan, digest
 from rlkd.data import Fractions, Task, load_task
 from rlkd.data.planted import PlantedCase, planted_case
 from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_train
-from rlkd.errors import RlkdError
+from rlkd.errors import ConfigError, RlkdError
 from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom
 from rlkd.models import load_teachers, train_teachers
@@ -26,6 +26,8 @@ from rlkd.models.embedding import TextEmbedder
 from rlkd.models.teacher_files import read_info
 from rlkd.records import read_object, write_json_atomic
 from rlkd.settings import StudentSettings
+from rlkd.systems.mtkd_rl import mtkd_rl_settings, train_mtkd_rl
+from rlkd.systems.rl_kd import rl_kd_settings, train_rl_kd
 from rlkd.types import Knowledge
 
 log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ def _build_cache(plan: TaskPlan, task: Task, paths: list[str], folder: Path) -> 
     device, length = plan.teachers.get("device"), plan.teachers.get("max_length", 128)
     embedder = None if plan.embedder is None else TextEmbedder(plan.embedder, max_length=length, device=device)
     teachers = load_teachers(paths, task, device=device)
-    return build_cache(teachers, task, folder, max_length=length, embedder=embedder)
+    return build_cache(teachers, task, folder, max_length=length, embedder=embedder, keep_embeddings=plan.embeddings)
 
 
 def open_context(plan: TaskPlan, folder: Path) -> Context:
@@ -189,10 +191,14 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
 Trainer = Callable[[PolicyPlan, StudentSettings, int, Context, Path], Path]
 
 
-def _train_policy(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+def _policy_settings(plan: PolicyPlan, student: StudentSettings, seed: int) -> PolicySettings:
     shared = {name: getattr(student, name) for name in EPISODE_SHARED}
     flat = {"device": student.device, **plan.settings, "seed": seed}
-    settings = policy_settings(flat, episode=shared, student=student.student)
+    return policy_settings(flat, episode=shared, student=student.student)
+
+
+def _train_policy(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    settings = _policy_settings(plan, student, seed)
     train_policy(
         context.task,
         context.cache,
@@ -212,7 +218,67 @@ def _fit_router(plan: PolicyPlan, student: StudentSettings, seed: int, context: 
     return folder / "router"
 
 
-TRAINERS: Mapping[str, Trainer] = {"policy": _train_policy, "router": _fit_router}
+@dataclass(frozen=True)
+class _SystemSettings:
+    """Settings of a published system, sorted into those of its agent and those of the episode's students."""
+
+    student: str
+    device: str
+    episode: Mapping[str, Any]
+    switches: Mapping[str, Any]
+
+
+def _system_settings(plan: PolicyPlan, student: StudentSettings) -> _SystemSettings:
+    steps = episode_names()
+    own = {"student", "device", *steps}
+    return _SystemSettings(
+        student=plan.settings.get("student", student.student),
+        device=plan.settings.get("device", student.device),
+        episode={name: getattr(student, name) for name in EPISODE_SHARED}
+        | {name: value for name, value in plan.settings.items() if name in steps},
+        switches={name: value for name, value in plan.settings.items() if name not in own},
+    )
+
+
+def _train_system(train: Callable[..., Any]) -> Trainer:
+    def run(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+        settings = _system_settings(plan, student)
+        train(
+            context.task,
+            context.cache,
+            student=settings.student,
+            episode=dict(settings.episode),
+            output_dir=folder / "run",
+            device=settings.device,
+            seed=seed,
+            **settings.switches,
+        )
+        return folder / "run" / "policy"
+
+    return run
+
+
+def check_policy(plan: PolicyPlan, student: StudentSettings) -> None:
+    """Refuse settings of a policy that are unknown or out of range.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    if plan.kind == "policy":
+        _policy_settings(plan, student, 0)
+    elif plan.kind == "router" and plan.settings:
+        raise ConfigError(f"a router takes no settings, got {', '.join(plan.settings)}; leave them out")
+    elif plan.kind != "router":
+        check: Any = rl_kd_settings if plan.kind == "rl_kd" else mtkd_rl_settings
+        check(**_system_settings(plan, student).switches)
+
+
+TRAINERS: Mapping[str, Trainer] = {
+    "policy": _train_policy,
+    "router": _fit_router,
+    "rl_kd": _train_system(train_rl_kd),
+    "mtkd_rl": _train_system(train_mtkd_rl),
+}
 """Kind of policy to what trains it."""
 
 

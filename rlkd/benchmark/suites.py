@@ -58,7 +58,9 @@ class TaskPlan:
     teacher_share: float | None = None
     """Share of the train rows that teachers learn from; students get the others. None: both get all."""
     embedder: str | None = None
-    """For the affinity feature."""
+    """Encoder for the affinity feature."""
+    embeddings: bool = False
+    """Keep its embeddings for the weightings that read them."""
     labels: int | None = None
     """Labels that policies and students may use outside the test split; None: all."""
     students: Mapping[str, StudentSettings]
@@ -80,7 +82,7 @@ class TaskPlan:
         planted = None if self.planted is None else asdict(self.planted)
         made_of = [dict(self.source), planted, dict(self.rows), dict(self.teachers), self.teacher_share]
         name = re.sub(r"[^\w.-]+", "-", Path(str(self.source.get("source", "planted"))).name)
-        return f"{name}-{digest([*made_of, self.embedder, self.resample])}"
+        return f"{name}-{digest([*made_of, self.embedder, self.embeddings, self.resample])}"
 
     def policy_key(self, policy: str, seed: int) -> str:
         """Names what a trained policy is made of."""
@@ -187,7 +189,7 @@ def _changed(
     task: TaskPlan, weightings: tuple[str, ...], seeds: int | None, device: str | None, smoke: bool
 ) -> TaskPlan:
     task = replace(task, weightings=tuple(dict.fromkeys((*task.weightings, *weightings))))
-    task = replace(task, policies=task.policies | _router_if_asked(task.weightings, task.policies))
+    task = replace(task, policies={**task.policies, **_router_if_asked(task.weightings, task.policies)})
     if seeds is not None:
         further = range(task.seeds[-1] + 1, task.seeds[-1] + 1 + seeds)
         task = replace(task, seeds=(*task.seeds, *further)[:seeds])
@@ -253,6 +255,7 @@ def _task_plan(content: Mapping[str, Any], path: Path) -> TaskPlan:
         teachers=_teachers(content, planted is not None, where),
         teacher_share=content.get("teacher_share"),
         embedder=content.get("embedder"),
+        embeddings=bool(content.get("embeddings", False)),
         labels=content.get("labels"),
         students=_students(content, where),
         policies=policies | _router_if_asked(kept, policies),

@@ -1,0 +1,45 @@
+"""The door: one call per command. Everything heavy is imported inside the commands, so ``--help`` is instant.
+
+Every command takes ``--config FILE.yaml``; its keys are the flags, with underscores, and flags win over it.
+"""
+
+import io
+import logging
+import os
+import sys
+
+import typer
+
+from rlkd.cli import bench, policies, students, teachers, whole
+from rlkd.cli.root import app
+from rlkd.errors import RlkdError
+
+__all__ = ["app", "bench", "main", "policies", "students", "teachers", "whole"]
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one line for bad input, 130 for an interrupt."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Read when transformers is imported, which sets its own level then.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for a user's own weighting; last, so that it shadows no library
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not cost the table
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except RlkdError as error:
+        if os.environ.get("RLKD_TRACEBACK"):
+            raise
+        typer.echo(f"rlkd: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into it
+            typer.echo(
+                "\nrlkd: interrupted; the same command continues, with --resume where it has that flag", err=True
+            )
+        raise

@@ -1,0 +1,5 @@
+"""``python -m rlkd.cli``."""
+
+from rlkd.cli import main
+
+main()

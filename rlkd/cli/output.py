@@ -1,0 +1,40 @@
+"""What commands print and write."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def show(rows: Sequence[dict[str, Any]], json_path: Path | None, columns: Sequence[str] | None = None) -> None:
+    """Print rows as a table, and write them where that is asked for."""
+    from rlkd.report import format_table
+
+    names = columns or list(dict.fromkeys(key for row in rows for key in row))
+    typer.echo(format_table(rows, names))
+    write_json(json_path, rows)
+
+
+def write_json(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as JSON; nothing without a path."""
+    from rlkd.records import write_json_atomic
+
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, list(rows))
+
+
+def show_comparison(
+    rows: Sequence[dict[str, Any]], sentences: Sequence[str], json_path: Path | None, report: str
+) -> None:
+    """Print a comparison with its sentences; a run that failed makes the exit code 1."""
+    from rlkd.report import brief_comparison
+
+    show(brief_comparison(rows), None)
+    for sentence in sentences:
+        typer.echo(sentence)
+    typer.echo(f"Report: {report}")
+    write_json(json_path, rows)
+    if any(row["failed"] for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,23 @@
+"""The only wiring: plain arguments to objects to results. One function per command; the command line calls these."""
+
+from rlkd.workflow.bench import bench_plan_rows, plan_bench, report_bench, run_bench
+from rlkd.workflow.comparing import run_compare
+from rlkd.workflow.policies import run_train_policy
+from rlkd.workflow.students import run_distill
+from rlkd.workflow.teachers import run_cache, run_headroom, run_train_teachers, teacher_paths
+from rlkd.workflow.whole import run_quickstart
+
+__all__ = [
+    "bench_plan_rows",
+    "plan_bench",
+    "report_bench",
+    "run_bench",
+    "run_cache",
+    "run_compare",
+    "run_distill",
+    "run_headroom",
+    "run_quickstart",
+    "run_train_policy",
+    "run_train_teachers",
+    "teacher_paths",
+]

@@ -1,0 +1,104 @@
+"""Comparisons on one task: weightings, paired seeds, and the table of what came out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlkd.benchmark import check_comparison, compare, failures, summarise, verdicts
+from rlkd.data import Task, load_task
+from rlkd.logit_cache import LogitCache, load_cache
+from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object, write_json_atomic
+from rlkd.report import full_comparison, write_report
+from rlkd.settings import StudentSettings
+from rlkd.workflow.students import inputs_record
+from rlkd.workflow.teachers import Rows
+
+DEFAULT_ARMS = ("uniform", "best_teacher", "entropy")
+
+
+def default_arms(cache: LogitCache, policy: str | None) -> list[str]:
+    """The weightings that belong into every table: baselines, the policy with its controls, router and oracle."""
+    learned = [] if policy is None else [f"{name}:{policy}" for name in ("policy", "policy_shuffle", "policy_mean")]
+    return [*DEFAULT_ARMS, *learned, "router", *(["oracle"] if cache.knowledge is not None else [])]
+
+
+def run_compare(
+    task_options: Mapping[str, Any],
+    cache_dir: str,
+    output_dir: str,
+    *,
+    settings: StudentSettings,
+    weightings: Sequence[str] = (),
+    policy: str | None = None,
+    seeds: int = 3,
+    jobs: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[Rows, list[str]]:
+    """Distil one student per weighting and seed, paired; the table and what it says."""
+    check_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    task = load_task(**task_options)
+    cache = load_cache(cache_dir, task)
+    arms = list(weightings) or default_arms(cache, policy)
+    check_comparison(task, cache, arms, settings, seeds=range(seeds), jobs=jobs)
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    config = {
+        "command": "compare",
+        **inputs_record(task_options, cache_dir, task, cache),
+        "weightings": arms,
+        "settings": asdict(settings),
+        "seeds": seeds,
+    }
+    RunDirectory(folder, config)
+    return compare_and_report(task, cache, arms, settings, folder, seeds, jobs, progress, curve=None)
+
+
+def compare_and_report(
+    task: Task,
+    cache: LogitCache,
+    arms: Sequence[str],
+    settings: StudentSettings,
+    folder: Path,
+    seeds: int,
+    jobs: int,
+    progress: bool,
+    *,
+    curve: Mapping[str, Any] | None,
+) -> tuple[Rows, list[str]]:
+    """Run a comparison and write its table and its page; the rows and the sentences."""
+    records = compare(task, cache, arms, settings, folder, seeds=range(seeds), jobs=jobs, progress=progress)
+    rows = summarise(records)
+    sentences = [*failures(records), *verdicts(rows)]
+    write_json_atomic(folder / "table.json", rows)
+    drawn = _drawn_weights(folder, records)
+    write_report(
+        folder / "report.html",
+        title=f"Weightings compared on {task.name}",
+        summary=[f"{seeds} paired seeds, student {settings.student}, {settings.max_steps} steps.", *sentences],
+        accuracy=[
+            {
+                "weighting": r["weighting"],
+                "accuracy": r["accuracy"],
+                "low": r["accuracy_low"],
+                "high": r["accuracy_high"],
+            }
+            for r in rows
+            if "accuracy" in r
+        ],
+        learning_curve=curve,
+        weights=drawn,
+        tables=[("Weightings", full_comparison(rows))],
+    )
+    return rows, sentences
+
+
+def _drawn_weights(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Weights of the policy's first finished run, else of the first finished run."""
+    finished = [record for record in records if record["status"] == "ok"]
+    chosen = [record for record in finished if record["weighting"] == "policy"] or finished
+    if not chosen:
+        return None
+    content: dict[str, Any] = read_object(folder / "weights" / f"{chosen[0]['key']}.json")
+    return content

@@ -1,0 +1,140 @@
+"""Students: distilling one with a weighting."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from rlkd.benchmark import learned_hash, weights_summary
+from rlkd.data import Task, load_task
+from rlkd.data.splitting import check_seed
+from rlkd.errors import ConfigError, nearest, one_line
+from rlkd.logit_cache import LogitCache, load_cache
+from rlkd.metrics import classification_metrics
+from rlkd.models.networks import StepBar, check_device, quiet_transformers
+from rlkd.models.students import check_student
+from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, write_json_atomic
+from rlkd.report import write_report
+from rlkd.settings import StudentSettings
+from rlkd.trainer import DistillationArguments, MetricsCallback, make_trainer
+from rlkd.weighting import build_weighting
+from rlkd.workflow.teachers import Rows
+
+TRAINING_FLAGS = {
+    "output_dir": "output_dir",
+    "max_steps": "max_steps",
+    "per_device_train_batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "temperature": "temperature",
+    "kd_ratio": "kd_ratio",
+    "max_length": "max_length",
+    "seed": "seed",
+    "save_steps": "save_steps",
+    "use_cpu": "device",
+    "disable_tqdm": "quiet",
+}
+"""Training arguments that have a setting of their own."""
+
+
+def run_distill(
+    task_options: Mapping[str, Any],
+    cache_dir: str,
+    output_dir: str,
+    *,
+    weighting: str,
+    settings: StudentSettings,
+    seed: int = 0,
+    save_steps: int = 200,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> Rows:
+    """Distil one student into ``output_dir/student``, with checkpoints, metrics and a report."""
+    check_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    check_device(settings.device)
+    check_seed(seed)
+    extra = _checked_arguments(arguments or {}, settings, save_steps)
+    task = load_task(**task_options)
+    cache = load_cache(cache_dir, task)
+    chosen = build_weighting(weighting, task, cache, seed=seed)
+    check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    config = {
+        "command": "distill",
+        **inputs_record(task_options, cache_dir, task, cache),
+        "weighting": weighting,
+        "policy": learned_hash(weighting),
+        "settings": asdict(settings),
+        "seed": seed,
+        "save_steps": save_steps,
+        "arguments": dict(arguments or {}),
+    }
+    run = RunDirectory(folder, config)
+    with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
+        checkpoints = folder / "checkpoints"
+        callbacks = [MetricsCallback(run), bar]
+        trainer = make_trainer(task, cache, chosen, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
+        trainer.train(resume_from_checkpoint=resume)
+        trainer.save_model(str(folder / "student"))
+    rows = []
+    for split in ("validation", "test"):
+        scores = classification_metrics(trainer.predict_split(split), task.labels(split))
+        rows.append({"weighting": weighting, "split": split, **scores})
+    write_json_atomic(folder / "results.json", rows)
+    write_report(
+        folder / "report.html",
+        title=f"Student of {task.name} with {weighting}",
+        summary=[f"Accuracy on test: {rows[1]['accuracy']:.3f}.", *_mass_sentence(trainer.knowing_mass())],
+        weights=weights_summary(trainer.weight_record, cache.teacher_names),
+        tables=[("Scores", rows)],
+    )
+    return rows
+
+
+def _checked_arguments(arguments: Mapping[str, Any], settings: StudentSettings, save_steps: int) -> dict[str, Any]:
+    """Training arguments of a run that can be resumed, with the user's own; tried out before anything is written."""
+    known = {field.name for field in fields(DistillationArguments) if field.init}
+    for name in arguments:
+        if name in TRAINING_FLAGS:
+            raise ConfigError(f"the training argument {name!r} is set by {TRAINING_FLAGS[name]!r}; use that")
+        if name not in known:
+            raise ConfigError(
+                f"unknown training argument {name!r}; {nearest(name, known)}expected a field of "
+                "transformers.TrainingArguments, or mix or scale_by_temperature"
+            )
+    if save_steps < 1:
+        raise ConfigError(f"save_steps must be 1 or more, got {save_steps}; raise it")
+    checked: dict[str, Any] = {
+        "report_to": "none",
+        "save_strategy": "steps",
+        "save_steps": save_steps,
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_steps": max(1, settings.max_steps // 50),
+        **arguments,
+    }
+    try:
+        DistillationArguments(output_dir=".", max_steps=settings.max_steps, use_cpu=settings.device == "cpu", **checked)
+    except Exception as error:
+        # transformers raises many kinds of errors for settings that do not fit together.
+        raise ConfigError(f"training_args do not fit: {one_line(error)}; change or drop them") from error
+    return checked
+
+
+def inputs_record(task_options: Mapping[str, Any], cache_dir: str, task: Task, cache: LogitCache) -> dict[str, Any]:
+    """What a run read, by name and by content: a resumed run must read the same."""
+    return {
+        "task": dict(task_options),
+        "data": task.fingerprint,
+        "cache": str(cache_dir),
+        "logits": cache.identity,
+    }
+
+
+def _mass_sentence(mass: tuple[float, float] | None) -> list[str]:
+    if mass is None or np.isnan(mass).any():  # too few steps to have an early and a late part
+        return []
+    return [f"Mean weight on teachers that know the instance: {mass[0]:.3f} early, {mass[1]:.3f} late."]

@@ -1,0 +1,140 @@
+"""Teachers: training them, asking them once, and what room they leave."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.special import softmax
+
+from rlkd.data import Task, load_task
+from rlkd.errors import TeacherError, unknown_name
+from rlkd.logit_cache import LogitCache, build_cache, load_cache
+from rlkd.metrics import classification_metrics, headroom, headroom_verdict
+from rlkd.models import load_teachers, train_teachers
+from rlkd.models.embedding import TextEmbedder
+from rlkd.models.networks import check_device
+from rlkd.models.training import plan_teachers
+from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object
+from rlkd.stats import expected_calibration_error
+
+Rows = list[dict[str, Any]]
+
+
+def teacher_paths(paths: Sequence[str]) -> list[str]:
+    """Teacher folders in order; a folder made by ``train-teachers`` stands for all teachers in it."""
+    found: list[str] = []
+    for path in paths:
+        inside = sorted(Path(path).glob("*/teacher.json"), key=lambda p: (_index(p.parent.name), p.parent.name))
+        asked = _teachers_asked_for(Path(path))
+        if len(inside) < asked:
+            raise TeacherError(
+                f"expected {asked} finished teachers in {path}, got {len(inside)}: their training was interrupted; "
+                "continue it with rlkd train-teachers --resume, or name the finished ones"
+            )
+        found += [str(p.parent) for p in inside] or [path]
+    if not found:
+        raise TeacherError("expected the folders of at least one teacher, got none (K = 0); pass --teachers")
+    return found
+
+
+def _teachers_asked_for(folder: Path) -> int:
+    """How many teachers a run of ``train-teachers`` makes; 0 for any other folder."""
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    kinds = config.get("kinds") if config.get("command") == "train-teachers" else None
+    return len(kinds) if isinstance(kinds, list) else 0
+
+
+def _index(name: str) -> int:
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def run_train_teachers(
+    task_options: Mapping[str, Any],
+    kinds: Sequence[str],
+    output_dir: str,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    **settings: Any,
+) -> Rows:
+    """Train a set of teachers; one row a teacher."""
+    check_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    check_device(device)
+    task = load_task(**task_options)
+    plans = plan_teachers(task, kinds=kinds, **settings)
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    config = {"command": "train-teachers", "task": dict(task_options), "data": task.fingerprint, "kinds": list(kinds)}
+    RunDirectory(folder, config | settings)
+    paths = train_teachers(task, folder, kinds=kinds, device=device, progress=progress, **settings)
+    teachers = load_teachers([str(path) for path in paths], task, device=device)
+    return [_teacher_row(teacher, task, plan.max_length) for teacher, plan in zip(teachers, plans, strict=True)]
+
+
+def _teacher_row(teacher: Any, task: Task, max_length: int) -> dict[str, Any]:
+    ids = task.labelled_ids("validation")
+    logits = teacher.logits(task, ids, batch_size=64, max_length=max_length).numpy()
+    scores = classification_metrics(logits, task.table.labels[ids])
+    knows = "all" if teacher.knows is None else f"{len(teacher.knows)} of {teacher.knows_by}"
+    return {"teacher": teacher.name, "knows": knows, "validation_accuracy": scores["accuracy"], "ece": scores["ece"]}
+
+
+def run_cache(
+    task_options: Mapping[str, Any],
+    teachers: Sequence[str],
+    output_dir: str,
+    *,
+    batch_size: int = 64,
+    max_length: int = 128,
+    dtype: str = "float32",
+    embedder: str | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    device: str | None = None,
+) -> Rows:
+    """Build or open a logit cache; one row a teacher."""
+    check_device(device)
+    task = load_task(**task_options)
+    loaded = load_teachers(teacher_paths(teachers), task, device=device)
+    cache = build_cache(
+        loaded,
+        task,
+        output_dir,
+        batch_size=batch_size,
+        max_length=max_length,
+        dtype=dtype,
+        embedder=None if embedder is None else TextEmbedder(embedder, max_length=max_length, device=device),
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return _teacher_scores(task, cache, "validation")
+
+
+def _teacher_scores(task: Task, cache: LogitCache, split: str) -> Rows:
+    ids = torch.from_numpy(task.labelled_ids(split))
+    logits, labels = cache.rows(ids).numpy(), task.table.labels[ids.numpy()]
+    return [
+        {"teacher": name, "split": split, "rows": len(ids), **classification_metrics(logits[:, k], labels)}
+        for k, name in enumerate(cache.teacher_names)
+    ]
+
+
+def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = "validation") -> tuple[Rows, str]:
+    """How much could instance weighting gain? Figures of the set and of each teacher, and a sentence."""
+    task = load_task(**task_options)
+    if split not in task.splits:
+        raise unknown_name("split", split, task.splits)
+    cache = load_cache(cache_dir, task)
+    ids = torch.from_numpy(task.labelled_ids(split))
+    labels, logits = task.table.labels[ids.numpy()], cache.rows(ids).numpy()
+    figures = headroom(logits, labels)
+    figures["equal_mixture_ece"] = expected_calibration_error(softmax(logits, axis=-1).mean(1), labels)
+    whole = {"what": "all teachers", "split": split, "rows": len(ids), **figures}
+    single = [
+        {"what": row["teacher"], "split": split, "rows": len(ids), "accuracy": row["accuracy"], "ece": row["ece"]}
+        for row in _teacher_scores(task, cache, split)
+    ]
+    return [whole, *single], headroom_verdict(figures)

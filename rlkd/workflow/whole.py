@@ -1,0 +1,77 @@
+"""The quick start: the whole main job on the embedded text task."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from rlkd.agents import PolicyTraining
+from rlkd.data import load_task
+from rlkd.errors import ConfigError
+from rlkd.logit_cache import build_cache
+from rlkd.models import load_teachers, train_teachers
+from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir
+from rlkd.settings import StudentSettings
+from rlkd.workflow.comparing import compare_and_report, default_arms
+from rlkd.workflow.policies import learning_curve, run_train_policy
+from rlkd.workflow.teachers import Rows
+
+QUICKSTART_TEACHERS = ("tfidf", "tfidf", "rlkd/bilstm")
+QUICKSTART_EPOCHS = 8
+"""Enough for a network to be surer of its own classes than of foreign ones, as the linear teachers are."""
+QUICKSTART_STUDENT = StudentSettings(student="rlkd/bilstm", max_steps=400, learning_rate=5e-3, max_length=64)
+
+
+def run_quickstart(
+    output_dir: str,
+    *,
+    seeds: int = 3,
+    jobs: int | None = None,
+    total_timesteps: int = 92_160,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[Rows, list[str]]:
+    """The whole main job on the embedded text task: specialists, cache, policy, paired students, table."""
+    workers = min(os.cpu_count() or 1, 8) if jobs is None else jobs
+    if seeds < 1 or workers < 1:
+        raise ConfigError(f"the quick start needs seeds >= 1 and jobs >= 1, got {seeds} and {workers}; raise them")
+    training = PolicyTraining(total_timesteps=total_timesteps)
+    check_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    task_options: dict[str, Any] = {"source": "docstrings"}
+    task = load_task(**task_options)
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    settings = QUICKSTART_STUDENT
+    config = {
+        "command": "quickstart",
+        "task": task_options["source"],
+        "data": task.fingerprint,
+        "teachers": list(QUICKSTART_TEACHERS),
+        "settings": asdict(settings),
+        "seeds": seeds,
+        "total_timesteps": total_timesteps,
+    }
+    RunDirectory(folder, config)
+    paths = train_teachers(
+        task,
+        folder / "teachers",
+        kinds=QUICKSTART_TEACHERS,
+        specialize="class",
+        max_length=settings.max_length,
+        epochs=QUICKSTART_EPOCHS,
+        progress=progress,
+    )
+    teachers = load_teachers([str(path) for path in paths], task)
+    cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
+    run_train_policy(
+        task_options,
+        str(folder / "cache"),
+        str(folder / "policy"),
+        student=settings.student,
+        training=training,
+        episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
+        resume=True,
+        progress=progress,
+    )
+    curve = learning_curve(folder / "policy")
+    arms = default_arms(cache, str(folder / "policy" / "policy"))
+    return compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
