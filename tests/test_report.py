@@ -220,7 +220,7 @@ def test_a_benchmark_says_where_the_policy_pays(tmp_path: Path) -> None:
         "The instances matter: shuffling the weights over them costs accuracy (`policy` minus `policy_shuffle` +30.0 [",
         "`policy` **makes no difference here** (p = 1.00): +0.0 [",
         "**Instance weighting is not the cause** (the shuffle does as well): `policy` minus `policy_shuffle` -0.5 [",
-        "Also above uniform: `router`, `oracle`; Below uniform: `policy_shuffle`; No difference",
+        "Above uniform: `router`, `oracle`; Below uniform: `policy_shuffle`; No difference",
         "**1 of 31 runs failed**. `entropy`, seed 0: ValueError: bad luck.",
         "The primary metric is accuracy on the test split.",
         "(0.062 for the 5 seeds of the smallest table)",
@@ -258,6 +258,20 @@ def test_tasks_are_put_together(tmp_path: Path) -> None:
     assert len(set(ids)) == len(ids)
     assert {f"#{name}" for name in ids} >= set(re.findall(r'href="([^"]+)"', page))
     assert not re.findall(r'src="|url\((?!#)|@import', page)
+
+
+def test_choices_and_labels_are_told(tmp_path: Path) -> None:
+    known = {"uniform": (0.6, [0.5, 0.5]), "policy": (0.03, [0.25, 0.75]), "ca_mkd": (0.3, [0.4, 0.6])}
+    more = {"policy": {"falls_back": None}, "ca_mkd": {"falls_back": "equal weights"}}
+    records = [
+        run(name, seed, 100, teachers=["x", "y"], regret=regret, mean_weights=shares, **more.get(name, {}))
+        for name, (regret, shares) in known.items()
+        for seed in range(2)
+    ]
+    text, _ = benchmark(tmp_path, {"suite": records})
+    assert "`policy` keeps at most 0.05 of uniform's regret (on t), of 1 task with something to choose." in text
+    assert re.search(r"\| ca_mkd .*\| equal weights +\|\n", text)
+    assert re.search(r"\| policy +\| 0.25 +\| 0.75 +\|\n", text)
 
 
 def test_the_order_of_weightings_is_constant() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from rlkd.records import write_text_atomic
 from rlkd.report.arms import family, ordered, policies
 from rlkd.report.benchmark_plots import HEADROOM_PANELS, ForestPanel, cost_plot, forest_rows, headroom_plot, interval_of
-from rlkd.report.benchmark_tables import rival_table, seed_table, setting_line, suite_table, task_table
+from rlkd.report.benchmark_tables import rival_table, seed_table, setting_line, suite_table, task_table, weight_table
 from rlkd.report.document import Block, Bullets, Figure, Section, Table, Text, Weights, html, markdown
 from rlkd.report.page import weights_part
 from rlkd.report.plots import TIMES, plot_style
@@ -18,6 +18,7 @@ from rlkd.report.wording import (
     correlation_sentence,
     points,
     policy_sentences,
+    regret_sentences,
     rival_sentences,
     settings_sentences,
     suite_sentences,
@@ -143,7 +144,7 @@ def _student_parts(tables: Sequence[TaskRuns], rng: np.random.Generator) -> tupl
     names = ordered(name for runs in tables for name in runs.weightings)
     over = [pooled[name] for name in names if name in pooled]
     said = suite_sentences(over) if len(tables) > 1 else policy_sentences(tables[0], rows[tables[0].task])
-    blocks: list[Block] = [Bullets(said)]
+    blocks: list[Block] = [Bullets([*said, *regret_sentences(rows)])]
     if any(row["tasks"] for row in over):
         blocks += [suite_table(over)] if len(tables) > 1 else []
         blocks += _forest(tables, rows, names)
@@ -221,17 +222,25 @@ def _task_section(runs: TaskRuns, rows: Sequence[Figures]) -> Section:
     names = ordered(by_name)
     sentences = [*settings_sentences(runs), *task_sentences(runs, rows)]
     shown = policies(by_name)
-    lead = "; ".join(f"{name} {points(by_name[name], 'gain')}" for name in shown if by_name[name].get("gain"))
+    lead = "; ".join(
+        f"{name} {points(by_name[name], 'gain')}" for name in shown if by_name[name].get("gain") is not None
+    )
     return Section(
         runs.task,
         [
             *(Text(line, note=True) for line in setting_line(runs)),
             task_table(runs, [by_name[name] for name in names]),
             Bullets(sentences),
+            *_mean_weights(runs),
         ],
         folded=True,
         lead=lead,
     )
+
+
+def _mean_weights(runs: TaskRuns) -> list[Block]:
+    table = weight_table(runs)
+    return [] if table is None else [Text("Mean weight on test rows, as deployed after training:", note=True), table]
 
 
 # -- headroom --------------------------------------------------------------------------------------

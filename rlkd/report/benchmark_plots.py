@@ -94,10 +94,10 @@ def _forest_axes(axes: Axes, panel: ForestPanel, names: Sequence[str]) -> None:
 
 
 def _limits(gains: Mapping[str, Interval], reach: float = 1.5) -> tuple[float, float]:
-    """The range to draw: all that is above zero, and below it at most ``reach`` times as far."""
+    """The range to draw: all that is above zero, and below it at most ``reach`` times as far (or 3 points)."""
     ends = [end for interval in gains.values() for end in interval if math.isfinite(end)]
     right = max([1.0, *(1.08 * end for end in ends)])
-    return max(-reach * right, min([-1.0, *(1.08 * end for end in ends)])), right
+    return max(-max(reach * right, 3.0), min([-1.0, *(1.08 * end for end in ends)])), right
 
 
 def _family_legend(figure: Figure, names: Sequence[str], height: float) -> None:

@@ -7,7 +7,7 @@ from rlkd.report.arms import is_policy, ordered
 from rlkd.report.comparison import Cells, filled
 from rlkd.report.document import Table
 from rlkd.report.plots import TIMES
-from rlkd.report.wording import points, spread_text
+from rlkd.report.wording import NO_REGRET, points, spread_text
 from rlkd.stats import UNIFORM, TaskRuns
 
 Figures = dict[str, Any]
@@ -16,8 +16,34 @@ Figures = dict[str, Any]
 def task_table(runs: TaskRuns, rows: Sequence[Figures]) -> Table:
     """The table of one task and student."""
     equal = next((row for row in rows if row["weighting"] == UNIFORM), {})
-    cells = filled([_task_cells(row, runs.metric, equal.get("regret")) for row in rows])
-    return Table(cells, _marked(rows))
+    cells = [
+        _task_cells(row, runs.metric, equal.get("regret")) | {"rows without labels": _without_labels(runs, row)}
+        for row in rows
+    ]
+    return Table(filled(cells), _marked(rows))
+
+
+def _without_labels(runs: TaskRuns, row: Figures) -> str | None:
+    """What became of rows without labels under a weighting that needs them, where the records say so."""
+    record = next((r for (name, _), r in runs.finished.items() if name == row["weighting"]), {})
+    return "left out" if record.get("labelled_only") else record.get("falls_back")
+
+
+def weight_table(runs: TaskRuns) -> Table | None:
+    """Mean weight of each teacher on test rows at the end of training, over seeds; None where it was not recorded."""
+    found: dict[str, list[Sequence[float]]] = {}
+    teachers = list(runs.first("teachers") or [])
+    for (name, _), record in runs.finished.items():
+        if record.get("mean_weights") and len(record["mean_weights"]) == len(teachers):
+            found.setdefault(name, []).append(record["mean_weights"])
+    if not found:
+        return None
+    columns = [f"{number}: {teacher}" for number, teacher in enumerate(teachers, 1)]  # names may come twice
+    rows: list[Cells] = []
+    for name in ordered(found):
+        means = [sum(column) / len(column) for column in zip(*found[name], strict=True)]
+        rows.append({"weighting": name} | {c: f"{mean:.2f}" for c, mean in zip(columns, means, strict=True)})
+    return Table(rows, [i for i, row in enumerate(rows) if is_policy(str(row["weighting"]))])
 
 
 def _marked(rows: Sequence[Figures]) -> list[int]:
@@ -38,21 +64,28 @@ def _task_cells(row: Figures, metric: str, equal_regret: float | None) -> Cells:
         "p Holm": _p(row.get("p_holm")),
         "P(better)": _number(row.get("improves"), ".2f"),
         "regret": spread_text(row, "regret", ".3f"),
-        "of uniform's": _number(regret / equal_regret, ".2f") if regret is not None and equal_regret else None,
+        "of uniform's": _number(regret / equal_regret, ".2f")
+        if regret is not None and (equal_regret or 0) > NO_REGRET
+        else None,
         "right teacher": spread_text(row, "selection_accuracy", ".2f"),
         "mass early, late": _masses(row),
         "macro F1": _number(row.get("macro_f1"), ".3f"),
         "NLL": _number(row.get("nll"), ".3f"),
         "ECE": _number(row.get("ece"), ".3f"),
-        "seconds": _number(row.get("seconds"), ".0f"),
-        "teacher passes": _number(row.get("teacher_passes"), ".3g"),
-        "policy seconds": _number(row.get("policy_seconds"), ".0f"),
+        "seconds": _count(row.get("seconds")),
+        "teacher passes": _count(row.get("teacher_passes")),
+        "policy seconds": _count(row.get("policy_seconds")),
         "peak MB": _number(row.get("peak_memory_mb"), ".0f"),
     }
 
 
 def _number(value: float | None, form: str) -> str | None:
     return None if value is None else format(value, form)
+
+
+def _count(value: float | None) -> str | None:
+    """Two digits of small numbers, whole large ones with thousands set apart."""
+    return None if value is None else f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _p(value: float | None) -> str | None:

@@ -1,14 +1,17 @@
 """What the figures of a benchmark say, written out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rlkd.report.arms import control_of, ordered, policies
-from rlkd.stats import TaskRuns, rank_correlation, spread, verdict
+from rlkd.stats import UNIFORM, TaskRuns, rank_correlation, spread, verdict
 
 Figures = dict[str, Any]
+
+NO_REGRET = 1e-6
+"""Where uniform's regret is less, every choice is a best one."""
 
 
 def points(row: Figures, name: str) -> str | None:
@@ -56,7 +59,8 @@ def _policy_sentences(runs: TaskRuns, by_name: dict[str, Figures], name: str) ->
     if row.get("gain") is None:
         return [f"`{name}` has no run that can be paired with uniform."]
     smallest = 2.0 ** (1 - row["seeds"]) if row["seeds"] > 1 else 1.0
-    chance, gain = p_text(row["p_value"], smallest), f"{points(row, 'gain')} points over uniform"
+    chance = p_text(row["p_value"], 0.0 if row.get("verdict") == "same" else smallest)
+    gain = f"{points(row, 'gain')} points over uniform"
     said = {
         "pays": f"`{name}` **pays here**: {gain} ({chance}).",
         "costs": f"`{name}` **costs accuracy here**: {gain} ({chance}).",
@@ -95,7 +99,7 @@ def _cause(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:
 
 
 def _others(by_name: dict[str, Figures]) -> list[str]:
-    words = {"pays": "Also above uniform", "costs": "Below uniform", "same": "No difference to uniform"}
+    words = {"pays": "Above uniform", "costs": "Below uniform", "same": "No difference to uniform"}
     said = []
     rest = [name for name in ordered(by_name) if name not in policies(by_name)]
     for word, heading in words.items():
@@ -122,17 +126,36 @@ def suite_sentences(rows: Sequence[Figures]) -> list[str]:
         row = by_name[name]
         if not row["tasks"]:
             continue
-        many = "1 task" if row["tasks"] == 1 else f"{row['tasks']} tasks"
         sentence = (
-            f"`{name}` over {many}: pays on {row['pays']}, makes no difference on {row['same']}, costs accuracy on "
-            f"{row['costs']}; mean {points(row, 'gain')}, IQM {points(row, 'gain_iqm')} points over uniform "
-            f"({p_text(row['p_value'])})"
+            f"`{name}` over {_tasks(row['tasks'])}: pays on {row['pays']}, makes no difference on {row['same']}, "
+            f"costs accuracy on {row['costs']}; mean {points(row, 'gain')}, IQM {points(row, 'gain_iqm')} points over "
+            f"uniform ({p_text(row['p_value'])})"
         )
         share = spread_text(row, "share_iqm", ".2f")
         if share is not None:
             sentence += f"; IQM of the gap's share {share} on the {row['share_tasks']} with a gap"
         sentences.append(sentence + ".")
     return sentences
+
+
+def regret_sentences(rows: Mapping[str, Sequence[Figures]]) -> list[str]:
+    """How much of uniform's regret the policies keep at the most, over planted tasks (task to its rows)."""
+    shares: dict[str, dict[str, float]] = {}
+    for task, figures in rows.items():
+        by_name = {str(row["weighting"]): row for row in figures}
+        equal = by_name.get(UNIFORM, {}).get("regret") or 0.0
+        for name in policies(by_name):
+            if equal > NO_REGRET and by_name[name].get("regret") is not None:
+                shares.setdefault(name, {})[task] = by_name[name]["regret"] / equal
+    return [
+        f"`{name}` keeps at most {max(found.values()):.2f} of uniform's regret (on "
+        f"{max(found, key=found.__getitem__)}), of {_tasks(len(found))} with something to choose."
+        for name, found in shares.items()
+    ]
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"
 
 
 def rival_sentences(policy: str, rows: Sequence[Figures]) -> list[str]:
