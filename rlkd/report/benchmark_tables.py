@@ -42,7 +42,8 @@ def weight_table(runs: TaskRuns) -> Table | None:
     rows: list[Cells] = []
     for name in ordered(found):
         means = [sum(column) / len(column) for column in zip(*found[name], strict=True)]
-        rows.append({"weighting": name} | {c: f"{mean:.2f}" for c, mean in zip(columns, means, strict=True)})
+        shown: Cells = {column: f"{mean:.2f}" for column, mean in zip(columns, means, strict=True)}
+        rows.append({"weighting": name, **shown})
     return Table(rows, [i for i, row in enumerate(rows) if is_policy(str(row["weighting"]))])
 
 
