@@ -131,7 +131,7 @@ class RlKdSelector(
         mean[:, 0], scale[:, 0] = 0.0, 1.0
         self.mean.copy_(mean)
         # a feature that does not vary carries nothing, however far off it is elsewhere
-        self.scale.copy_(torch.where(scale > 1e-4, scale, torch.inf))
+        self.scale.copy_(torch.where(scale > 1e-4, scale, 1e30))
         return self
 
     def observe(self, state: State) -> Tensor:

@@ -56,7 +56,7 @@ def read_module(cls: type[Module], path: str | Path) -> Module:
         raise PolicyError(
             f"the policy {folder} is damaged or not a {cls.__name__}: {one_line(error)}; save it again"
         ) from error
-    if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
+    if not all(torch.isfinite(value).all() for value in module.state_dict().values()):
         raise PolicyError(f"the policy {folder} holds NaN or infinite numbers; train it again")
     return module.eval()
 
