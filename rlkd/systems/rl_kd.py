@@ -105,7 +105,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 """``published``: the text taken by the letter. The empty set is not in it; GLMKD's reading, no distillation, is taken
 with a normalised loss. ``repaired``: the defaults of :class:`RlKdSettings`, the same selector with a gradient that can
 learn: log probabilities, a baseline, credit for each instance, a reward that pays for the step and not for what
-the student knew before it, and never an empty set, because no teacher is as good as the label itself."""
+the student knew before it, and never an empty set, because no teacher is as good as the label itself. What each
+repair is worth is measured in :mod:`rlkd.systems.demonstration`: the reward counts most; ``grad_pi`` does little harm
+where rewards have both signs."""
 
 
 def rl_kd_settings(preset: str = "published", **switches: Any) -> RlKdSettings:

@@ -35,7 +35,8 @@ class Weighting(Protocol):
             state: With the fields that ``requires`` names.
 
         Returns:
-            Rows on the simplex, shape (..., K), float32, zero where a teacher is absent, detached.
+            Rows on the simplex, shape (..., K), float32, zero where a teacher is absent, detached. A weighting that
+            requires labels may give a row of zeros: no teacher, the label alone is taught.
         """
 
 
