@@ -404,7 +404,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     # students
     (
         (*DISTILL, "--weighting", "unifrom"),
-        r"unknown weighting 'unifrom'; did you mean 'uniform'\? choose one of: best",
+        r"unknown weighting 'unifrom'; did you mean 'uniform'\? choose one of: aekd",
     ),
     ((*DISTILL, "--weighting", "policy"), r"weighting 'policy' needs an argument, got none; write for example"),
     ((*DISTILL, "--weighting", "policy:{1}/no"), r"no such folder, and the hub gave none"),
@@ -510,7 +510,7 @@ def test_a_replaced_policy_does_not_continue_the_run_of_the_old_one(chain: Chain
     assert_refused(rlkd_command(*arguments, "--resume"), r"was started with policy = \"\w{64}\", got \"\w{64}\"")
 
 
-def test_weightings_and_policies_that_need_labels_are_refused_on_unlabelled_rows(tmp_path: Path) -> None:
+def test_policies_that_need_labels_are_refused_on_unlabelled_rows(tmp_path: Path) -> None:
     task = write_csv(tmp_path / "half.csv", labelled=120)
     loaded = load_task(str(task))
     np.save(tmp_path / "a.npy", np.eye(4)[np.arange(len(loaded.table)) % 4])
@@ -519,10 +519,9 @@ def test_weightings_and_policies_that_need_labels_are_refused_on_unlabelled_rows
     succeeded("cache", "--task", task, *teachers, "--output-dir", tmp_path / "cache")
     data = ("--task", task, "--cache", tmp_path / "cache", "--output-dir", tmp_path / "new")
     Policy.create(ObservationConfig(labelled=True), training={}).save_pretrained(tmp_path / "labelled")
-    for weighting in ("cross_entropy", f"policy:{tmp_path / 'labelled'}"):
-        for command in (("distill", *data), ("compare", *data)):
-            result = rlkd_command(*command, *STUDENT, "--weighting", weighting)
-            assert_refused(result, r"needs labels \(120 of \d+ train rows have none\); choose a weighting that needs")
+    for command in (("distill", *data), ("compare", *data)):
+        result = rlkd_command(*command, *STUDENT, "--weighting", f"policy:{tmp_path / 'labelled'}")
+        assert_refused(result, r"needs labels \(120 of \d+ train rows have none\); choose a weighting that needs")
     assert_refused(
         rlkd_command("distill", *data, *STUDENT, "--weighting", "oracle"), r"teachers that all say what they"
     )
@@ -823,6 +822,22 @@ def test_a_policy_training_that_was_broken_off_resumes_to_the_same_policy(
     succeeded(*arguments, "--output-dir", whole)
     for name in ("policy/model.safetensors", "metrics.jsonl"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_resumed_comparison_may_have_more_seeds_and_weightings(vectors: tuple[object, ...], tmp_path: Path) -> None:
+    run = ("compare", *vectors, "--max-steps", 5, "--output-dir", tmp_path / "c")
+    succeeded(*run, "--weighting", "uniform", "--seeds", 1)
+    before = read_jsonl(tmp_path / "c" / "runs.jsonl")
+    succeeded(*run, "--resume", "--weighting", "entropy", "--seeds", 2)
+    after = read_jsonl(tmp_path / "c" / "runs.jsonl")
+    assert after[:1] == before
+    assert {(r["weighting"], r["seed"]) for r in after} == {(w, s) for w in ("uniform", "entropy") for s in (0, 1)}
+    assert len(after) == 4
+    shown = succeeded(*run, "--resume", "--seeds", 1).out  # fewer seeds take none away
+    assert [line.split()[:2] for line in shown.splitlines()[2:4]] == [["uniform", "2"], ["entropy", "2"]]
+    assert len(read_jsonl(tmp_path / "c" / "runs.jsonl")) == 4
+    refused = rlkd_command(*run, "--resume", "--learning-rate", 1)
+    assert_refused(refused, r"was started with settings.learning_rate = 0.002, got 1.0; resume with the same")
 
 
 COMPARISON = ("--weighting", "uniform", "--weighting", "entropy", "--seeds", 3, "--max-steps", 40)

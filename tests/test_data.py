@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from rlkd.data import embedded
 from rlkd.data.batching import LengthBucketSampler, bucketed_order, encode_inputs
 from rlkd.data.embedded import LIBRARIES, digits, docstrings
-from rlkd.data.planted import planted, planted_logits
 from rlkd.data.loading import load_task
+from rlkd.data.planted import planted, planted_logits
 from rlkd.data.splitting import split_task
 from rlkd.data.task import SPLITS, UNLABELLED, Table
 from rlkd.errors import ConfigError, RlkdError, TaskError
@@ -235,7 +235,7 @@ def numbered(labels):
         ({"train.jsonl": b'{"text": "\\ud800", "label": 0}'}, {}, "train.jsonl", "repair"),
         ({"train.csv": ROWS, "label_names.json": b"{"}, {}, "label_names.json", "repair"),
         ({"train.txt": b"x"}, {"source": "set/train.txt"}, "train.txt", "convert"),
-        ({}, {"source": "docstring"}, "could not be reached", "did you mean the embedded task 'docstrings'"),
+        ({}, {"source": "docstring"}, "no file or folder", "did you mean the embedded task 'docstrings'"),
         ({"train.csv": b"text,label\nx,1,2,3\ny,0\n"}, {}, "train.csv", "repair"),
         ({"train.csv": numbered(["", "p"] * 9)}, {"source": "set"}, "['p']", "check the label column"),
         ({"train.jsonl": numbered(["", "p"] * 9)}, {}, "['', 'p']", "check the label column"),

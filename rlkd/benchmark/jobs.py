@@ -67,12 +67,19 @@ class Context:
 
 def run_key(context: Context, job: Job) -> str:
     """16 hexadecimal digits: equal keys are equal runs, down to the bytes of data, logits and learned weights."""
-    spec = job.arm.spec + (learned_hash(job.arm.spec) or "")
+    learned = learned_hash(job.arm.spec)  # where the weights lie is no part of what they are
+    spec = job.arm.spec if learned is None else f"{_kind(job.arm.spec)}:{learned}"
     described: list[Any] = [context.task.fingerprint, context.cache.identity, job.arm.name, spec]
     described += [asdict(job.settings), job.seed]
     if job.suite:  # in a suite, two tasks may be one and the same
         described.append(context.task.name)
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _kind(spec: str) -> str:
+    """What is built from a folder of weights; the folder alone stands for a policy."""
+    name, colon, _ = spec.partition(":")
+    return name if colon else "policy"
 
 
 def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def choice_figures(weights: Tensor, state: State, source: LogitSource) -> dict[s
     weights, best = weights[known].double(), best[known].double()
     largest = (weights >= weights.amax(-1, keepdim=True) - FLAT).double()
     return {
-        "regret": max(0.0, float(1 - (weights * best).sum(-1).mean())),
+        "regret": round(max(0.0, float(1 - (weights * best).sum(-1).mean())), 6),  # no trace of float32
         "selection_accuracy": float(((largest * best).sum(-1) / largest.sum(-1)).mean()),
     }
 

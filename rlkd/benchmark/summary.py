@@ -57,9 +57,16 @@ def failures(records: Sequence[Mapping[str, Any]], shown: int = 3) -> list[str]:
     failed = [record for record in records if record["status"] != "ok"]
     if not failed:
         return []
-    named = [f"{r['weighting']}, seed {r['seed']}: {r['error']}" for r in failed[:shown]]
+    named = [f"{_what(record)}: {record['error']}" for record in failed[:shown]]
     rest = f"; and {len(failed) - shown} more, see the file of runs" if len(failed) > shown else ""
     return [f"{len(failed)} of {len(records)} runs failed. {'; '.join(named)}{rest}."]
+
+
+def _what(record: Mapping[str, Any]) -> str:
+    """A run, or what comes before runs, in a few words."""
+    made = {"task": "teachers", "policy": f"policy {record.get('policy')}"}.get(str(record.get("kind")))
+    what = made or f"{record['weighting']}, seed {record['seed']}"
+    return f"{record['task']}, {what}" if record.get("suite") else what
 
 
 def _row(name: str, right: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:

@@ -59,6 +59,12 @@ def find_source(source: str, columns: Columns) -> Source:
             f"no file or folder {source!r}, and it is no hub id; {_what_exists(path)}"
             f"{_nearest(source, EMBEDDED, 'embedded task')}check the path"
         )
+    near = difflib.get_close_matches(source, list(EMBEDDED), n=1, cutoff=0.8)
+    if near:  # asking the hub would take half a minute where there is no network
+        raise TaskError(
+            f"no file or folder {source!r}; did you mean the embedded task {near[0]!r}? For a data set of the hub with "
+            f"that name write owner/{source}"
+        )
     return _from_hub(source, match["id"], match["config"], columns.label)
 
 

@@ -8,13 +8,22 @@ from typing import Any
 from rlkd.benchmark import check_comparison, compare, failures, summarise, verdicts
 from rlkd.data import Task, load_task
 from rlkd.logit_cache import LogitCache, load_cache
-from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object, write_json_atomic
+from rlkd.records import (
+    HARMLESS_KEYS,
+    RunDirectory,
+    check_output_dir,
+    prepare_output_dir,
+    read_object,
+    write_json_atomic,
+)
 from rlkd.report import full_comparison, write_report
 from rlkd.settings import StudentSettings
 from rlkd.workflow.students import inputs_record
 from rlkd.workflow.teachers import Rows
 
 DEFAULT_ARMS = ("uniform", "best_teacher", "entropy")
+GROWING = frozenset({"weightings", "seeds"})
+"""What a resumed comparison may have more of."""
 
 
 def default_arms(cache: LogitCache, policy: str | None) -> list[str]:
@@ -41,7 +50,8 @@ def run_compare(
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
-    arms = list(weightings) or default_arms(cache, policy)
+    begun = _begun(Path(output_dir)) if resume else {}
+    arms, seeds = _extended(begun, list(weightings), default_arms(cache, policy), policy, seeds)
     check_comparison(task, cache, arms, settings, seeds=range(seeds), jobs=jobs)
     folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     config = {
@@ -51,8 +61,27 @@ def run_compare(
         "settings": asdict(settings),
         "seeds": seeds,
     }
-    RunDirectory(folder, config)
+    run = RunDirectory(folder, config, harmless=HARMLESS_KEYS | GROWING)
+    if begun:
+        write_json_atomic(folder / "config.json", run.config)
     return compare_and_report(task, cache, arms, settings, folder, seeds, jobs, progress, curve=None)
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """The config of a comparison that is resumed; nothing if there is none yet."""
+    return read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+
+
+def _extended(
+    begun: Mapping[str, Any], asked: list[str], default: list[str], policy: str | None, seeds: int
+) -> tuple[list[str], int]:
+    """Weightings and seeds of a comparison that is begun or resumed: what was there stays, what is new is added."""
+    there = begun.get("weightings")
+    there = there if isinstance(there, list) else []
+    new = asked or (default if policy is not None or not there else [])
+    known = dict.fromkeys(there)
+    # naming one twice is refused later, unless it was there before
+    return [*there, *(name for name in new if name not in known)], max(seeds, begun.get("seeds", seeds))
 
 
 def compare_and_report(
