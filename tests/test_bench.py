@@ -299,7 +299,7 @@ def test_every_suite_of_ours_can_be_read(path: Path) -> None:
         ({"tasks": [{"name": "a", "planted": {}}] * 2}, ConfigError, "a name of its own, got a, a"),
         ({"tasks": [{"name": "a", "planted": {"slices": "clas"}}]}, ConfigError, "slices must be one of class, region"),
         ({"tasks": [{"name": "a", "source": "${HOME}/x"}]}, UnknownNameError, "unknown place in a suite 'HOME'"),
-        ({"tasks": [{"name": "a", "source": "digits"}]}, ConfigError, "expected kinds of teachers, or paths"),
+        ({"tasks": [{"name": "a", "source": "digits"}]}, ConfigError, "expected kinds of teachers, sets of them or paths"),
         (
             {"tasks": [{"name": "a", "source": "digits", "teachers": {"kinds": ["tfidf"], "epoch": 1}}]},
             ConfigError,

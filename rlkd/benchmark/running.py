@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
 from rlkd.benchmark.stages import arm_of, check_policy, labelled_part, make_policy, make_teachers, open_context
-from rlkd.benchmark.suites import Suite, TaskPlan, digest
+from rlkd.benchmark.suites import Suite, TaskPlan, digest, portable
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.errors import ConfigError
 from rlkd.models.networks import check_device
@@ -37,7 +37,7 @@ def plan_units(suite: Suite) -> list[Unit]:
         teachers = f"teachers-{task.teachers_key}-{task.name}"
         maker = first.setdefault(task.teachers_key, teachers)  # tasks that share their teachers wait for them
         units[teachers] = Unit(teachers, ("task", index), () if maker == teachers else (maker,))
-        for name in task.policies:
+        for name in dict.fromkeys(found[0] for spec in task.weightings if (found := task.policy_of(spec))):
             for seed in task.policy_seeds:
                 unit = Unit(f"policy-{task.policy_key(name, seed)}", ("policy", index, name, seed), (teachers,))
                 units[unit.name] = unit
@@ -147,11 +147,11 @@ class SuiteWorker:
     def _stage(self, unit: Unit, task: TaskPlan, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
         """Make a stage once, and its record once."""
 
-        def record() -> dict[str, Any]:
+        def record() -> Mapping[str, Any]:
             base = {**head, "key": unit.name, "suite": self.suite.name, "task": task.name}
             base |= {"environment": dict(self.environment)}
             try:
-                return base | make() | {"status": "ok"}
+                return portable(base | make() | {"status": "ok"})
             except Exception as error:
                 return base | failure(error)
 
@@ -173,7 +173,9 @@ class SuiteWorker:
             suite=self.suite.name,
             metric=task.metric,
         )
-        return self.ledger.once(run_key(context, job), lambda: run_job(context, job, self.folder, self.environment))
+        return self.ledger.once(
+            run_key(context, job), lambda: portable(run_job(context, job, self.folder, self.environment))
+        )
 
     def _teachers_folder(self, task: TaskPlan) -> Path:
         return self.folder / "teachers" / task.teachers_key

@@ -24,6 +24,7 @@ from rlkd.metrics import classification_metrics, headroom
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.teacher_files import read_info
+from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import read_object, write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.systems.mtkd_rl import mtkd_rl_settings, train_mtkd_rl
@@ -87,13 +88,11 @@ def make_teachers(plan: TaskPlan, folder: Path) -> dict[str, Any]:
         context = _planted_context(plan)
     else:
         taught, task = _data(plan)
-        settings = dict(plan.teachers)
-        paths = settings.pop("paths", None)
-        if paths is None:
-            paths = [str(path) for path in train_teachers(taught, folder / "teachers", **settings)]
-            seconds = sum(_training_seconds(Path(path)) for path in paths)
+        named = _train_teachers(plan, taught, folder / "teachers")
+        if "paths" not in plan.teachers:
+            seconds = sum(_training_seconds(path) for path in named.values())
         started = time.perf_counter()
-        context = Context(task, _build_cache(plan, task, paths, folder / "cache"))
+        context = Context(task, _build_cache(plan, task, named, folder / "cache"))
     ids = torch.from_numpy(context.task.labelled_ids("validation"))
     logits, labels = context.cache.rows(ids).numpy(), context.task.table.labels[ids.numpy()]
     scores = [classification_metrics(logits[:, k], labels) for k in range(logits.shape[1])]
@@ -119,11 +118,38 @@ def _training_seconds(folder: Path) -> float:
     return 0.0 if info is None else float((info.metrics or {}).get("seconds") or 0.0)
 
 
-def _build_cache(plan: TaskPlan, task: Task, paths: list[str], folder: Path) -> LogitCache:
+def _train_teachers(plan: TaskPlan, task: Task, folder: Path) -> dict[str, Path]:
+    """Folders of the teachers by name."""
+    settings = dict(plan.teachers)
+    if "paths" in settings:
+        return {Path(path).name: Path(path) for path in settings["paths"]}
+    sets = settings.pop("sets", None)
+    if sets is None:
+        return {path.name: path for path in train_teachers(task, folder, **settings)}
+    return {
+        f"{name}-{index}" if len(own["kinds"]) > 1 else name: path
+        for name, own in sets.items()
+        for index, path in enumerate(train_teachers(task, folder / name, **{**settings, **own}))
+    }
+
+
+def _build_cache(plan: TaskPlan, task: Task, named: Mapping[str, Path], folder: Path) -> LogitCache:
     device, length = plan.teachers.get("device"), plan.teachers.get("max_length", 128)
     embedder = None if plan.embedder is None else TextEmbedder(plan.embedder, max_length=length, device=device)
-    teachers = load_teachers(paths, task, device=device)
-    return build_cache(teachers, task, folder, max_length=length, embedder=embedder, keep_embeddings=plan.embeddings)
+    teachers: list[Any] = []
+    for name, path in named.items():
+        (teacher,) = load_teachers([path], task, device=device)
+        if isinstance(teacher, LabelledTeacher):  # two sets may call theirs alike
+            teacher.name = name
+        teachers.append(teacher)
+    return build_cache(
+        load_teachers(teachers, task),
+        task,
+        folder,
+        max_length=length,
+        embedder=embedder,
+        keep_embeddings=plan.embeddings,
+    )
 
 
 def open_context(plan: TaskPlan, folder: Path) -> Context:

@@ -27,9 +27,14 @@ METRICS = ("accuracy", "macro_f1", "matthews")
 POLICY_KINDS = ("policy", "router", "rl_kd", "mtkd_rl")
 SMOKE_ROWS = {"train": 400, "probe": 100, "validation": 100, "test": 100}
 SMOKE_STEPS = 10
+SMOKE_TRAINING: Mapping[str, Mapping[str, Any]] = {
+    "policy": {"total_timesteps": 1, "horizon": SMOKE_STEPS, "n_steps": SMOKE_STEPS},
+    "rl_kd": {"episodes": 1, "horizon": 40},  # they begin with 20 steps of equal weights
+    "mtkd_rl": {"episodes": 1, "horizon": 40},
+}
 
 _LOADING = frozenset(inspect.signature(load_task).parameters) - {"name"}
-_TEACHING = frozenset(inspect.signature(plan_teachers).parameters) - {"task"} | {"paths", "device"}
+_TEACHING = frozenset(inspect.signature(plan_teachers).parameters) - {"task"} | {"paths", "sets", "device"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,8 @@ class TaskPlan:
     rows: Mapping[str, int] = field(default_factory=dict)
     """At most so many rows of each split."""
     teachers: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of :func:`rlkd.models.train_teachers`, or ``paths`` of teachers that are there."""
+    """Arguments of :func:`rlkd.models.train_teachers`; or ``sets``, named, each with arguments of its own over those
+    that all share; or ``paths`` of teachers that are there."""
     teacher_share: float | None = None
     """Share of the train rows that teachers learn from; students get the others. None: both get all."""
     embedder: str | None = None
@@ -209,12 +215,11 @@ def _changed(
 def _smoke(task: TaskPlan) -> TaskPlan:
     small = {name: replace(settings, max_steps=SMOKE_STEPS) for name, settings in task.students.items()}
     rows = {name: min(limit, task.rows.get(name, limit)) for name, limit in SMOKE_ROWS.items()}
-    few: dict[str, Any] = {"total_timesteps": 1, "horizon": SMOKE_STEPS, "n_steps": SMOKE_STEPS}
     policies = {
-        name: replace(plan, settings={**plan.settings, **(few if plan.kind == "policy" else {})})
+        name: replace(plan, settings={**plan.settings, **SMOKE_TRAINING.get(plan.kind, {})})
         for name, plan in task.policies.items()
     }
-    teachers = task.teachers if task.planted or "paths" in task.teachers else {**task.teachers, "epochs": 1}
+    teachers = task.teachers if task.planted or "paths" in task.teachers else _one_epoch(task.teachers)
     return replace(
         task,
         rows=rows,
@@ -224,6 +229,11 @@ def _smoke(task: TaskPlan) -> TaskPlan:
         seeds=task.seeds[:1],
         labels=None if task.labels is None else min(task.labels, 100),
     )
+
+
+def _one_epoch(teachers: Mapping[str, Any]) -> dict[str, Any]:
+    sets = {name: {**settings, "epochs": 1} for name, settings in teachers.get("sets", {}).items()}
+    return {**teachers, "epochs": 1, **({"sets": sets} if sets else {})}
 
 
 _TASK_KEYS = frozenset(f.name for f in fields(TaskPlan)) - {"source"} | {"student", "without"} | _LOADING
@@ -353,11 +363,17 @@ def _teachers(content: Mapping[str, Any], planted: bool, where: str) -> dict[str
             raise ConfigError(f"{where}: planted tasks bring their teachers, others would be ignored; leave them out")
         return {}
     _check_keys(teachers, _TEACHING, f"{where}, teachers")
-    if ("kinds" in teachers) == ("paths" in teachers):
-        raise ConfigError(f"{where}: expected kinds of teachers, or paths of some, one of the two; give one")
-    if "paths" in teachers and len(teachers) > 1:
-        raise ConfigError(f"{where}: settings beside the paths of teachers would be ignored; leave them out")
-    return {key: as_number(value, float) if key == "learning_rate" else value for key, value in teachers.items()}
+    if sum(key in teachers for key in ("kinds", "paths", "sets")) != 1:
+        raise ConfigError(
+            f"{where}: expected kinds of teachers, sets of them or paths of some, one of the three; give one"
+        )
+    if "paths" in teachers and set(teachers) - {"paths", "max_length", "device"}:
+        raise ConfigError(f"{where}: training settings beside paths of teachers would be ignored; leave them out")
+    for name, settings in _mapping(teachers, "sets", where).items():
+        _check_keys(settings, _TEACHING - {"sets", "paths", "max_length", "device"}, f"{where}, teachers {name!r}")
+        if "kinds" not in settings:
+            raise ConfigError(f"{where}: expected kinds of teachers in the set {name!r}, got none; name some")
+    return teachers
 
 
 def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
@@ -374,12 +390,11 @@ def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
 
 
 def _laid_over(below: Any, above: Any) -> Any:
+    """``above`` where the two differ; mappings key by key, and null takes a key away."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    return {
-        key: _laid_over(below[key], above[key]) if key in below and key in above else {**below, **above}[key]
-        for key in {**below, **above}
-    }
+    merged = {key: _laid_over(below[key], value) if key in below else value for key, value in above.items()}
+    return {key: value for key, value in {**below, **merged}.items() if value is not None}
 
 
 def _with_places(content: Any) -> Any:
@@ -396,3 +411,16 @@ def _place(match: re.Match[str]) -> str:
     if name not in PLACES:
         raise unknown_name("place in a suite", name, PLACES)
     return os.environ.get(name, PLACES[name])
+
+
+def portable(content: Any) -> Any:
+    """The places of this machine as a suite writes them, ``${DATA}``: records are read elsewhere."""
+    if isinstance(content, dict):
+        return {key: portable(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [portable(value) for value in content]
+    for name, usual in PLACES.items() if isinstance(content, str) else ():
+        place = os.environ.get(name, usual)
+        if content == place or content.startswith(f"{place}/"):
+            return f"${{{name}}}{content[len(place) :]}"
+    return content

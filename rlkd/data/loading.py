@@ -27,6 +27,7 @@ def load_task(
     probe_fraction: float = 0.1,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.15,
+    unlabelled: bool = False,
 ) -> Task:
     """Load a task and split it once.
 
@@ -50,6 +51,7 @@ def load_task(
         probe_fraction: Share of the labelled training rows that becomes the probe, at most 1,000 rows.
         validation_fraction: The same for validation, if the source has none.
         test_fraction: The same for test, if the source has none.
+        unlabelled: Append the rows of ``unlabelled.*`` (or ``unlabeled.*``) in the folder to train.
 
     Returns:
         The task, rows ordered train, probe, validation, test.
@@ -57,13 +59,15 @@ def load_task(
     fractions = Fractions(probe=probe_fraction, validation=validation_fraction, test=test_fraction)
     columns = Columns(text_column, text_pair_column, label_column, domain_column)
     if source in EMBEDDED:
+        if unlabelled:
+            raise ConfigError(f"the embedded task {source!r} has no unlabelled rows; leave them out")
         if columns != Columns() or label_names is not None:
             raise ConfigError(
                 f"the embedded task {source!r} has fixed columns and label names, got others; leave them out"
             )
         task = EMBEDDED[source](seed, fractions=fractions)
         return task if name is None else replace(task, name=name)
-    found = find_source(source, columns)
+    found = find_source(source, columns, unlabelled=unlabelled)
     if label_names is not None:
         found = replace(found, label_names=label_names)
     return _task(replace(found, name=name or found.name), columns, fractions, seed)

@@ -24,12 +24,13 @@ _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev"), "test"
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.+-]+))?", re.ASCII)
 
 
-def find_source(source: str, columns: Columns) -> Source:
+def find_source(source: str, columns: Columns, *, unlabelled: bool = False) -> Source:
     """Find and read a source that is no embedded task.
 
     Args:
         source: A file, a folder, or an id on the hub.
         columns: What is text and what is a label, where the format does not say.
+        unlabelled: Append the rows of ``unlabelled.*`` (or ``unlabeled.*``) in the folder to train.
 
     Returns:
         Its splits, always one named ``train``.
@@ -49,8 +50,10 @@ def find_source(source: str, columns: Columns) -> Source:
         raise TaskError(
             f"a data source must be a path that can be opened, {source!r:.80} gives: {reason.strerror}; check it"
         ) from reason
+    if unlabelled and not is_folder:
+        raise TaskError(f"unlabelled rows lie in a folder beside the splits, {source!r} is none; leave them out")
     if is_folder:
-        return _from_folder(path, columns)
+        return _from_folder(path, columns, unlabelled)
     if is_file:
         return Source(path.stem, {"train": _read_file(path, columns)})
     match = _HUB_ID.fullmatch(source)
@@ -85,7 +88,7 @@ def _nearest(name: str, choices: Mapping[str, object], kind: str) -> str:
     return f"did you mean the {kind} {near[0]!r}? " if near else ""
 
 
-def _from_folder(folder: Path, columns: Columns) -> Source:
+def _from_folder(folder: Path, columns: Columns, unlabelled: bool) -> Source:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
     splits = {}
     for split, stems in _SPLIT_NAMES.items():
@@ -103,7 +106,28 @@ def _from_folder(folder: Path, columns: Columns) -> Source:
             f"{str(folder)!r} must have train{'|'.join(FORMATS)}, it holds: {present}; add that file, "
             "or name one of the files"
         )
+    if unlabelled:
+        splits["train"] = _with_unlabelled(splits["train"], folder, files, columns)
     return Source(folder.resolve().name, splits, _names_beside(folder))
+
+
+def _with_unlabelled(train: Any, folder: Path, files: list[Path], columns: Columns) -> Any:
+    import datasets
+
+    found = [path for path in files if path.stem in ("unlabelled", "unlabeled")]
+    if len(found) != 1:
+        raise TaskError(f"{str(folder)!r} must have one file of unlabelled rows, unlabelled{'|'.join(FORMATS)}; add it")
+    rows = _read_file(found[0], columns)
+    missing = [name for name in train.column_names if name not in (*rows.column_names, columns.label)]
+    if missing or columns.label not in train.column_names:
+        raise TaskError(f"{str(found[0])!r} must have the columns of train, it lacks {', '.join(missing)}; add them")
+    features = train.features
+    hidden = {columns.label: [None] * len(rows)}
+    rows = rows.select_columns([name for name in train.column_names if name != columns.label])
+    labels = datasets.Dataset.from_dict(hidden, features=datasets.Features({columns.label: features[columns.label]}))
+    with _quiet():
+        rows = datasets.concatenate_datasets([rows, labels], axis=1).select_columns(train.column_names)
+        return datasets.concatenate_datasets([train, rows.cast(features)])
 
 
 def _names_beside(folder: Path) -> list[str] | None:
