@@ -1,6 +1,6 @@
 """One student's training run, a batch at a time: what both faces of the environment stand on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,8 @@ from rlkd.logit_cache import read_state
 from rlkd.losses import distillation_loss, soft_targets
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
-from rlkd.types import LogitSource, State, on_device, pick_teachers
+from rlkd.types import LogitSource, State, on_device
+from rlkd.weighting.teacher_sets import TeacherSets
 
 from .rewards import Reward
 
@@ -41,13 +42,17 @@ class EpisodeSettings(StepSettings):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        whole = min(self.horizon - 2, self.probe_size - 1, self.teacher_copies)
-        if whole < 0 or not 0 <= self.teacher_dropout < 1:
+        if self.horizon < 2 or self.probe_size < 1:
             raise ConfigError(
-                "an episode needs horizon >= 2, probe_size >= 1, teacher_copies >= 0 and teacher_dropout in [0, 1), "
-                f"got {self.horizon}, {self.probe_size}, {self.teacher_copies} and {self.teacher_dropout}; mend the one "
-                "out of range"
+                f"an episode needs horizon >= 2 and probe_size >= 1, got {self.horizon} and {self.probe_size}; "
+                "mend the one out of range"
             )
+        _ = self.teacher_sets  # checks its ranges
+
+    @property
+    def teacher_sets(self) -> TeacherSets:
+        """Which sets of teachers the episode's instances get."""
+        return TeacherSets(copies=self.teacher_copies, dropout=self.teacher_dropout)
 
 
 class HiddenTap:
@@ -154,25 +159,9 @@ class DistillationEpisode:
         probe = self._numpy_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
         self._probe_batch_ids = np.asarray(probe)
         state = read_state(self.task, self.source, torch.from_numpy(ids))
-        self._state = on_device(self._with_drawn_teachers(state), self.device)
+        self._state = on_device(self.settings.teacher_sets.draw(state, self._numpy_random)[0], self.device)
         assert self._state.labels is not None
         self.labels = self._state.labels
-
-    def _with_drawn_teachers(self, state: State) -> State:
-        """Another set of teachers for every instance, where the settings ask for it: copies join, some stay away."""
-        if self.settings.teacher_copies > 0:
-            rows, teachers = state.teacher_logits.shape[:2]
-            copies = self._numpy_random.integers(teachers, size=(rows, self.settings.teacher_copies))
-            chosen = np.concatenate([np.broadcast_to(np.arange(teachers), (rows, teachers)), copies], axis=1)
-            state = pick_teachers(state, torch.from_numpy(chosen))
-        if self.settings.teacher_dropout > 0:
-            state = replace(state, teacher_mask=self._draw_present(state.teacher_logits.shape[:2]))
-        return state
-
-    def _draw_present(self, shape: Sequence[int]) -> Tensor:
-        present = self._numpy_random.random(shape) >= self.settings.teacher_dropout
-        present[~present.any(axis=1)] = True  # somebody has to be there
-        return torch.from_numpy(present)
 
     @property
     def probe_labels(self) -> Tensor:

@@ -14,6 +14,7 @@ from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, StudentErr
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.models import load_student
+from rlkd.types import State, pick_teachers
 from rlkd.weighting import Policy
 
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
@@ -166,6 +167,34 @@ def test_dropped_teachers_are_not_seen_and_get_nothing(task, cache):
     assert np.allclose(weights.sum(1), 1)
 
 
+def test_copies_hold_further_places_with_the_logits_of_teachers(task, cache):
+    env = make_vector(task, cache, 32, teacher_copies=2)
+    observation, _ = env.reset(seed=0)
+    assert env.single_action_space.shape == (5,)
+    assert observation.reshape(32, 5, -1)[..., 0].all()
+    real = read_state(task, cache, torch.from_numpy(env.episode.ids)).teacher_logits
+    shown = env.episode.observed_state(student=False).teacher_logits
+    assert torch.equal(shown[:, :3], real)
+    held = (shown[:, 3:, None] == real[:, None]).all(-1)
+    assert (held.sum(-1) == 1).all()
+    assert held.float().mean((0, 1)).min() > 0.15  # every teacher is copied
+    assert env.step(next(actions_of(env)))[4]["weights"].shape == (32, 5)
+
+
+def test_a_drawn_set_picks_everything_that_belongs_to_a_teacher():
+    state = State(
+        teacher_logits=torch.arange(12.0).view(2, 2, 3),
+        teacher_mask=torch.tensor([[True, False], [True, True]]),
+        affinity=torch.tensor([[0.1, 0.2], [0.3, 0.4]]),
+        labels=torch.tensor([0, 1]),
+    )
+    picked = pick_teachers(state, torch.tensor([[1, 0, 1], [0, 0, 1]]))
+    assert picked.teacher_logits[0].tolist() == [[3, 4, 5], [0, 1, 2], [3, 4, 5]]
+    assert picked.teacher_mask.tolist() == [[False, True, False], [True, True, True]]
+    assert torch.equal(picked.affinity, torch.tensor([[0.2, 0.1, 0.2], [0.3, 0.3, 0.4]]))
+    assert picked.labels is state.labels
+
+
 def partial_batch(env):
     """Step until the batch at hand is partial; its size."""
     for actions in actions_of(env):
@@ -227,6 +256,7 @@ def test_padded_slots_teach_nothing(task, cache, algorithm, gamma):
         ({"temperature": 0.0}, ConfigError, "temperature"),
         ({"kd_ratio": 2.0}, ConfigError, "kd_ratio"),
         ({"teacher_dropout": 1.0}, ConfigError, "teacher_dropout"),
+        ({"teacher_copies": -1}, ConfigError, "teacher_copies"),
         ({"cache": None}, TaskError, "task and cache"),
         ({"reward": "influense"}, UnknownNameError, "'influence'"),
         ({"student": "rlkd/tiny"}, StudentError, "rlkd/mlp"),

@@ -29,13 +29,15 @@ from rlkd.weighting.base import Weighting
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
+SMALLEST_PROBABILITY = 1e-6
+"""Of a label in the validation score: one hopeless row must not decide."""
 
 PolicyT = TypeVar("PolicyT", bound=nn.Module)
 """A module that is a weighting too."""
 
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
-    "ppo": (PPO, {"n_epochs": 10, "learning_rate": 2e-3, "clip_range": 0.2}),
-    "a2c": (A2C, {"learning_rate": 2e-3, "normalize_advantage": True, "use_rms_prop": False}),
+    "ppo": (PPO, {"n_epochs": 10, "clip_range": 0.2}),
+    "a2c": (A2C, {"normalize_advantage": True, "use_rms_prop": False}),
 }
 """Algorithm and its settings beside those that all share."""
 
@@ -52,6 +54,8 @@ class PolicyTraining:
     """Student steps a rollout; must divide the horizon."""
     gamma: float = 0.0
     """Discount. 0: an instance's reward is its own; the next instance in its slot has nothing to do with it."""
+    agent_learning_rate: float = 2e-3
+    """Of the policy and its critic; the student has its own. Range: > 0."""
     log_std: float = -0.7
     """Initial log standard deviation of the actions."""
     warm_start: bool = False
@@ -69,15 +73,22 @@ class PolicyTraining:
                 "policy training needs total_timesteps >= 1, n_steps >= 2 and gamma in [0, 1], got "
                 f"{self.total_timesteps}, {self.n_steps}, {self.gamma}"
             )
+        if not self.agent_learning_rate > 0:
+            raise ConfigError(f"agent_learning_rate must be > 0, got {self.agent_learning_rate}; raise it")
         if self.warm_start_rows is not None and not self.warm_start:
             raise ConfigError("warm_start_rows would be ignored without warm_start; switch it on or leave the rows out")
 
 
 def validation_score(policy: Weighting, state: State) -> float:
-    """Mean probability of the label in what the policy has a student taught, in [0, 1]; policies are chosen by it."""
+    """Geometric mean of the label's probability in what the policy has a student taught, in [0, 1].
+
+    Policies are chosen by it. An arithmetic mean would favour those that bet everything on one teacher; a bet that is
+    lost costs the student more than a bet that is won gives it.
+    """
     assert state.labels is not None
     mixture = soft_targets(state.teacher_logits, policy.weights(state), labels=state.labels)
-    return float(mixture.gather(-1, state.labels.unsqueeze(-1)).mean())
+    label = mixture.gather(-1, state.labels.unsqueeze(-1)).clamp_min(SMALLEST_PROBABILITY)
+    return float(label.log().mean().exp())
 
 
 class PolicyCallback(BaseCallback):
@@ -158,6 +169,7 @@ class PolicyRun(Generic[PolicyT]):
             self.slots,
             n_steps=training.n_steps,
             gamma=training.gamma,
+            learning_rate=training.agent_learning_rate,
             rollout_buffer_class=MaskedRolloutBuffer,
             policy_kwargs={"make_actor": lambda: policy, "log_std_init": training.log_std},
             seed=training.seed,

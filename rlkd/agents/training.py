@@ -15,6 +15,7 @@ from rlkd.records import RunDirectory, commit
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, train_router
+from rlkd.weighting.teacher_sets import TeacherSets
 
 DEFAULT_SLOTS = 64
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
@@ -84,7 +85,7 @@ def train_policy(
     directory = None if output_dir is None else RunDirectory(output_dir, {"command": "train-policy", **settings})
     record: dict[str, Any] = {key: settings[key] for key in ("task", "reward", "training")}
     record |= {"teachers_seen": len(cache.teacher_names), "commit": commit()}
-    policy = _initial_policy(task, cache, observation, training, record)
+    policy = _initial_policy(task, cache, observation, training, record, env.episode.settings.teacher_sets)
     run = PolicyRun(env, policy, training, directory, tensorboard=tensorboard)
     if resume:
         run.resume()
@@ -126,11 +127,12 @@ def _initial_policy(
     observation: ObservationConfig,
     training: PolicyTraining,
     record: dict[str, Any],
+    sets: TeacherSets,
 ) -> Policy:
     policy = Policy.create(observation, training=record, seed=training.seed)
     if training.warm_start:
         view = task.training_view()
         evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=training.seed)
-        router = train_router(evidence, observation, max_rows=training.warm_start_rows)
+        router = train_router(evidence, observation, max_rows=training.warm_start_rows, sets=sets)
         policy.load_state_dict(router.state_dict())
     return policy

@@ -42,6 +42,11 @@ def train_policy(
     n_steps: Annotated[int, typer.Option(help="Steps of a rollout; divides the horizon.")] = 30,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.0,
     teacher_dropout: Annotated[float, typer.Option(help="Chance that a teacher is absent.")] = 0.0,
+    teacher_copies: Annotated[
+        int, typer.Option(help="Further places in each set, held by copies: for policies that must travel.")
+    ] = 0,
+    agent_learning_rate: Annotated[float, typer.Option(help="Of the policy and its critic.")] = 2e-3,
+    log_std: Annotated[float, typer.Option(help="Initial log standard deviation of the actions.")] = -0.7,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Clone the supervised router first.")] = False,
     warm_start_rows: Annotated[int | None, typer.Option(help="Labelled rows for the warm start.")] = None,
     observe_student: Annotated[bool, typer.Option("--observe-student", help="Student features and progress.")] = False,
@@ -79,6 +84,8 @@ def train_policy(
             algorithm=algorithm,
             n_steps=n_steps,
             gamma=gamma,
+            agent_learning_rate=agent_learning_rate,
+            log_std=log_std,
             warm_start=warm_start,
             warm_start_rows=warm_start_rows,
             seed=seed,
@@ -88,6 +95,7 @@ def train_policy(
             "batch_size": batch_size,
             "horizon": horizon,
             "teacher_dropout": teacher_dropout,
+            "teacher_copies": teacher_copies,
             "learning_rate": learning_rate,
             "temperature": temperature,
             "kd_ratio": kd_ratio,

@@ -23,9 +23,14 @@ from rlkd.records import parse_object
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, masked_softmax, normalised, refuse_argument, require_argument
 from rlkd.weighting.heuristic import Oracle
+from rlkd.weighting.teacher_sets import TeacherSets
 
 SHARPNESS = 6.0
 """Actions lie in [-1, 1]; weights are ``softmax(SHARPNESS * action)``: odds between two teachers up to e^12."""
+
+
+ROUTER_DRAWS = 4
+"""Sets of teachers that a router meets for every row, where they are drawn."""
 
 
 def action_weights(actions: Tensor, present: Tensor) -> Tensor:
@@ -290,13 +295,20 @@ class Router:
         return self.policy.weights(state)
 
 
-def train_router(evidence: Evidence, observation: ObservationConfig, *, max_rows: int | None = None) -> Policy:
+def train_router(
+    evidence: Evidence,
+    observation: ObservationConfig,
+    *,
+    max_rows: int | None = None,
+    sets: TeacherSets | None = None,
+) -> Policy:
     """Fit a router on the labelled rows of train and probe.
 
     Args:
         evidence: The training view and its teachers.
         observation: Must not observe the student: a router is fitted before there is one.
         max_rows: Use at most so many labelled rows.
+        sets: Which sets of teachers it meets, drawn ``ROUTER_DRAWS`` times a row; None: the real one alone.
     """
     if observation.student:
         raise PolicyError(
@@ -311,7 +323,13 @@ def train_router(evidence: Evidence, observation: ObservationConfig, *, max_rows
     state = read_state(task, source, ids[rows])
     targets = router_targets(state, Oracle(source.knowledge) if source.knowledge is not None else None)
     policy = Policy.create(observation, training={"method": "router", "task": task.name}, seed=evidence.seed)
-    return fit_router(policy, teacher_features(state, observation), targets, seed=evidence.seed).eval()
+    if sets is None or not sets.vary:
+        return fit_router(policy, teacher_features(state, observation), targets, seed=evidence.seed).eval()
+    random = np.random.default_rng(evidence.seed)
+    drawn = [sets.draw(state, random) for _ in range(ROUTER_DRAWS)]
+    features = torch.cat([teacher_features(other, observation) for other, _ in drawn])
+    shares = torch.cat([normalised(targets.gather(-1, chosen), other.present) for other, chosen in drawn])
+    return fit_router(policy, features, shares, seed=evidence.seed).eval()
 
 
 class PolicyMean:

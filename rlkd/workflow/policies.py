@@ -73,8 +73,8 @@ def run_train_policy(
         title=f"Policy trained on {task.name}",
         summary=[
             f"Reward {reward}; {row['timesteps']} instances weighted.",
-            f"Probability of the label in the mixture on validation: {scores[0]:.3f} before training, "
-            f"{scores[best]:.3f} for the policy that was kept.",
+            f"Geometric mean of the label's probability in the mixture on validation: {scores[0]:.3f} before "
+            f"reinforcement learning, {scores[best]:.3f} for the policy that was kept.",
         ],
         learning_curve=curve,
     )

@@ -1,0 +1,59 @@
+"""Other sets of teachers for the instances of a batch: what is learned on one set is to serve on others."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlkd.errors import ConfigError
+from rlkd.types import State, pick_teachers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSets:
+    """How an instance's set of teachers differs from the real one.
+
+    A network that only ever saw three teachers learns what agreement means among three. Copies make sets larger and
+    agreement cheap: a teacher and its copy agree without being right.
+    """
+
+    copies: int = 0
+    """Further places in the set, each held by a copy of a teacher drawn for the instance. Range: >= 0."""
+    dropout: float = 0.0
+    """Chance that a place is empty. Range: [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.copies < 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                "sets of teachers need teacher_copies >= 0 and teacher_dropout in [0, 1), got "
+                f"{self.copies} and {self.dropout}; mend the one out of range"
+            )
+
+    @property
+    def vary(self) -> bool:
+        """Whether any set differs from the real one."""
+        return self.copies > 0 or self.dropout > 0
+
+    def draw(self, state: State, random: np.random.Generator) -> tuple[State, Tensor]:
+        """Draw a set of J = K + copies places for every instance.
+
+        Args:
+            state: Of K teachers, shape (B, K, C).
+            random: The only source of randomness.
+
+        Returns:
+            The same instances with their drawn sets, and which teacher holds each place, int64, shape (B, J).
+        """
+        rows, teachers = state.teacher_logits.shape[:2]
+        chosen = torch.arange(teachers).expand(rows, teachers)
+        if self.copies > 0:
+            drawn = torch.from_numpy(random.integers(teachers, size=(rows, self.copies)))
+            chosen = torch.cat([chosen, drawn], dim=1)
+            state = pick_teachers(state, chosen)
+        if self.dropout > 0:
+            present = random.random(chosen.shape) >= self.dropout
+            present[~present.any(axis=1)] = True  # somebody has to be there
+            state = replace(state, teacher_mask=torch.from_numpy(present) & state.present)
+        return state, chosen
