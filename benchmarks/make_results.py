@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.report.benchmark import write_benchmark_report
-from rlkd.workflow.bench import read_suites
+from rlkd.workflow.bench import HEADROOM, read_suites
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -18,7 +18,7 @@ def main() -> None:
         kept = RESULTS / f"{name}-headroom.json"  # of suites that were run command by command
         if kept.exists():
             (room, *_) = json.loads(kept.read_text(encoding="utf-8"))
-            suites[name] = [{**record, "headroom": room} for record in records]
+            suites[name] = [{**record, "headroom": {key: room[key] for key in HEADROOM}} for record in records]
     tables = {_caption(path): _rows(path) for path in sorted(RESULTS.glob("*.json")) if _caption(path)}
     write_benchmark_report(suites, HERE, tables=tables)
 

@@ -25,7 +25,7 @@ from rlkd import workflow
 from rlkd.benchmark import running, workers
 from rlkd.benchmark.measuring import choice_figures, student_scores, teachers_asked
 from rlkd.benchmark.running import plan_units, run_suite
-from rlkd.benchmark.suites import load_suite, select
+from rlkd.benchmark.suites import load_suite, portable, select
 from rlkd.benchmark.workers import Busy, Unit, claim, run_units
 from rlkd.cli import main
 from rlkd.data import load_task
@@ -50,27 +50,17 @@ TINY: dict[str, Any] = {
     ],
 }
 
-OWN = """
-import torch
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+OWN = (
+    README.split("# mine.py\n")[1].split("```")[0]
+    + """
 
-
-class First:
-    \"\"\"All weight on the first teacher.\"\"\"
-
-    requires = frozenset()
-
-    @classmethod
-    def build(cls, argument, evidence):
-        return cls()
-
-    def weights(self, state):
-        return torch.eye(state.teacher_logits.shape[-2])[0].expand(state.teacher_logits.shape[:-1])
-
-
-class Broken(First):
+class Broken(Surest):
     def weights(self, state):
         raise RuntimeError("not today")
 """
+)
+"""The weighting that the README shows."""
 
 
 def suite_file(folder: Path, **changed: Any) -> Path:
@@ -175,7 +165,7 @@ def test_a_stage_that_fails_is_a_row_and_so_are_the_runs_that_need_it(tmp_path: 
     errors = {r["kind"]: r["error"] for r in records if r["status"] != "ok"}
     assert "reads text, but task 'a' has vectors" in errors["policy"]
     assert "expected the finished policy 'policy'" in errors["run"]
-    _, sentences = workflow.run_bench(load_suite(path), tmp_path / "out")
+    _, sentences = workflow.run_bench(load_suite(path), tmp_path / "out", jobs=1)
     assert sentences[0].startswith("3 of 6 runs failed. a, policy policy: StudentError: ")
 
 
@@ -185,7 +175,7 @@ PROGRAM = [sys.executable, "-c", "from rlkd.cli import main; main()", "bench", "
 def test_two_programs_share_a_suite_and_a_killed_one_costs_nothing_finished(tmp_path: Path) -> None:
     path = suite_file(tmp_path, student={**TINY["student"], "max_steps": 40}, seeds=4)
     results = tmp_path / "out" / "results.jsonl"
-    command = [*PROGRAM, str(path), "-o", str(tmp_path / "out"), "--quiet"]
+    command = [*PROGRAM, str(path), "-o", str(tmp_path / "out"), "--quiet", "--jobs", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     first, second = (subprocess.Popen(command, **pipes) for _ in range(2))  # type: ignore[call-overload]
     deadline = time.monotonic() + 120
@@ -229,20 +219,19 @@ def rlkd_command(*arguments: object) -> tuple[int, str]:
 def test_a_weighting_of_ones_own_goes_through_compare_bench_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_module.py").write_text(OWN)
+    (tmp_path / "mine.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)  # where a user's own module lies
     monkeypatch.setattr(sys, "path", sys.path[:])
-    mine = ("--weighting", "my_module:First")
+    mine = ("--weighting", "mine:Surest")
     path = suite_file(tmp_path, tasks=TINY["tasks"][:1], policies={}, weightings=["uniform"])
-    code, out = rlkd_command("bench", "run", path, *mine, "--weighting", "my_module:Broken", "--quiet")
+    code, out = rlkd_command("bench", "run", path, *mine, "--weighting", "mine:Broken", "--quiet", "--jobs", 1)
     assert code == 1
-    assert "2 of 7 runs failed. a, my_module:Broken, seed 0: RuntimeError: not today (my_module.py:" in out
+    assert "2 of 7 runs failed. a, mine:Broken, seed 0: RuntimeError: not today (mine.py:" in out
     runs = [run for run in runs_in(tmp_path / "runs" / "bench" / "tiny") if run["status"] == "ok"]
-    assert {run["weighting"] for run in runs} == {"uniform", "my_module:First"}
-    assert {run["teacher_passes"] / run["rows"]["train"] for run in runs if "First" in run["weighting"]} == {1}
+    assert {run["weighting"] for run in runs} == {"uniform", "mine:Surest"}
     assert rlkd_command("bench", "report")[0] == 0
     for page in ("RESULTS.md", "report.html"):
-        assert "my_module:First" in (tmp_path / "runs" / "bench" / page).read_text()
+        assert "mine:Surest" in (tmp_path / "runs" / "bench" / page).read_text()
     rows = len(load_task("planted").table)
     np.save("t.npy", np.random.default_rng(0).normal(size=(rows, 6)).astype(np.float32))
     data = ("--task", "planted", "--quiet")
@@ -250,7 +239,7 @@ def test_a_weighting_of_ones_own_goes_through_compare_bench_and_report(
     steps = ("--student", "rlkd/mlp", "--max-steps", 5, "--seeds", 1, "-o", "compared")
     code, out = rlkd_command("compare", *data, "--cache", "cache", *mine, "--weighting", "uniform", *steps)
     assert code == 0
-    assert "my_module:First" in out
+    assert "mine:Surest" in out
 
 
 # --- what a suite may say
@@ -299,7 +288,11 @@ def test_every_suite_of_ours_can_be_read(path: Path) -> None:
         ({"tasks": [{"name": "a", "planted": {}}] * 2}, ConfigError, "a name of its own, got a, a"),
         ({"tasks": [{"name": "a", "planted": {"slices": "clas"}}]}, ConfigError, "slices must be one of class, region"),
         ({"tasks": [{"name": "a", "source": "${HOME}/x"}]}, UnknownNameError, "unknown place in a suite 'HOME'"),
-        ({"tasks": [{"name": "a", "source": "digits"}]}, ConfigError, "expected kinds of teachers, sets of them or paths"),
+        (
+            {"tasks": [{"name": "a", "source": "digits"}]},
+            ConfigError,
+            "expected kinds of teachers, sets of them or paths",
+        ),
         (
             {"tasks": [{"name": "a", "source": "digits", "teachers": {"kinds": ["tfidf"], "epoch": 1}}]},
             ConfigError,
@@ -360,6 +353,12 @@ def test_tasks_that_differ_in_labels_only_share_their_teachers(tmp_path: Path) -
     assert few.policy_key("policy", 0) != many.policy_key("policy", 0)
     makers = [unit for unit in plan_units(load_suite(path)) if unit.work[0] == "task"]
     assert makers[1].needs == (makers[0].name,)
+
+
+def test_records_name_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCODER", "/home/me/models/encoder")
+    record = {"student": "/home/me/models/encoder", "kinds": ["/home/me/models/encoder/x", "tfidf"], "seed": 3}
+    assert portable(record) == {"student": "${ENCODER}", "kinds": ["${ENCODER}/x", "tfidf"], "seed": 3}
 
 
 def test_a_report_without_results_is_refused(tmp_path: Path) -> None:

@@ -187,6 +187,26 @@ def numbered(labels):
     return [{"text": "t", "label": label} for label in labels]
 
 
+def test_unlabelled_rows_beside_the_splits_join_train(tmp_path):
+    labelled = {"text": [f"row {n}" for n in range(40)], "label": [n % 2 for n in range(40)], "domain": ["x"] * 40}
+    write(tmp_path / "train.parquet", labelled)
+    write(tmp_path / "unlabeled.parquet", {"domain": ["y", "x"], "text": ["bare", "naked"]})
+    without, task = load_task(str(tmp_path)), load_task(str(tmp_path), unlabelled=True)
+    train = task.splits["train"]
+    assert len(without.table) == 40
+    assert len(task.table) == 42
+    assert len(train) - len(task.labelled_ids("train")) == 2
+    bare = [task.table.texts[i] for i in train if task.table.labels[i] == UNLABELLED]
+    assert bare == ["bare", "naked"]
+    assert task.domain_names == ("x", "y")
+    for source in ("docstrings", str(tmp_path / "train.parquet")):
+        with pytest.raises(RlkdError, match="unlabelled rows"):
+            load_task(source, unlabelled=True)
+    (tmp_path / "unlabeled.parquet").unlink()
+    with pytest.raises(RlkdError, match="one file of unlabelled rows"):
+        load_task(str(tmp_path), unlabelled=True)
+
+
 @pytest.mark.parametrize(
     ("files", "arguments", "came", "advice"),
     [

@@ -151,9 +151,10 @@ class SuiteWorker:
             base = {**head, "key": unit.name, "suite": self.suite.name, "task": task.name}
             base |= {"environment": dict(self.environment)}
             try:
-                return portable(base | make() | {"status": "ok"})
+                made: dict[str, Any] = portable(base | make() | {"status": "ok"})
             except Exception as error:
                 return base | failure(error)
+            return made
 
         return self.ledger.once(unit.name, record)
 

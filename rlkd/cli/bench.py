@@ -19,7 +19,7 @@ def run(
     output_dir: Annotated[
         str | None, typer.Option("--output-dir", "-o", help="By default runs/bench/ and the suite's name.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; each has one thread.")] = 1,
+    jobs: Annotated[int | None, typer.Option(help="Processes, each with one thread; by default one a core.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     weighting: Annotated[
         list[str] | None, typer.Option(help="Run this one too, such as my_module:MyWeighting; repeatable.")

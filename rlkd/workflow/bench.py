@@ -1,5 +1,6 @@
 """Benchmarks: suites to runs to a page."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rlkd.report.benchmark import write_benchmark_report
 from rlkd.workflow.teachers import Rows
 
 BENCH_FOLDER = Path("runs/bench")
+MOST_PROCESSES = 8
+"""Unless more are asked for: each holds a task and a student."""
 HEADROOM = ("best_teacher", "equal_mixture", "best_per_instance", "room", "disagreement")
 
 
@@ -53,9 +56,10 @@ def bench_plan_rows(suite: Suite, folder: Path) -> Rows:
     ]
 
 
-def run_bench(suite: Suite, folder: Path, *, jobs: int = 1, progress: bool = False) -> tuple[Rows, list[str]]:
+def run_bench(suite: Suite, folder: Path, *, jobs: int | None = None, progress: bool = False) -> tuple[Rows, list[str]]:
     """Run what is not finished: mean scores by task and weighting, and sentences on what failed."""
-    records = run_suite(suite, folder, jobs=jobs, progress=progress)
+    processes = min(os.cpu_count() or 1, MOST_PROCESSES) if jobs is None else jobs
+    records = run_suite(suite, folder, jobs=processes, progress=progress)
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for record in sorted((r for r in records if r["kind"] == "run"), key=_place(suite)):
         groups.setdefault((record["task"], record["student"], record["weighting"]), []).append(record)
