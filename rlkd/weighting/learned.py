@@ -29,8 +29,10 @@ SHARPNESS = 6.0
 """Actions lie in [-1, 1]; weights are ``softmax(SHARPNESS * action)``: odds between two teachers up to e^12."""
 
 
+ROUTER_EPOCHS = 120
+"""Passes of a router over its rows: it is to be the strongest simple rival, not a straw man."""
 ROUTER_DRAWS = 4
-"""Sets of teachers that a router meets for every row, where they are drawn."""
+"""Sets of teachers that a router meets for every row, where they are drawn; they share the passes."""
 
 
 def action_weights(actions: Tensor, present: Tensor) -> Tensor:
@@ -242,7 +244,7 @@ def fit_router(
     features: Tensor,
     targets: Tensor,
     *,
-    epochs: int = 30,
+    epochs: int,
     batch_size: int = 256,
     seed: int = 0,
 ) -> Policy:
@@ -324,12 +326,13 @@ def train_router(
     targets = router_targets(state, Oracle(source.knowledge) if source.knowledge is not None else None)
     policy = Policy.create(observation, training={"method": "router", "task": task.name}, seed=evidence.seed)
     if sets is None or not sets.vary:
-        return fit_router(policy, teacher_features(state, observation), targets, seed=evidence.seed).eval()
+        features = teacher_features(state, observation)
+        return fit_router(policy, features, targets, epochs=ROUTER_EPOCHS, seed=evidence.seed).eval()
     random = np.random.default_rng(evidence.seed)
     drawn = [sets.draw(state, random) for _ in range(ROUTER_DRAWS)]
     features = torch.cat([teacher_features(other, observation) for other, _ in drawn])
     shares = torch.cat([normalised(targets.gather(-1, chosen), other.present) for other, chosen in drawn])
-    return fit_router(policy, features, shares, seed=evidence.seed).eval()
+    return fit_router(policy, features, shares, epochs=ROUTER_EPOCHS // ROUTER_DRAWS, seed=evidence.seed).eval()
 
 
 class PolicyMean:
