@@ -13,9 +13,11 @@ from rlkd.errors import ConfigError
 
 Mix = Literal["probability", "logit"]
 MIXES: tuple[str, ...] = get_args(Mix)
+Divergence = Literal["kl", "mse", "mse_centred"]
+DIVERGENCES: tuple[str, ...] = get_args(Divergence)
 
 
-def check_loss_settings(temperature: float, kd_ratio: float, mix: str) -> None:
+def check_loss_settings(temperature: float, kd_ratio: float, mix: str, divergence: str = "kl") -> None:
     """Refuse loss settings out of range, before any long work.
 
     Raises:
@@ -27,6 +29,12 @@ def check_loss_settings(temperature: float, kd_ratio: float, mix: str) -> None:
         raise ConfigError(f"kd_ratio must lie in [0, 1], got {kd_ratio}; 1 distils from the teachers alone")
     if mix not in MIXES:
         raise ConfigError(f"mix must be one of {', '.join(MIXES)}, got {mix!r}")
+    if divergence not in DIVERGENCES:
+        raise ConfigError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}; kl is usual")
+    if divergence != "kl" and temperature != 1:
+        raise ConfigError(
+            f"divergence {divergence!r} compares logits and has no temperature, got {temperature}; set temperature=1"
+        )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -78,19 +86,25 @@ def logit_gain(student_logits: Tensor, targets: Tensor, labels: Tensor) -> Tenso
     return torch.where(labels >= 0, gain, torch.zeros_like(gain))
 
 
-def divergence_gradients(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Gradient of every teacher's own divergence at the student's logits, ``T (p - q_k)``: no backward pass.
+def divergence_gradients(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, divergence: Divergence = "kl"
+) -> Tensor:
+    """Gradient of every teacher's own divergence at the student's logits: no backward pass.
 
-    Of ``T ** 2 * KL(q_k || p)``, both sides softened by T, as in :func:`distillation_loss`.
+    ``T (p - q_k)`` of ``T ** 2 * KL(q_k || p)``, both sides softened by T, or ``2 (z - z_k)`` of the squared error,
+    as in :func:`distillation_loss`.
 
     Args:
         student_logits: Shape (..., C).
         teacher_logits: Shape (..., K, C).
-        temperature: T > 0.
+        temperature: T > 0, of ``"kl"``.
+        divergence: See :func:`distillation_loss`.
 
     Returns:
         Shape (..., K, C), float32.
     """
+    if divergence != "kl":
+        return 2 * _difference(student_logits.unsqueeze(-2), teacher_logits, divergence)
     student = F.softmax(student_logits.float() / temperature, dim=-1).unsqueeze(-2)
     return temperature * (student - F.softmax(teacher_logits.float() / temperature, dim=-1))
 
@@ -143,6 +157,60 @@ def _mixed(weights: Tensor, values: Tensor) -> Tensor:
     return (shares * values).sum(-2) / teachers
 
 
+def kl_to_mixture(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    weights: Tensor,
+    *,
+    temperature: float = 1.0,
+    mix: Mix = "probability",
+    scale_by_temperature: bool = True,
+) -> Tensor:
+    """``KL(mixture || student)``, one value per instance; arguments are those of :func:`distillation_loss`.
+
+    Returns:
+        Nats, shape (...), float32.
+
+    Source:
+        Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
+    """
+    targets = soft_targets(teacher_logits, weights, temperature=temperature, mix=mix)
+    log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    divergence: Tensor = -(targets * log_student).sum(-1) + torch.special.xlogy(targets, targets).sum(-1)
+    return divergence * temperature**2 if scale_by_temperature else divergence
+
+
+def squared_error_to_mixture(
+    student_logits: Tensor, teacher_logits: Tensor, weights: Tensor, *, centred: bool = False
+) -> Tensor:
+    """Squared distance of the student's logits to the mixed logits, summed over classes, one value per instance.
+
+    Its gradient is that of the weighted sum of the K single squared errors, for detached weights that add up to 1.
+
+    Args:
+        student_logits: z, shape (..., C); the gradient flows here only.
+        teacher_logits: Shape (..., K, C).
+        weights: Rows on the simplex, shape (..., K).
+        centred: Subtract the mean over classes from both sides. A softmax does not see such a shift; plain squared
+            error makes the student copy it.
+
+    Returns:
+        Shape (...), float32, >= 0.
+
+    Source:
+        Tang et al. 2019, arXiv:1903.12136, section 3.2; Liu et al. 2019 (MKD), arXiv:1911.03588: no temperature.
+        Deviation: the sum over classes, of several teachers, centred on request.
+    """
+    target = _mixed(weights, teacher_logits.detach().float())
+    error: Tensor = _difference(student_logits, target, "mse_centred" if centred else "mse").square().sum(-1)
+    return error
+
+
+def _difference(logits: Tensor, others: Tensor, divergence: Divergence) -> Tensor:
+    difference = logits.float() - others.float()
+    return difference - difference.mean(-1, keepdim=True) if divergence == "mse_centred" else difference
+
+
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -154,8 +222,9 @@ def distillation_loss(
     mix: Mix = "probability",
     scale_by_temperature: bool = True,
     scale: Tensor | None = None,
+    divergence: Divergence = "kl",
 ) -> Tensor:
-    """``(1 - kd_ratio) * CE + kd_ratio * KL(mixture || student)``, one value per instance.
+    """``(1 - kd_ratio) * CE + kd_ratio * D(mixture, student)``, one value per instance.
 
     With ``mix="probability"`` the student's gradient equals that of the weighted sum of the K single
     divergences, for detached weights.
@@ -174,29 +243,41 @@ def distillation_loss(
             size as the temperature grows.
         scale: Multiplies the divergence of each instance, shape (...); None: 1. With probability mixing a sum of
             single divergences whose weights add up to s is a mixture with ``scale`` s.
+        divergence: D. ``"kl"`` is :func:`kl_to_mixture`; ``"mse"`` and ``"mse_centred"`` are
+            :func:`squared_error_to_mixture`, for which the two ways to mix have the same gradient and the temperature
+            must be 1.
 
     Returns:
-        Nats per instance, shape (...), float32.
+        Per instance, shape (...), float32; nats with ``"kl"``.
 
     Source:
         Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
     """
-    targets = soft_targets(teacher_logits, weights, temperature=temperature, mix=mix)
-    log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    divergence: Tensor = -(targets * log_student).sum(-1) + torch.special.xlogy(targets, targets).sum(-1)
-    if scale_by_temperature:
-        divergence = divergence * temperature**2
+    if divergence == "kl":
+        distance = kl_to_mixture(
+            student_logits,
+            teacher_logits,
+            weights,
+            temperature=temperature,
+            mix=mix,
+            scale_by_temperature=scale_by_temperature,
+        )
+    else:
+        check_loss_settings(temperature, kd_ratio, mix, divergence)
+        distance = squared_error_to_mixture(
+            student_logits, teacher_logits, weights, centred=divergence == "mse_centred"
+        )
     if scale is not None:
-        divergence = divergence * scale.detach()
+        distance = distance * scale.detach()
     if labels is None:
         if kd_ratio < 1:
             raise ConfigError(f"kd_ratio {kd_ratio} needs labels, got none; pass labels or set kd_ratio=1")
         if not _has_teacher(weights).all():
             raise ConfigError("a row of zero weights is taught by its label, got no labels; pass labels")
-        return divergence
+        return distance
     certain = cross_entropy(student_logits, labels)
-    divergence = torch.where(_has_teacher(weights), divergence, certain)
+    distance = torch.where(_has_teacher(weights), distance, certain)
     if kd_ratio == 1:
-        return divergence
-    mixed: Tensor = (1 - kd_ratio) * certain + kd_ratio * divergence
+        return distance
+    mixed: Tensor = (1 - kd_ratio) * certain + kd_ratio * distance
     return mixed

@@ -1,9 +1,10 @@
 """Settings that every student shares, whether an agent watches its training or not."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from rlkd.errors import ConfigError
-from rlkd.losses import check_loss_settings
+from rlkd.losses import Divergence, check_loss_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,24 @@ class StudentSettings(StepSettings):
     """Optimisation steps. Range: >= 1."""
     device: str = "cpu"
     """``cpu``, or anything else for the accelerator that is found."""
+    divergence: Divergence = "kl"
+    """Of the distillation term: ``kl``, or squared error on logits, ``mse`` or ``mse_centred``."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
+        check_loss_settings(self.temperature, self.kd_ratio, "probability", self.divergence)
         if self.max_steps < 1:
             raise ConfigError(f"a student needs max_steps >= 1, got {self.max_steps}; 400 is a start")
+
+    def record(self) -> dict[str, Any]:
+        """The settings as plain values; those of :data:`YOUNGER` that are at their default are left out.
+
+        So a setting that is added later changes neither the keys nor the run directories of runs made before it.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        return {key: value for key, value in asdict(self).items() if key not in YOUNGER or value != defaults[key]}
+
+
+YOUNGER = frozenset({"divergence"})
+"""Settings that did not exist when the first runs were recorded."""

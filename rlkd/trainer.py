@@ -23,7 +23,7 @@ from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import NonFiniteLossError, StudentError, WeightingError
 from rlkd.logit_cache import read_state
-from rlkd.losses import MIXES, check_loss_settings, cross_entropy, distillation_loss
+from rlkd.losses import DIVERGENCES, MIXES, check_loss_settings, cross_entropy, distillation_loss
 from rlkd.metrics import compute_metrics as default_metrics
 from rlkd.models.students import load_student
 from rlkd.records import RunDirectory, newest_verified, parse_object, write_json_atomic, write_manifest
@@ -45,11 +45,12 @@ class DistillationArguments(TrainingArguments):
     kd_ratio: float = field(default=1.0, metadata={"help": "loss = (1 - kd_ratio) * CE + kd_ratio * KD; in [0, 1]."})
     mix: str = field(default="probability", metadata={"help": f"How teachers are mixed: {' or '.join(MIXES)}."})
     scale_by_temperature: bool = field(default=True, metadata={"help": "Multiply the KD term by temperature ** 2."})
+    divergence: str = field(default="kl", metadata={"help": f"Of the KD term: {', '.join(DIVERGENCES)}."})
     max_length: int = field(default=128, metadata={"help": "Tokens a text is cut to."})
 
     def __post_init__(self) -> None:
         """Check ranges; instance ids must survive, so unused columns are kept."""
-        check_loss_settings(self.temperature, self.kd_ratio, self.mix)
+        check_loss_settings(self.temperature, self.kd_ratio, self.mix, self.divergence)
         self.remove_unused_columns = False
         super().__post_init__()
 
@@ -216,6 +217,7 @@ class DistillationTrainer(Trainer):
             mix=args.mix,
             scale_by_temperature=args.scale_by_temperature,
             scale=taught.scale,
+            divergence=args.divergence,
         )
 
     def batch_state(self, ids: Tensor, student_logits: Tensor) -> State:
@@ -227,6 +229,7 @@ class DistillationTrainer(Trainer):
             student_logits=student_logits.detach(),
             progress=progress,
             temperature=self.args.temperature,
+            divergence=self.args.divergence,
         )
 
     def _record(self, state: State, weights: Tensor) -> None:
@@ -366,6 +369,7 @@ def make_trainer(
             "lr_scheduler_type": "linear",
             "temperature": settings.temperature,
             "kd_ratio": settings.kd_ratio,
+            "divergence": settings.divergence,
             "max_length": settings.max_length,
             "seed": seed,
             "report_to": "none",

@@ -40,6 +40,8 @@ class State:
     """Share of the student's training budget that is spent, in [0, 1]."""
     temperature: float | None = None
     """Of the distillation loss, > 0, for weightings that read its gradient. None: 1."""
+    divergence: Literal["kl", "mse", "mse_centred"] | None = None
+    """Of the distillation loss, likewise. None: ``"kl"``."""
 
     def available(self) -> frozenset[str]:
         """Names of the fields that are given."""

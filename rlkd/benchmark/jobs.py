@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def run_key(context: Context, job: Job) -> str:
     learned = learned_hash(job.arm.spec)  # where the weights lie is no part of what they are
     spec = job.arm.spec if learned is None else f"{_kind(job.arm.spec)}:{learned}"
     described: list[Any] = [context.task.fingerprint, context.cache.identity, job.arm.name, spec]
-    described += [asdict(job.settings), job.seed]
+    described += [job.settings.record(), job.seed]
     if job.suite:  # in a suite, two tasks may be one and the same
         described.append(context.task.name)
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
@@ -107,7 +107,7 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         "metric": job.metric,
         "labelled_only": job.arm.labelled_only,
         "teachers": list(context.cache.teacher_names),
-        "settings": asdict(job.settings),
+        "settings": job.settings.record(),
         "data": context.task.fingerprint,
         "logits": context.cache.identity,
         "policy": learned_hash(job.arm.spec),

@@ -93,7 +93,7 @@ class TaskPlan:
     def policy_key(self, policy: str, seed: int) -> str:
         """Names what a trained policy is made of."""
         plan = self.policies[policy]
-        student = asdict(next(iter(self.students.values())))
+        student = next(iter(self.students.values())).record()
         made_of = [self.teachers_key, self.labels, plan.kind, dict(plan.settings), student, seed]
         return f"{self.name}-{policy}-{digest(made_of)}"
 

@@ -98,6 +98,7 @@ MaxSteps = Annotated[int, typer.Option(help="Optimisation steps of the student."
 BatchSize = Annotated[int, typer.Option(help="Instances a step.")]
 LearningRate = Annotated[float, typer.Option(callback=finite, help="Of the student.")]
 Temperature = Annotated[float, typer.Option(callback=finite, help="Of the distillation loss.")]
+Divergence = Annotated[str, typer.Option(help="Of the distillation term: kl, mse or mse_centred (on logits).")]
 KdRatio = Annotated[float, typer.Option(callback=finite, help="loss = (1 - kd_ratio) * CE + kd_ratio * KD.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens a text is cut to.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -134,6 +135,7 @@ def student_settings(
     learning_rate: LearningRate = 2e-3,
     temperature: Temperature = 1.0,
     kd_ratio: KdRatio = 1.0,
+    divergence: Divergence = "kl",
     max_length: MaxLength = 128,
     device: Device = "cpu",
 ) -> Any:
@@ -148,6 +150,7 @@ def student_settings(
         learning_rate=learning_rate,
         temperature=temperature,
         kd_ratio=kd_ratio,
+        divergence=divergence,  # type: ignore[arg-type]  # checked there
         max_length=max_length,
         device=device,
     )

@@ -21,7 +21,10 @@ def teacher_gradients(state: State) -> Tensor:
     """Gradient of every teacher's divergence at the student's logits, shape (..., K, C), at the loss's temperature."""
     assert state.student_logits is not None
     return divergence_gradients(
-        finite_logits(state.student_logits), finite_logits(state.teacher_logits), temperature=state.temperature or 1.0
+        finite_logits(state.student_logits),
+        finite_logits(state.teacher_logits),
+        temperature=state.temperature or 1.0,
+        divergence=state.divergence or "kl",
     )
 
 

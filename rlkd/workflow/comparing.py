@@ -1,7 +1,6 @@
 """Comparisons on one task: weightings, paired seeds, and the table of what came out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def run_compare(
         "command": "compare",
         **inputs_record(task_options, cache_dir, task, cache),
         "weightings": arms,
-        "settings": asdict(settings),
+        "settings": settings.record(),
         "seeds": seeds,
     }
     run = RunDirectory(folder, config, harmless=HARMLESS_KEYS | GROWING)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ TRAINING_FLAGS = {
     "learning_rate": "learning_rate",
     "temperature": "temperature",
     "kd_ratio": "kd_ratio",
+    "divergence": "divergence",
     "max_length": "max_length",
     "seed": "seed",
     "save_steps": "save_steps",
@@ -67,7 +68,7 @@ def run_distill(
         **inputs_record(task_options, cache_dir, task, cache),
         "weighting": weighting,
         "policy": learned_hash(weighting),
-        "settings": asdict(settings),
+        "settings": settings.record(),
         "seed": seed,
         "save_steps": save_steps,
         "arguments": dict(arguments or {}),

@@ -1,7 +1,6 @@
 """The quick start: the whole main job on the embedded text task."""
 
 import os
-from dataclasses import asdict
 from typing import Any
 
 from rlkd.agents import PolicyTraining
@@ -49,7 +48,7 @@ def run_quickstart(
         "task": task_options["source"],
         "data": task.fingerprint,
         "teachers": list(QUICKSTART_TEACHERS),
-        "settings": asdict(settings),
+        "settings": settings.record(),
         "seeds": seeds,
         "total_timesteps": total_timesteps,
     }
