@@ -77,6 +77,8 @@ class PolicyTraining:
             raise ConfigError(f"agent_learning_rate must be > 0, got {self.agent_learning_rate}; raise it")
         if self.warm_start_rows is not None and not self.warm_start:
             raise ConfigError("warm_start_rows would be ignored without warm_start; switch it on or leave the rows out")
+        if self.warm_start_rows is not None and self.warm_start_rows < 1:
+            raise ConfigError(f"warm_start_rows must be 1 or more, got {self.warm_start_rows}; raise it")
 
 
 def validation_score(policy: Weighting, state: State) -> float:

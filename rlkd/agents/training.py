@@ -1,6 +1,7 @@
 """Train a weighting policy: task and teachers in, policy out."""
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError
+from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.records import RunDirectory, commit
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, train_router
-from rlkd.weighting.teacher_sets import TeacherSets
 
 DEFAULT_SLOTS = 64
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
@@ -62,11 +62,93 @@ def train_policy(
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
-    training = training or PolicyTraining(**training_kwargs)
-    observation = observation or ObservationConfig()
     if output_dir is None and (resume or tensorboard):
         raise ConfigError("resume and tensorboard need an output_dir, got none; pass one")
-    env = _make_env(task, cache, student, reward, observation, device, episode or {})
+    prepared = prepare_training(
+        task,
+        cache,
+        student=student,
+        reward=reward,
+        training=training or PolicyTraining(**training_kwargs),
+        observation=observation or ObservationConfig(),
+        episode=episode or {},
+        device=device,
+    )
+    return prepared.run(output_dir, resume=resume, progress=progress, tensorboard=tensorboard, callback=callback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTraining:
+    """A policy's training that was found possible, before anything is written."""
+
+    task: Task
+    cache: LogitSource
+    env: Any
+    """The vector face of the environment."""
+    training: PolicyTraining
+    observation: ObservationConfig
+    settings: Mapping[str, Any]
+    """Everything the result depends on, for the run directory."""
+
+    def run(
+        self,
+        output_dir: str | Path | None = None,
+        *,
+        resume: bool = False,
+        progress: bool = False,
+        tensorboard: bool = False,
+        callback: BaseCallback | None = None,
+    ) -> Policy:
+        """Train; arguments and result are those of :func:`train_policy`."""
+        directory = (
+            None if output_dir is None else RunDirectory(output_dir, {"command": "train-policy", **self.settings})
+        )
+        run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
+        if resume:
+            run.resume()
+        run.learn(progress=progress, callback=callback)
+        self.env.close()
+        if directory is not None:
+            run.best.save_pretrained(directory.path / "policy")
+        return run.best.eval()
+
+    def _initial_policy(self) -> Policy:
+        training, observation = self.training, self.observation
+        record: dict[str, Any] = {key: self.settings[key] for key in ("task", "reward", "training")}
+        record |= {"teachers_seen": len(self.cache.teacher_names), "commit": commit()}
+        policy = Policy.create(observation, training=record, seed=training.seed)
+        if training.warm_start:
+            view = self.task.training_view()
+            evidence = Evidence(task=view, source=self.cache.head(len(view.table)), seed=training.seed)
+            sets = self.env.episode.settings.teacher_sets
+            router = train_router(evidence, observation, max_rows=training.warm_start_rows, sets=sets)
+            policy.load_state_dict(router.state_dict())
+        return policy
+
+
+def prepare_training(
+    task: Task,
+    cache: LogitSource,
+    *,
+    student: Any,
+    reward: str,
+    training: PolicyTraining,
+    observation: ObservationConfig,
+    episode: Mapping[str, Any],
+    device: str,
+) -> PreparedTraining:
+    """Make the environment and check that settings fit together; arguments are those of :func:`train_policy`.
+
+    Raises:
+        ConfigError: A setting is out of range or does not fit another.
+        PolicyError: The observation reads what the cache does not have, or a warm start what a router does not see.
+    """
+    if training.warm_start and observation.student:
+        raise PolicyError(
+            "a warm start clones a router, which has a portable observation: it sees no student; switch one of the two "
+            "off"
+        )
+    env = _make_env(task, cache, student, reward, observation, device, episode)
     if env.episode.settings.horizon % training.n_steps:
         raise ConfigError(
             f"n_steps must divide the horizon {env.episode.settings.horizon}, got {training.n_steps}; checkpoints are "
@@ -78,22 +160,13 @@ def train_policy(
         "teachers": list(cache.teacher_names),
         "student": student if isinstance(student, str) else None,
         "reward": reward,
-        "training": dataclasses.asdict(training),
+        "training": asdict(training),
         "observation": observation.to_dict(),
-        "episode": dataclasses.asdict(env.episode.settings),
+        "episode": asdict(env.episode.settings),
     }
-    directory = None if output_dir is None else RunDirectory(output_dir, {"command": "train-policy", **settings})
-    record: dict[str, Any] = {key: settings[key] for key in ("task", "reward", "training")}
-    record |= {"teachers_seen": len(cache.teacher_names), "commit": commit()}
-    policy = _initial_policy(task, cache, observation, training, record, env.episode.settings.teacher_sets)
-    run = PolicyRun(env, policy, training, directory, tensorboard=tensorboard)
-    if resume:
-        run.resume()
-    run.learn(progress=progress, callback=callback)
-    env.close()
-    if directory is not None:
-        run.best.save_pretrained(directory.path / "policy")
-    return run.best.eval()
+    return PreparedTraining(
+        task=task, cache=cache, env=env, training=training, observation=observation, settings=settings
+    )
 
 
 def _make_env(
@@ -103,7 +176,7 @@ def _make_env(
     reward: str,
     observation: ObservationConfig,
     device: str,
-    episode: dict[str, Any],
+    episode: Mapping[str, Any],
 ) -> Any:
     slots = {"num_envs": episode["batch_size"]} if "batch_size" in episode else {"num_envs": DEFAULT_SLOTS}
     others = {key: value for key, value in episode.items() if key != "batch_size"}
@@ -119,20 +192,3 @@ def _make_env(
         device=device,
         **others,
     ).unwrapped
-
-
-def _initial_policy(
-    task: Task,
-    cache: LogitSource,
-    observation: ObservationConfig,
-    training: PolicyTraining,
-    record: dict[str, Any],
-    sets: TeacherSets,
-) -> Policy:
-    policy = Policy.create(observation, training=record, seed=training.seed)
-    if training.warm_start:
-        view = task.training_view()
-        evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=training.seed)
-        router = train_router(evidence, observation, max_rows=training.warm_start_rows, sets=sets)
-        policy.load_state_dict(router.state_dict())
-    return policy

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-from rlkd.agents import ENV_ID, PolicyTraining, train_policy
-from rlkd.data import Task, load_task
+from rlkd.agents import PolicyTraining, prepare_training
+from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
-from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
-from rlkd.logit_cache import LogitCache, load_cache
+from rlkd.logit_cache import load_cache
 from rlkd.models.networks import check_device
 from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl
 from rlkd.report import write_report
@@ -42,22 +40,19 @@ def run_train_policy(
     check_seed(training.seed)
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
-    _check_policy_run(task, cache, student, reward, training, observation, episode)
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
-    train_policy(
+    # what cannot run is refused before an earlier run is deleted
+    prepared = prepare_training(
         task,
         cache,
         student=student,
         reward=reward,
         training=training,
         observation=observation,
-        episode=dict(episode),
+        episode=episode,
         device=device,
-        output_dir=folder,
-        resume=resume,
-        tensorboard=tensorboard,
-        progress=progress,
     )
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    prepared.run(folder, resume=resume, progress=progress, tensorboard=tensorboard)
     curve = learning_curve(folder)
     scores = curve["validation"]
     best = int(np.argmax(scores))
@@ -79,30 +74,6 @@ def run_train_policy(
         learning_curve=curve,
     )
     return [row]
-
-
-def _check_policy_run(
-    task: Task,
-    cache: LogitCache,
-    student: str,
-    reward: str,
-    training: PolicyTraining,
-    observation: ObservationConfig,
-    episode: Mapping[str, Any],
-) -> None:
-    """Make the environment once, so that what cannot run is refused before an earlier run is deleted."""
-    if observation.affinity and not cache.has_affinity:
-        raise PolicyError("the observation reads 'affinity', the cache has none; build it with rlkd cache --embedder")
-    if training.warm_start and observation.student:
-        raise PolicyError("a warm start clones a router, which sees no student; switch one of the two off")
-    if training.warm_start_rows is not None and training.warm_start_rows < 1:
-        raise ConfigError(f"warm_start_rows must be 1 or more, got {training.warm_start_rows}; raise it")
-    settings: dict[str, Any] = {"num_envs" if key == "batch_size" else key: value for key, value in episode.items()}
-    settings |= {"task": task, "cache": cache, "student": student, "reward": reward, "observation": observation}
-    env: Any = gymnasium.make_vec(ENV_ID, vectorization_mode="vector_entry_point", **settings)
-    horizon = env.unwrapped.episode.settings.horizon
-    if horizon % training.n_steps:
-        raise ConfigError(f"n_steps must divide the horizon {horizon}, got {training.n_steps}; choose another")
 
 
 def learning_curve(folder: Path) -> dict[str, list[Any]]:
