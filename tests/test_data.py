@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -181,6 +182,27 @@ def test_hub_sets_are_loaded_by_id_and_config_and_hidden_test_labels_are_left_ou
     assert task.name == "glue-rte"
     assert "test split" in caplog.text
     assert [len(task.splits[name]) for name in SPLITS] == [30, 4, 2, 6]
+
+
+def test_without_a_hub_only_local_copies_are_looked_at(monkeypatch):
+    """A misspelt name is refused at once, not after the retries of the hub's client; and the setting is put back."""
+
+    def unreachable(self, name, timeout):
+        raise OSError("no route")
+
+    offline = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *a: (offline.append(huggingface_hub.constants.HF_HUB_OFFLINE), load(*a))[1]
+    )
+    with pytest.raises(TaskError, match="'imbd' is not a file or folder, and the hub could not be reached"):
+        load_task("imbd")
+    assert offline == [True]
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 def numbered(labels):
