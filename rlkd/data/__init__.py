@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from rlkd.data.collection import TaskCollection, keep_domains, keep_fraction, leave_domain_out
 from rlkd.data.embedded import EMBEDDED, digits, docstrings
 from rlkd.data.loading import load_task
 from rlkd.data.planted import planted, planted_logits
@@ -27,12 +28,16 @@ __all__ = [
     "LengthBucketSampler",
     "Table",
     "Task",
+    "TaskCollection",
     "TokenInputs",
     "VectorInputs",
     "bucketed_order",
     "digits",
     "docstrings",
     "encode_inputs",
+    "keep_domains",
+    "keep_fraction",
+    "leave_domain_out",
     "load_task",
     "planted",
     "planted_logits",
