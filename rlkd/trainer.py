@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -247,7 +247,10 @@ class DistillationTrainer(Trainer):
 
     def predict_split(self, split: str) -> NDArray[np.float32]:
         """The student's logits of one split, shape (N_split, C), in the order of its ids."""
-        ids = self.task.splits[split]
+        return self.predict_rows(self.task.splits[split])
+
+    def predict_rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The student's logits of the instances ``ids`` (N,), shape (N, C)."""
         order = np.argsort(self.inputs.lengths[ids], kind="stable")
         output = self.predict(InstanceDataset(ids[order]))
         logits: NDArray[np.float32] = np.empty_like(output.predictions)
@@ -358,8 +361,26 @@ def make_trainer(
     )
     if "inputs" not in shared:
         shared |= {"tokenizer": tokenizer, "inputs": encode_inputs(task, tokenizer, settings.max_length)}
+    args = training_arguments(settings, output_dir, seed=seed, **arguments)
+    trainer = DistillationTrainer(
+        model,
+        args,
+        task=task,
+        cache=cache,
+        weighting=weighting,
+        processing_class=tokenizer,
+        inputs=shared["inputs"],
+        callbacks=list(callbacks),
+    )
+    return without_printer(trainer)
+
+
+def training_arguments(
+    settings: StudentSettings, output_dir: str | Path, *, seed: int = 0, **arguments: Any
+) -> DistillationArguments:
+    """The arguments of a student's training; see :func:`make_trainer`."""
     quiet = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
-    args = DistillationArguments(
+    return DistillationArguments(
         **{
             "output_dir": str(output_dir),
             "max_steps": settings.max_steps,
@@ -379,17 +400,14 @@ def make_trainer(
             **arguments,
         }
     )
-    trainer = DistillationTrainer(
-        model,
-        args,
-        task=task,
-        cache=cache,
-        weighting=weighting,
-        processing_class=tokenizer,
-        inputs=shared["inputs"],
-        callbacks=list(callbacks),
-    )
-    if args.disable_tqdm:  # the Trainer then prints its logs, which belong into the run directory
+
+
+T = TypeVar("T", bound=DistillationTrainer)
+
+
+def without_printer(trainer: T) -> T:
+    """The trainer, which no longer prints its logs where there is no progress bar: they go to the run directory."""
+    if trainer.args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
     return trainer
 

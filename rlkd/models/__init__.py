@@ -1,6 +1,7 @@
 """Teachers and students; importing this package registers our students with transformers' Auto classes."""
 
 from rlkd.models.labels import align_labels, aligned_logits
+from rlkd.models.multi_task import MultiTaskConfig, MultiTaskForSequenceClassification, load_multi_task
 from rlkd.models.specialists import specialist_groups
 from rlkd.models.students import STUDENTS, last_linear, load_student
 from rlkd.models.teacher_files import load_teachers, save_hf_teacher, save_sklearn_teacher
@@ -13,11 +14,14 @@ __all__ = [
     "ArrayTeacher",
     "CallableTeacher",
     "HfTeacher",
+    "MultiTaskConfig",
+    "MultiTaskForSequenceClassification",
     "SklearnTeacher",
     "Teacher",
     "align_labels",
     "aligned_logits",
     "last_linear",
+    "load_multi_task",
     "load_student",
     "load_teachers",
     "save_hf_teacher",

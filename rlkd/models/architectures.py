@@ -97,14 +97,10 @@ class BiLstmForSequenceClassification(PreTrainedModel):
             Logits of shape (B, C), and the mean cross-entropy where labels were given.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        front = mask.argsort(dim=1, descending=True, stable=True)
-        embedded = self.dropout(self.embedding(input_ids.gather(1, front)))
-        lengths = mask.sum(1, keepdim=True).clamp(min=1)
-        steps = torch.arange(mask.shape[1], device=mask.device)[None, :]
-        padding = (steps >= lengths)[..., None]
-        reverse = torch.where(steps < lengths, lengths - 1 - steps, steps)[..., None].expand_as(embedded)
-        states = torch.cat([self.forward_lstm(embedded)[0], self.backward_lstm(embedded.gather(1, reverse))[0]], dim=2)
-        pooled = states.masked_fill(padding, torch.finfo(states.dtype).min).amax(1)
+        front, lengths = moved_to_front(input_ids, mask)
+        embedded = self.dropout(self.embedding(front))
+        states, padding = both_directions(embedded, lengths, self.forward_lstm, self.backward_lstm)
+        pooled = maximum_over_time(states, padding)
         logits = self.classifier(self.dropout(pooled))
         return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
 
@@ -152,6 +148,46 @@ class MlpForSequenceClassification(PreTrainedModel):
         """
         logits = self.classifier(self.dropout(torch.relu(self.hidden(input_values))))
         return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
+
+
+def moved_to_front(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens that a mask keeps, first in their rows, and how many they are.
+
+    Args:
+        input_ids: Token ids, shape (B, L).
+        mask: 1 for tokens that are read, shape (B, L).
+
+    Returns:
+        Token ids (B, L), and lengths (B, 1); a row without a token reads one.
+    """
+    front = mask.argsort(dim=1, descending=True, stable=True)
+    return input_ids.gather(1, front), mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def both_directions(
+    embedded: Tensor, lengths: Tensor, forward_lstm: nn.LSTM, backward_lstm: nn.LSTM
+) -> tuple[Tensor, Tensor]:
+    """States of two LSTMs, the second over reversed rows; padding stands behind the last token of both.
+
+    Args:
+        embedded: Shape (B, L, D), padding last.
+        lengths: Tokens of every row, >= 1, shape (B, 1).
+        forward_lstm: Reads from the first token to the last.
+        backward_lstm: Reads from the last to the first.
+
+    Returns:
+        States of every token, shape (B, L, 2H), and which are padding, shape (B, L, 1).
+    """
+    steps = torch.arange(embedded.shape[1], device=embedded.device)[None, :]
+    reverse = torch.where(steps < lengths, lengths - 1 - steps, steps)[..., None]
+    backward = backward_lstm(embedded.gather(1, reverse.expand_as(embedded)))[0]
+    backward = backward.gather(1, reverse.expand_as(backward))
+    return torch.cat([forward_lstm(embedded)[0], backward], dim=2), (steps >= lengths)[..., None]
+
+
+def maximum_over_time(states: Tensor, padding: Tensor) -> Tensor:
+    """The maximum over the tokens that are no padding (B, L, 1), of states (B, L, H): shape (B, H)."""
+    return states.masked_fill(padding, torch.finfo(states.dtype).min).amax(1)
 
 
 AutoConfig.register(BiLstmConfig.model_type, BiLstmConfig)

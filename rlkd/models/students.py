@@ -41,8 +41,9 @@ class Student:
     """From the input size (words of the vocabulary, or length of the vectors) and the label names."""
 
 
-def _tiny(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
-    config = BertConfig(
+def tiny_config(vocab_size: int, **labels: Any) -> BertConfig:
+    """Sizes of the small transformer: one layer of width 128."""
+    return BertConfig(
         vocab_size=vocab_size,
         hidden_size=128,
         num_hidden_layers=1,
@@ -54,7 +55,10 @@ def _tiny(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
         pad_token_id=0,
         **labels,
     )
-    return BertForSequenceClassification(config)
+
+
+def _tiny(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
+    return BertForSequenceClassification(tiny_config(vocab_size, **labels))
 
 
 def _bilstm(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
@@ -170,7 +174,7 @@ def _pretrained(
     if task.table.vectors is not None:
         _check_vector_size(name, model, task.table.vectors.shape[1])
         return model.train(), None
-    _set_padding(model, tokenizer)
+    set_padding(model, tokenizer)
     return model.train(), tokenizer
 
 
@@ -256,7 +260,7 @@ def _check_vector_size(name: str, model: PreTrainedModel, came: int) -> None:
         )
 
 
-def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Give decoders, which are trained without padding, their end token as padding."""
     if tokenizer is None:
         return

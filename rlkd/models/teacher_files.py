@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.task import Task
 from rlkd.errors import TeacherError, one_line
+from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.models.networks import load_classifier, load_tokenizer, quiet_transformers
 from rlkd.models.teachers import ArrayTeacher, HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
 from rlkd.records import parse_object, write_atomic, write_json_atomic
@@ -58,9 +59,9 @@ def load_teachers(
     """Load teachers and check all of them against a task, so that errors come before long work.
 
     Args:
-        paths: Directories with ``config.json`` (transformers) or ``teacher.skops`` (scikit-learn), ``.npy``
-            files of logits, or teachers that exist already. ``teacher.json`` beside the weights says what a
-            teacher knows.
+        paths: Directories with ``config.json`` (transformers; of a multi-task model the head with the task's name) or
+            ``teacher.skops`` (scikit-learn), ``.npy`` files of logits, or teachers that exist already. ``teacher.json``
+            beside the weights says what a teacher knows.
         task: The task that they will teach.
         device: Where networks run. None: the GPU where there is one.
 
@@ -277,6 +278,8 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
     try:
         with quiet_transformers():
             model, report = load_classifier(path, local_files_only=True, output_loading_info=True)
+            if isinstance(model, MultiTaskForSequenceClassification) and len(model.config.tasks) > 1:
+                model = model.for_task(task.name)
             tokenizer = load_tokenizer(path, local_files_only=True) if text else None
     except Exception as error:
         # transformers raises many kinds of errors for damaged directories.

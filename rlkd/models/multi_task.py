@@ -1,0 +1,335 @@
+"""One encoder, a head for every task: the multi-task teacher and student, ordinary ``PreTrainedModel`` s.
+
+:meth:`MultiTaskForSequenceClassification.for_task` is an ordinary classifier of one task, which everything that works
+with classifiers works with: teachers, caches, saving, the hub.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from rlkd.data.batching import check_tokenizer
+from rlkd.data.collection import TaskCollection
+from rlkd.errors import StudentError, nearest, one_line, unknown_name
+from rlkd.losses import cross_entropy
+from rlkd.models.networks import forward_inputs, load_tokenizer, quiet_transformers
+from rlkd.models.pair_encoder import PairBiLstmConfig
+from rlkd.models.students import PREFIX, keep_first_layers, label_maps, seeded_weights, set_padding, tiny_config
+from rlkd.models.tokenizer import task_texts, train_tokenizer
+
+VOCABULARY = 16_000
+"""Words that encoders from scratch know: twice those of a student of one task."""
+ENCODERS = ("rlkd/bilstm", "rlkd/tiny")
+"""Encoders from scratch; others are hub ids or paths."""
+
+
+class MultiTaskConfig(PreTrainedConfig):
+    """Tasks with their classes, and the configuration of the encoder that they share."""
+
+    model_type = "rlkd-multi-task"
+    sub_configs = {"encoder": AutoConfig}  # noqa: RUF012  # transformers' own attribute
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Sequence[str]] | None = None,
+        encoder: PreTrainedConfig | Mapping[str, Any] | None = None,
+        head_dropout: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        """Store the tasks, name to class names, and the encoder's configuration, or its values with a ``model_type``.
+
+        Raises:
+            StudentError: A task has fewer than two classes, or the encoder is of no known kind.
+        """
+        self.tasks = {name: _class_names(name, labels) for name, labels in (tasks or {}).items()}
+        self.encoder = _encoder_config(PairBiLstmConfig() if encoder is None else encoder)
+        self.head_dropout = head_dropout
+        if len(self.tasks) == 1:
+            kwargs |= label_maps(next(iter(self.tasks.values())))
+        kwargs.setdefault("pad_token_id", getattr(self.encoder, "pad_token_id", None))
+        # transformers hands this down to the encoder's configuration, where an encoder that is there has its own
+        kwargs.setdefault("attn_implementation", self.encoder._attn_implementation)
+        super().__init__(**kwargs)
+
+
+class MultiTaskForSequenceClassification(PreTrainedModel):
+    """A shared encoder with a linear head for each task; which task a batch is of is told by name.
+
+    Heads read the encoder's pooled output where it has one (BERT's first token, the comparison of the BiLSTM), else
+    the mean over tokens, with the mask.
+
+    Source: Liu et al. 2019 (MT-DNN), arXiv:1901.11504, section 3; Liu et al. 2019 (MKD), arXiv:1911.03588.
+    """
+
+    config_class = MultiTaskConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None) -> None:
+        """Build the model.
+
+        Args:
+            config: Tasks and encoder.
+            encoder: Use this one instead of a new one.
+        """
+        super().__init__(config)
+        self.encoder = AutoModel.from_config(config.encoder) if encoder is None else encoder
+        self.dropout = nn.Dropout(config.head_dropout)
+        size = self.encoder.config.hidden_size
+        self.heads = nn.ModuleDict({_key(name): nn.Linear(size, len(labels)) for name, labels in config.tasks.items()})
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise a head; the encoder initialises itself."""
+        if module in set(self.heads.children()) and not getattr(module.weight, "_is_hf_initialized", False):
+            assert isinstance(module, nn.Linear)
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's token embedding."""
+        embeddings: nn.Module = self.encoder.get_input_embeddings()
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        task: str | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify the instances of one task.
+
+        Args:
+            input_ids: Token ids, shape (B, L).
+            attention_mask: 1 for tokens and 0 for padding, shape (B, L); None: no padding.
+            token_type_ids: Segment ids, shape (B, L); left out for encoders that take none.
+            labels: Classes of the task, shape (B,).
+            task: Name of the task; may be left out if there is one only.
+            return_dict: Ignored; the output is always a ``SequenceClassifierOutput``.
+
+        Returns:
+            Logits of shape (B, C_task), and the mean cross entropy where labels were given.
+
+        Raises:
+            StudentError: The task has no head, or is not named where there are several.
+        """
+        head = self.heads[_key(self._named(task))]
+        optional = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given = {"input_ids": input_ids} | {name: value for name, value in optional.items() if value is not None}
+        features = _pooled(self.encoder(**forward_inputs(self.encoder, given)), attention_mask)
+        logits = head(self.dropout(features))
+        loss = None if labels is None else cross_entropy(logits, labels).mean()
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _named(self, task: str | None) -> str:
+        tasks = self.config.tasks
+        if task is None and len(tasks) == 1:
+            return str(next(iter(tasks)))
+        if task is None or task not in tasks:
+            raise StudentError(
+                f"expected the name of a task that has a head ({', '.join(tasks)}), got {task!r}; name one of them"
+            )
+        return task
+
+    def for_task(self, name: str) -> "MultiTaskForSequenceClassification":
+        """An ordinary classifier of one task; it shares its weights with this model.
+
+        Raises:
+            StudentError: The task has no head.
+        """
+        labels = self.config.tasks[self._named(name)]
+        config = MultiTaskConfig(
+            {name: labels}, self.encoder.config, self.config.head_dropout, pad_token_id=self.config.pad_token_id
+        )
+        with seeded_weights(0):  # the head that is made here is replaced at once
+            alone = MultiTaskForSequenceClassification(config, self.encoder)
+        alone.heads[_key(name)] = self.heads[_key(name)]
+        alone.train(self.training)
+        return alone
+
+
+AutoConfig.register(MultiTaskConfig.model_type, MultiTaskConfig)
+AutoModelForSequenceClassification.register(MultiTaskConfig, MultiTaskForSequenceClassification)
+
+
+def load_multi_task(
+    name: str,
+    collection: TaskCollection,
+    *,
+    num_layers: int | None = None,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[MultiTaskForSequenceClassification, PreTrainedTokenizerBase]:
+    """Build or load a multi-task model for a collection.
+
+    The weights that are not read from files are a pure function of ``seed``.
+
+    Args:
+        name: ``rlkd/bilstm`` or ``rlkd/tiny`` (from scratch), a hub id or path of an encoder, or the folder of a
+            multi-task model, whose heads are kept where tasks have the same name and classes.
+        collection: Gives tasks, classes and, from scratch, the vocabulary.
+        num_layers: Keep only the first layers of a pretrained encoder. None: all.
+        seed: Seed of the initialisation.
+        tokenizer: Use this one. None: train it (from scratch) or load the encoder's own.
+
+    Returns:
+        The model in float32 and training mode, and its tokenizer.
+
+    Raises:
+        StudentError: There is no such model, it has too few layers, or it cannot tell the texts of pairs apart.
+    """
+    tasks = {task.name: task.label_names for task in collection}
+    if name.startswith(PREFIX):
+        model, tokenizer = _from_scratch(name, collection, tasks, num_layers, seed, tokenizer)
+    else:
+        model, tokenizer = _pretrained(name, tasks, num_layers, seed, tokenizer)
+    _check_pairs(model, tokenizer, collection)
+    return model.train(), tokenizer
+
+
+def check_multi_task(
+    name: str, collection: TaskCollection, *, num_layers: int | None = None, max_length: int = 128
+) -> None:
+    """Raise before any long work what :func:`load_multi_task` and the encoding of its inputs would raise."""
+    vocabulary = train_tokenizer(()) if name.startswith(PREFIX) else None
+    _, tokenizer = load_multi_task(name, collection, num_layers=num_layers, tokenizer=vocabulary)
+    for task in collection:
+        check_tokenizer(tokenizer, max_length, task)
+
+
+def _from_scratch(
+    name: str,
+    collection: TaskCollection,
+    tasks: Mapping[str, Sequence[str]],
+    num_layers: int | None,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> tuple[MultiTaskForSequenceClassification, PreTrainedTokenizerBase]:
+    if name not in ENCODERS:
+        raise unknown_name("multi-task student", name, ENCODERS)
+    if num_layers is not None:
+        raise StudentError(
+            f"num_layers keeps the first layers of a pretrained encoder, came {num_layers} for {name!r}, "
+            "which is built from scratch; drop num_layers or name a pretrained encoder"
+        )
+    if tokenizer is None:
+        tokenizer = train_tokenizer([text for task in collection for text in task_texts(task)], vocab_size=VOCABULARY)
+    size = len(tokenizer)
+    encoder = PairBiLstmConfig(vocab_size=size) if name == "rlkd/bilstm" else tiny_config(size)
+    with seeded_weights(seed):
+        return MultiTaskForSequenceClassification(MultiTaskConfig(tasks, encoder)), tokenizer
+
+
+def _pretrained(
+    name: str,
+    tasks: Mapping[str, Sequence[str]],
+    num_layers: int | None,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> tuple[MultiTaskForSequenceClassification, PreTrainedTokenizerBase]:
+    with quiet_transformers(), seeded_weights(seed):
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            if isinstance(config, MultiTaskConfig):
+                model = _with_heads(_load(AutoModelForSequenceClassification, name), tasks, name)
+                if num_layers is not None:
+                    raise StudentError(
+                        f"num_layers shortens encoders, came {num_layers} for the multi-task model {name!r}; drop it"
+                    )
+            else:
+                keep_first_layers(config, num_layers, name)
+                encoder = _load(AutoModel, name, config=config)
+                model = MultiTaskForSequenceClassification(MultiTaskConfig(tasks, encoder.config), encoder)
+            tokenizer = tokenizer or load_tokenizer(name)
+        except (OSError, KeyError, ValueError) as error:
+            if isinstance(error, StudentError):
+                raise
+            raise StudentError(
+                f"expected one of {', '.join(ENCODERS)}, a hub id or a directory of an encoder with safetensors "
+                f"weights and a tokenizer; {name!r} could not be loaded ({one_line(error)}); "
+                f"{nearest(name, ENCODERS)}check the name and the connection"
+            ) from error
+    set_padding(model, tokenizer)
+    return model, tokenizer
+
+
+def _load(auto: Any, name: str, **options: Any) -> Any:
+    return auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options)
+
+
+def _with_heads(
+    model: MultiTaskForSequenceClassification, tasks: Mapping[str, Sequence[str]], name: str
+) -> MultiTaskForSequenceClassification:
+    """The model with heads for these tasks: its own where names and classes agree, else new ones."""
+    wanted = MultiTaskForSequenceClassification(
+        MultiTaskConfig(tasks, model.encoder.config, model.config.head_dropout), model.encoder
+    )
+    for task, labels in tasks.items():
+        if model.config.tasks.get(task) == list(labels):
+            wanted.heads[_key(task)] = model.heads[_key(task)]
+    return wanted
+
+
+def _check_pairs(
+    model: MultiTaskForSequenceClassification, tokenizer: PreTrainedTokenizerBase, collection: TaskCollection
+) -> None:
+    pairs = [task.name for task in collection if task.table.text_pairs is not None]
+    by_types = isinstance(model.encoder.config, PairBiLstmConfig)
+    if pairs and by_types and "token_type_ids" not in tokenizer.model_input_names:
+        raise StudentError(
+            f"the BiLSTM tells the texts of a pair apart by token types, which this tokenizer does not give (task "
+            f"{pairs[0]!r} has pairs); use a tokenizer that does, such as its own"
+        )
+
+
+def _pooled(output: Any, attention_mask: Tensor | None) -> Tensor:
+    pooled: Tensor | None = getattr(output, "pooler_output", None)
+    if pooled is not None:
+        return pooled
+    hidden: Tensor = output.last_hidden_state
+    if attention_mask is None:
+        return hidden.mean(1)
+    mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def _key(task: str) -> str:
+    """Name of a head as a module: a task may be called anything, a module has no dot and is no attribute."""
+    return "task_" + task.replace("%", "%25").replace(".", "%2E")
+
+
+def _class_names(task: str, labels: Any) -> list[str]:
+    names = list(labels) if isinstance(labels, list | tuple) else []
+    if len(names) < 2 or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise StudentError(f"expected two or more different class names of task {task!r}, got {labels!r:.60}; mend it")
+    return names
+
+
+def _encoder_config(given: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    values = dict(given)
+    kind = values.pop("model_type", None)
+    if not isinstance(kind, str) or kind == MultiTaskConfig.model_type:
+        raise StudentError(
+            f"expected the configuration of an encoder with a model_type, got {kind!r}; mend config.json"
+        )
+    return AutoConfig.for_model(kind, **values)
