@@ -6,7 +6,8 @@ Every distillation goes through here, in ``compare`` and in the benchmarks too: 
 import copy
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,19 +23,22 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import NonFiniteLossError, StudentError, WeightingError
+from rlkd.feature_losses import FeatureLosses
 from rlkd.logit_cache import read_state
 from rlkd.losses import DIVERGENCES, MIXES, check_loss_settings, cross_entropy, distillation_loss
 from rlkd.metrics import compute_metrics as default_metrics
+from rlkd.models.inner_states import read_inner_states
 from rlkd.models.students import load_student
 from rlkd.records import RunDirectory, newest_verified, parse_object, write_json_atomic, write_manifest
 from rlkd.settings import StudentSettings
-from rlkd.types import LogitSource, State, on_device
-from rlkd.weighting import OnlineWeighting, Weighting, check_requirements, mixture
+from rlkd.types import InnerStates, LogitSource, State, on_device
+from rlkd.weighting import Mixture, OnlineWeighting, Weighting, check_requirements, mixture
 from rlkd.weighting.fixed import Uniform
 
 IDS = "instance_ids"
 WEIGHT_FILE = "weights.json"
 WEIGHTING_FILE = "weighting.json"
+FEATURES = "rlkd_features"
 
 
 @dataclass
@@ -127,6 +131,7 @@ class DistillationTrainer(Trainer):
         weighting: Weighting | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         inputs: Inputs | None = None,
+        features: FeatureLosses | None = None,
         **kwargs: Any,
     ) -> None:
         """Prepare a run.
@@ -140,6 +145,8 @@ class DistillationTrainer(Trainer):
                 that every student starts from what was passed.
             processing_class: The student's tokenizer; None for vector tasks.
             inputs: Encoded inputs, to share them between runs of one tokenizer.
+            features: Losses on hidden states and attention, added to the distillation loss; they need
+                :class:`~rlkd.logit_cache.LiveEncoders` as ``cache``.
             **kwargs: Handed on to :class:`transformers.Trainer`.
         """
         chosen: Weighting = weighting or Uniform()
@@ -150,6 +157,8 @@ class DistillationTrainer(Trainer):
         self.task, self.cache = task, cache
         self.weighting = chosen if self._online is None else self._online
         self.inputs = inputs or encode_inputs(task, processing_class, args.max_length)
+        self.features = features
+        self._encoders = None if features is None else features.check(model, cache, self.inputs, task.splits["train"])
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
         kwargs.setdefault("compute_metrics", default_metrics)
         super().__init__(
@@ -187,11 +196,12 @@ class DistillationTrainer(Trainer):
         """The mean distillation loss of a batch while training; the mean cross entropy while evaluating."""
         fields = dict(inputs)
         ids, labels = fields.pop(IDS), fields.pop("labels")
-        outputs = model(**fields)
-        if model.training:
-            losses = self._distillation_losses(outputs.logits, ids)
+        if model.training and self.features is not None:
+            outputs, inside = read_inner_states(model, fields, self.features.of_student)
+            losses = self._feature_losses(outputs.logits, inside, ids)
         else:
-            losses = cross_entropy(outputs.logits, labels)
+            outputs = model(**fields)
+            losses = self._losses(outputs.logits, ids) if model.training else cross_entropy(outputs.logits, labels)
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
@@ -200,13 +210,32 @@ class DistillationTrainer(Trainer):
             )
         return (loss, outputs) if return_outputs else loss
 
-    def _distillation_losses(self, student_logits: Tensor, ids: Tensor) -> Tensor:
-        args = self.args
+    def _losses(self, student_logits: Tensor, ids: Tensor) -> Tensor:
         state = self.batch_state(ids, student_logits)
+        return self._distillation_losses(student_logits, state, self._taught(state))
+
+    def _feature_losses(self, student_logits: Tensor, inside: InnerStates, ids: Tensor) -> Tensor:
+        """The feature terms, and the distillation loss beside them unless its weight is 0."""
+        features, encoders = self.features, self._encoders
+        assert features is not None
+        assert encoders is not None
+        teachers = encoders.inner_states(ids.cpu(), features.of_teachers)  # first: the logits come with them
+        state = self.batch_state(ids, student_logits)
+        taught = self._taught(state)
+        losses = features.losses(inside, teachers, state, taught)
+        if features.logits_weight:
+            losses = losses + features.logits_weight * self._distillation_losses(student_logits, state, taught)
+        return losses
+
+    def _taught(self, state: State) -> Mixture:
         taught = mixture(self.weighting, state)
         self._record(state, taught.weights)
         if self._online is not None:
             self._online.update(state)
+        return taught
+
+    def _distillation_losses(self, student_logits: Tensor, state: State, taught: Mixture) -> Tensor:
+        args = self.args
         return distillation_loss(
             student_logits,
             taught.teacher_logits,
@@ -285,7 +314,19 @@ class DistillationTrainer(Trainer):
             self.weight_record.load(json.loads((Path(resume_from_checkpoint) / WEIGHT_FILE).read_text()))
             if self._online is not None:
                 self._online.load_state_dict(_saved_weighting(Path(resume_from_checkpoint) / WEIGHTING_FILE))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self._features_attached():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    @contextmanager
+    def _features_attached(self) -> Iterator[None]:
+        """Projections are optimised, clipped and checkpointed with the student, and are no part of it afterwards."""
+        if self.features is not None:
+            self.model.add_module(FEATURES, self.features.to(self.args.device))
+        try:
+            yield
+        finally:
+            if self.features is not None:
+                delattr(self.model, FEATURES)
 
     def _newest_checkpoint(self) -> str | None:
         folder = Path(self.args.output_dir)
@@ -340,6 +381,7 @@ def make_trainer(
     seed: int = 0,
     shared: dict[str, Any] | None = None,
     callbacks: Sequence[Any] = (),
+    features: Callable[[PreTrainedModel], FeatureLosses] | None = None,
     **arguments: Any,
 ) -> DistillationTrainer:
     """Build the trainer of one student.
@@ -353,6 +395,7 @@ def make_trainer(
         seed: Of initialisation, order of batches and dropout.
         shared: A dict that keeps tokenizer and encoded inputs between calls with the same task and settings.
         callbacks: Further ``TrainerCallback``s.
+        features: Makes feature losses for the student; None: none.
         **arguments: Fields of :class:`DistillationArguments`; by default nothing is saved, evaluated or logged.
     """
     shared = {} if shared is None else shared
@@ -370,6 +413,7 @@ def make_trainer(
         weighting=weighting,
         processing_class=tokenizer,
         inputs=shared["inputs"],
+        features=None if features is None else features(model),
         callbacks=list(callbacks),
     )
     return without_printer(trainer)

@@ -1,8 +1,8 @@
 """What a weighting sees, and what gives logits: the two seams of the house."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -90,6 +90,33 @@ class Knowledge:
     """Shape (K, G); True where the teacher knows the group."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class InnerStates:
+    """What a transformer holds while it reads a batch; of its states and layers those that were asked for."""
+
+    mask: Tensor
+    """Shape (B, L), bool; False at padding."""
+    hidden: Mapping[int, Tensor]
+    """State number to (B, L, H): 0 is the output of the embeddings, j that of layer j."""
+    attention: Mapping[int, Tensor]
+    """Layer number from 0 to (B, heads, L, L): scores before the softmax, unmasked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which inner states are asked for."""
+
+    hidden: tuple[int, ...] = ()
+    attention: tuple[int, ...] = ()
+
+    def __or__(self, other: "Wanted") -> "Wanted":
+        """What either asks for."""
+        return Wanted(
+            hidden=tuple(sorted({*self.hidden, *other.hidden})),
+            attention=tuple(sorted({*self.attention, *other.attention})),
+        )
+
+
 class LogitSource(Protocol):
     """Anything that gives the teachers' logits of instances: a cache on disk, or live teachers."""
 
@@ -120,3 +147,18 @@ class LogitSource(Protocol):
 
     def head(self, rows: int) -> "LogitSource":
         """The same source over the first ``rows`` instances only."""
+
+
+@runtime_checkable
+class InnerStateSource(LogitSource, Protocol):
+    """A source that also tells what its teachers hold inside: live encoders."""
+
+    @property
+    def models(self) -> Sequence[Any]:
+        """The K networks, each with its ``config``."""
+
+    def inner_states(self, ids: Tensor, wanted: Sequence[Wanted]) -> tuple[InnerStates, ...]:
+        """Inner states of the K teachers on the instances ``ids`` (B,), detached; ``wanted`` has K entries."""
+
+    def tokens(self, ids: NDArray[np.int64]) -> Sequence[Mapping[str, Tensor]]:
+        """What each of the K teachers reads of the instances ``ids`` (B,)."""

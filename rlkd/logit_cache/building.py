@@ -26,6 +26,7 @@ from rlkd.logit_cache.reading import (
     read_manifest,
 )
 from rlkd.logit_cache.sources import LogitCache, joint_knowledge
+from rlkd.prototypes import cosines, group_means, unit_rows
 from rlkd.records import file_hash, write_array_atomic, write_json_atomic
 from rlkd.types import Knowledge
 
@@ -260,15 +261,13 @@ def compute_affinity(
     """
     if not np.isfinite(embeddings).all():
         raise CacheError("embeddings must be finite, got NaN or infinity; use another embedder")
-    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
     rows = task.labelled_ids("train")
-    centroids = []
+    members = np.zeros((num_teachers, len(task.table)), dtype=bool)
     for k in range(num_teachers):
         known = rows
         if knowledge is not None:
             groups = task.table.labels if knowledge.by == "class" else task.table.domains
             known = rows[knowledge.matrix[k][groups[rows]]]
-        centroids.append(units[known].mean(0) if len(known) else np.zeros(units.shape[1]))
-    directions = np.stack(centroids) / np.linalg.norm(centroids, axis=1, keepdims=True).clip(1e-12)
-    cosines = units @ directions.T
-    return np.asarray(cosines - cosines.mean(1, keepdims=True), dtype=np.float32)
+        members[k, known] = True
+    near = cosines(embeddings, group_means(unit_rows(embeddings), members))
+    return np.asarray(near - near.mean(1, keepdims=True), dtype=np.float32)

@@ -15,8 +15,10 @@ from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.task import Task, joined_inputs, raw_inputs
 from rlkd.errors import TeacherError
 from rlkd.models.identity import estimator_identity, network_identity
+from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
 from rlkd.models.networks import forward_inputs, holds, reads
+from rlkd.types import InnerStates, Wanted
 
 KnowsBy = Literal["class", "domain"]
 SMALLEST_PROBABILITY = 1e-6
@@ -176,7 +178,7 @@ class HfTeacher(LabelledTeacher):
             )
 
     def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
-        inputs = self._inputs(task, max_length)
+        inputs = self.inputs(task, max_length)
         # Long rows first: an out-of-memory error then comes at once, and padding is least.
         order = np.argsort(-inputs.lengths[ids], kind="stable")
         self.model.eval()
@@ -190,7 +192,37 @@ class HfTeacher(LabelledTeacher):
         restored[torch.from_numpy(order).to(self.device)] = joined
         return restored
 
-    def _inputs(self, task: Task, max_length: int) -> Inputs:
+    def inner_states(
+        self, task: Task, ids: NDArray[np.int64], wanted: Wanted, *, max_length: int
+    ) -> tuple[Tensor, InnerStates]:
+        """Logits and inner states of the instances ``ids`` (B,) in one pass, on the CPU.
+
+        Args:
+            task: The task.
+            ids: One batch of instance ids, shape (B,).
+            wanted: Which inner states.
+            max_length: Tokens a text is cut to.
+
+        Returns:
+            Logits (B, C) as :meth:`logits` gives them, and the inner states.
+
+        Raises:
+            StudentError: The network has no such states.
+        """
+        self.check(task)
+        check_encoder(self.model, attention=bool(wanted.attention))
+        self.model.eval()
+        batch = {key: value.to(self.device) for key, value in self.inputs(task, max_length).batch(ids).items()}
+        with torch.no_grad():  # no inference mode: a student's backward pass reads these
+            outputs, states = read_inner_states(self.model, batch, wanted)
+        logits = aligned_logits(outputs.logits.to("cpu", torch.float32), self.columns(task))
+        return logits, InnerStates(
+            mask=states.mask.cpu(),
+            hidden={index: value.cpu() for index, value in states.hidden.items()},
+            attention={index: value.cpu() for index, value in states.attention.items()},
+        )
+
+    def inputs(self, task: Task, max_length: int) -> Inputs:
         """Tokenise a task once, however many calls ask for parts of it."""
         if self.tokenizer is not None:
             max_length = min(max_length, self.tokenizer.model_max_length)
