@@ -6,8 +6,7 @@ Every distillation goes through here, in ``compare`` and in the benchmarks too: 
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from rlkd.logit_cache import read_state
 from rlkd.losses import DIVERGENCES, MIXES, check_loss_settings, cross_entropy, distillation_loss
 from rlkd.metrics import compute_metrics as default_metrics
 from rlkd.models.inner_states import read_inner_states
+from rlkd.models.networks import attached
 from rlkd.models.students import load_student
 from rlkd.records import RunDirectory, newest_verified, parse_object, write_json_atomic, write_manifest
 from rlkd.settings import StudentSettings
@@ -314,19 +314,8 @@ class DistillationTrainer(Trainer):
             self.weight_record.load(json.loads((Path(resume_from_checkpoint) / WEIGHT_FILE).read_text()))
             if self._online is not None:
                 self._online.load_state_dict(_saved_weighting(Path(resume_from_checkpoint) / WEIGHTING_FILE))
-        with self._features_attached():
+        with attached(self.model, FEATURES, self.features):
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    @contextmanager
-    def _features_attached(self) -> Iterator[None]:
-        """Projections are optimised, clipped and checkpointed with the student, and are no part of it afterwards."""
-        if self.features is not None:
-            self.model.add_module(FEATURES, self.features.to(self.args.device))
-        try:
-            yield
-        finally:
-            if self.features is not None:
-                delattr(self.model, FEATURES)
 
     def _newest_checkpoint(self) -> str | None:
         folder = Path(self.args.output_dir)

@@ -78,6 +78,24 @@ def forward_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, T
     return {key: value for key, value in batch.items() if key in accepted}
 
 
+@contextmanager
+def attached(model: nn.Module, name: str, module: nn.Module | None) -> Iterator[None]:
+    """Make a module part of a network while that is trained: optimised, clipped and checkpointed with it.
+
+    Args:
+        model: The network.
+        name: Of the part.
+        module: The part. None: there is none.
+    """
+    if module is not None:
+        model.add_module(name, module.to(next(model.parameters()).device))
+    try:
+        yield
+    finally:
+        if module is not None:
+            delattr(model, name)
+
+
 class StepBar(TrainerCallback):
     """A progress bar over steps and nothing else; the Trainer's own prints every log into it."""
 

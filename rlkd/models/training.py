@@ -11,12 +11,12 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,18 +34,40 @@ from rlkd.data.batching import LengthBucketSampler, encode_inputs
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task, joined_inputs
 from rlkd.errors import ConfigError, OutputDirectoryError, StudentError, TaskError, TeacherError, nearest, one_line
-from rlkd.models.networks import StepBar, check_device, forward_inputs, quiet_transformers
+from rlkd.models.inner_states import read_inner_states
+from rlkd.models.networks import StepBar, attached, check_device, forward_inputs, quiet_transformers
 from rlkd.models.specialists import known_names, known_rows
 from rlkd.models.students import PREFIX, STUDENTS, check_student, load_student
 from rlkd.models.teacher_files import TeacherInfo, read_info, write_hf, write_info, write_sklearn
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 from rlkd.records import newest_verified, write_manifest
+from rlkd.types import InnerStates, Wanted
 
 TFIDF = "tfidf"
 FROM_SCRATCH_RATE = 2e-3
 FINE_TUNING_RATE = 5e-5
+IDS = "instance_ids"
+OBJECTIVE = "rlkd_objective"
 _WARMUP_SHARE = 0.1
+
+
+class Objective(Protocol):
+    """What a network is trained on instead of the cross entropy to the label."""
+
+    wanted: Wanted
+    """Inner states of the network that it reads."""
+    module: nn.Module
+    """Trained beside the network; no part of the classifier that is saved."""
+
+    def losses(self, logits: Tensor, inside: InnerStates, ids: Tensor, labels: Tensor) -> Tensor:
+        """One value for each instance of a batch, shape (B,), of logits (B, C), ``ids`` (B,) and ``labels`` (B,)."""
+
+    def described(self) -> Mapping[str, Any]:
+        """Plain values that change with anything that changes the losses."""
+
+    def save(self, directory: Path) -> None:
+        """Write what was trained beside the network."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +84,10 @@ class Plan:
     seed: int
     num_layers: int | None
 
-    def fingerprint(self, task: Task) -> str:
-        """Hash of the plan and of the task's data."""
-        described = json.dumps([task.fingerprint, asdict(self)])
+    def fingerprint(self, task: Task, objective: Objective | None = None) -> str:
+        """Hash of the plan, of the task's data and of the objective."""
+        special = [] if objective is None else [dict(objective.described())]
+        described = json.dumps([task.fingerprint, asdict(self), *special])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
 
@@ -134,7 +157,7 @@ def train_teachers(
     paths = [Path(output_dir) / _name(plan, index) for index, plan in enumerate(plans)]
     for path, plan in zip(paths, plans, strict=True):
         own = tokenizer if plan.kind.startswith(PREFIX) else None
-        _train_one(task, path, plan, own, progress=progress, device=device)
+        train_teacher(task, path, plan, own, progress=progress, device=device)
     return paths
 
 
@@ -224,16 +247,31 @@ def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBa
     return train_tokenizer(task_texts(task)) if text and task.table.vectors is None else None
 
 
-def _train_one(
+def train_teacher(
     task: Task,
     path: Path,
     plan: Plan,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    progress: bool,
-    device: str | None,
+    objective: Objective | None = None,
+    progress: bool = False,
+    device: str | None = None,
 ) -> None:
-    settings = plan.fingerprint(task)
+    """Train one teacher into a directory, unless it is there; an interrupted training is continued.
+
+    Args:
+        task: The task.
+        path: The teacher's directory; its name is the teacher's.
+        plan: As :func:`plan_teachers` makes it.
+        tokenizer: Of networks from scratch.
+        objective: Of a network, instead of the cross entropy.
+        progress: Show the trainer's progress bar.
+        device: ``"cpu"`` keeps networks off the GPU.
+
+    Raises:
+        OutputDirectoryError: The directory holds a teacher made with other settings.
+    """
+    settings = plan.fingerprint(task, objective)
     info = read_info(path)
     if info is not None and info.settings != settings:
         raise OutputDirectoryError(
@@ -249,7 +287,7 @@ def _train_one(
             teacher = _train_sklearn(task, path, plan, rows)
         else:
             work = path / f"training-{settings}"
-            teacher = _train_network(task, path, plan, rows, tokenizer, work, progress, device)
+            teacher = _train_network(task, path, plan, rows, tokenizer, work, objective, progress, device)
         _finish(task, path, plan, teacher, settings, len(rows), time.perf_counter() - started)
     for leftover in path.glob("training-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -312,6 +350,7 @@ def _train_network(
     rows: NDArray[np.int64],
     tokenizer: PreTrainedTokenizerBase | None,
     work: Path,
+    objective: Objective | None,
     progress: bool,
     device: str | None,
 ) -> HfTeacher:
@@ -341,14 +380,18 @@ def _train_network(
     def collate(ids: list[int]) -> dict[str, Tensor]:
         index = np.asarray(ids)
         labels = torch.from_numpy(task.table.labels[index])
-        return {**forward_inputs(model, inputs.batch(index)), "labels": labels}
+        own = {} if objective is None else {IDS: torch.from_numpy(index)}
+        return {**forward_inputs(model, inputs.batch(index)), "labels": labels, **own}
 
     with quiet_transformers(), closing(StepBar(path.name, show=progress)) as bar:
         trainer = _TeacherTrainer(model, arguments, data_collator=collate, train_dataset=rows.tolist(), callbacks=[bar])
-        trainer.lengths = inputs.lengths[rows]
+        trainer.lengths, trainer.objective = inputs.lengths[rows], objective
         trainer.remove_callback(PrinterCallback)
         newest = newest_verified(work)
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+        with attached(model, OBJECTIVE, None if objective is None else objective.module):
+            trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    if objective is not None:
+        objective.save(path)
     write_hf(model, tokenizer, path)
     return HfTeacher(path.name, model, tokenizer, device=device)
 
@@ -358,6 +401,15 @@ class _TeacherTrainer(Trainer):
 
     lengths: NDArray[np.int64]
     """Length of every training row, shape (N,)."""
+    objective: Objective | None = None
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        if self.objective is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        fields = dict(inputs)
+        ids, labels = fields.pop(IDS), fields.pop("labels")
+        outputs, inside = read_inner_states(model, fields, self.objective.wanted)
+        return self.objective.losses(outputs.logits, inside, ids, labels).mean()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBucketSampler:
         return LengthBucketSampler(self.lengths, self.args.train_batch_size, seed=self.args.seed)
