@@ -39,6 +39,8 @@ def _place(name: str) -> tuple[float, str]:
 def is_control(name: str) -> bool:
     """Whether a weighting is a policy made worse on purpose: shuffled over instances, or its mean."""
     stem = base(name)
+    if not stem.startswith((POLICY, *LEARNED)):
+        return False  # aekd_batch_mean is a method of its own
     return any(stem.startswith(f"{POLICY}_{kind}") or stem.endswith(f"_{kind}") for kind in CONTROLS)
 
 
