@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rlkd.errors import ConfigError, TaskError, UnknownNameError
 from rlkd.prototypes import PrototypeSettings, prototype_scores
+from rlkd.types import State
+from rlkd.weighting import mixture
+from rlkd.weighting.meta_kd import DomainExpertise, domain_expertise
 
 # --- prototype scores
 
@@ -71,3 +75,30 @@ def test_scores_that_cannot_be_made_are_refused():
     unlabelled = prototype_scores(VECTORS, np.array([0, 0, 1, 0, 1, -1]), DOMAINS, rows=ALL[:5])
     assert np.isnan(unlabelled[5])
     assert np.isfinite(unlabelled[:5]).all()
+
+
+# --- domain expertise
+
+
+def logits_of(probabilities: list[float]) -> torch.Tensor:
+    """Teachers that give class 0 these probabilities, shape (1, K, 2)."""
+    p = torch.tensor([probabilities], dtype=torch.float64)
+    return torch.stack([p.log(), (1 - p).log()], dim=-1)
+
+
+def test_expertise_lies_between_0_2689_and_one_half_at_t_0():
+    sure, half, wrong = domain_expertise(logits_of([1 - 1e-9, 0.5, 1e-9]), torch.tensor([0]))[0].tolist()
+    assert sure == pytest.approx(0.5)
+    assert half == pytest.approx(1 / (1 + np.exp(0.25)))
+    assert wrong == pytest.approx(0.2689, abs=5e-5)
+    raised = domain_expertise(logits_of([1 - 1e-9]), torch.tensor([0]), torch.tensor([0.8]))
+    assert raised.item() == pytest.approx(0.9)
+
+
+def test_expertise_weights_teachers_and_scales_the_loss_of_its_instance():
+    logits = logits_of([1 - 1e-9, 0.5]).float().repeat(2, 1, 1)
+    state = State(teacher_logits=logits, labels=torch.tensor([0, 0]), ids=torch.tensor([1, 0]))
+    taught = mixture(DomainExpertise(torch.tensor([0.5, -0.5])), state)
+    half = 1 / (1 + np.exp(0.25))
+    assert taught.weights[0].tolist() == pytest.approx([0.5 / (0.5 + half), half / (0.5 + half)])
+    assert taught.scale.tolist() == pytest.approx([0.5 * (0.5 + half) / 2, 1.5 * (0.5 + half) / 2])

@@ -26,6 +26,7 @@ from rlkd.weighting.heuristic import (
     Oracle,
 )
 from rlkd.weighting.learned import Policy, PolicyMean, PolicyShuffle, Router, load_policy
+from rlkd.weighting.meta_kd import MetaKd
 from rlkd.weighting.mtkd_rl import MtkdRlAgent
 from rlkd.weighting.online import Hedge
 from rlkd.weighting.rl_kd import RlKdSelector
@@ -66,6 +67,7 @@ WEIGHTINGS: dict[str, WeightingBuilder] = {
     "ca_mkd": CaMkd,
     "mt_bert": MtBert,
     "mt_bert_raw": MtBertRaw,
+    "meta_kd": MetaKd,
     "best_per_instance": BestPerInstance,
     "hedge": Hedge,
     "oracle": Oracle,
