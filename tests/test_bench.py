@@ -166,7 +166,7 @@ def test_a_stage_that_fails_is_a_row_and_so_are_the_runs_that_need_it(tmp_path: 
     assert "reads text, but task 'a' has vectors" in errors["policy"]
     assert "expected the finished policy 'policy'" in errors["run"]
     _, sentences = workflow.run_bench(load_suite(path), tmp_path / "out", jobs=1)
-    assert sentences[0].startswith("3 of 6 runs failed. a, policy policy: StudentError: ")
+    assert sentences[0].startswith("**3 of 6 runs failed**. policy `policy`: StudentError: ")
 
 
 PROGRAM = [sys.executable, "-c", "from rlkd.cli import main; main()", "bench", "run"]
@@ -226,7 +226,7 @@ def test_a_weighting_of_ones_own_goes_through_compare_bench_and_report(
     path = suite_file(tmp_path, tasks=TINY["tasks"][:1], policies={}, weightings=["uniform"])
     code, out = rlkd_command("bench", "run", path, *mine, "--weighting", "mine:Broken", "--quiet", "--jobs", 1)
     assert code == 1
-    assert "2 of 7 runs failed. a, mine:Broken, seed 0: RuntimeError: not today (mine.py:" in out
+    assert "2 of 7 runs failed. mine:Broken, seed 0: RuntimeError: not today (mine.py:" in out
     runs = [run for run in runs_in(tmp_path / "runs" / "bench" / "tiny") if run["status"] == "ok"]
     assert {run["weighting"] for run in runs} == {"uniform", "mine:Surest"}
     assert rlkd_command("bench", "report")[0] == 0

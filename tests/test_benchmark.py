@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,9 @@ from rlkd.benchmark import (
     check_comparison,
     compare,
     comparing,
-    failures,
     pack_bits,
     resolve_arms,
-    summarise,
     unpack_bits,
-    verdicts,
     weights_summary,
     workers,
 )
@@ -30,8 +26,9 @@ from rlkd.errors import ConfigError, RlkdError, StudentError, UnknownNameError, 
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.records import append_jsonl, read_jsonl
-from rlkd.report import write_report
+from rlkd.report import failures, task_sentences, write_report
 from rlkd.settings import StudentSettings
+from rlkd.stats import group_runs, task_rows
 from rlkd.trainer import WeightRecord
 from rlkd.weighting import Evidence, Policy
 
@@ -186,14 +183,16 @@ def test_a_failed_run_is_a_row_and_the_others_finish(
     records = compare(task, cache, specs, SETTINGS, tmp_path / "c", seeds=(0, 1))
     assert [record["status"] for record in records] == ["ok", "failed", "ok", "failed"]
     assert re.fullmatch(rf"RuntimeError: the fifth batch is too much \({module}\.py:\d+\)", records[1]["error"])
-    rows = summarise(records)
-    assert [(row["weighting"], row["seeds"], row["failed"]) for row in rows] == [("uniform", 2, 0), (specs[1], 2, 2)]
+    rng = np.random.default_rng(0)
+    (runs,) = group_runs(records, rng)
+    rows = task_rows(runs, rng)
+    assert [(row["weighting"], row["seeds"], row["failed"]) for row in rows] == [("uniform", 2, 0), (specs[1], 0, 2)]
     assert "accuracy" in rows[0]
     assert "accuracy" not in rows[1]
-    (sentence,) = failures(records)
-    assert sentence.startswith(f"2 of 4 runs failed. {specs[1]}, seed 0: RuntimeError: the fifth batch is too much")
+    unfinished, failed = task_sentences(runs, rows)
+    assert unfinished == f"Without a finished run: `{specs[1]}`."
+    assert failed.startswith(f"**2 of 4 runs failed**. `{specs[1]}`, seed 0: RuntimeError: the fifth batch is too much")
     assert failures(records[:1]) == []
-    assert verdicts(rows) == [f"No finished run of {specs[1]}: see the errors in the file of runs."]
 
 
 def test_a_failed_run_is_tried_again_and_its_newest_record_counts(
@@ -307,119 +306,13 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-# --- the table
-
-
-def record(weighting: str, seed: int, right: list[int], **changed: Any) -> dict[str, Any]:
-    correct = np.array(right, dtype=bool)
-    return {
-        "weighting": weighting,
-        "seed": seed,
-        "status": "ok",
-        "accuracy": correct.mean(),
-        "macro_f1": 0.5,
-        "nll": 1.0 + seed,
-        "ece": 0.1,
-        "seconds": 2.0,
-        "knowing_mass_early": 0.25 + 0.5 * seed,
-        "knowing_mass_late": None,
-        "correct": pack_bits(correct),
-        **changed,
-    }
-
-
-RECORDS = [
-    record("uniform", 0, [1, 0, 0, 0] * 25),  # accuracies 0.25, 0.50
-    record("policy", 0, [1, 1, 0, 0] * 25),  # 0.50, 0.75
-    record("oracle", 0, [1, 1, 1, 1] * 25),  # 1.00, 0.75
-    record("uniform", 1, [1, 1, 0, 0] * 25),
-    record("policy", 1, [1, 1, 1, 0] * 25),
-    record("oracle", 1, [1, 1, 1, 0] * 25),
-]
-
-
-def test_the_table_by_hand() -> None:
-    rows = {row["weighting"]: row for row in summarise(RECORDS)}
-    assert list(rows) == ["uniform", "policy", "oracle"]
-    uniform, policy, oracle = rows.values()
-    assert [row["accuracy"] for row in rows.values()] == [0.375, 0.625, 0.875]
-    assert [row["seeds"] for row in rows.values()] == [2, 2, 2]
-    assert "gain" not in uniform
-    assert policy["gain"] == 0.25
-    assert oracle["gain"] == 0.5
-    assert policy["gain_low"] <= 0.25 <= policy["gain_high"]
-    assert policy["gap_share"] == pytest.approx(0.5)  # 0.25 of 0.5
-    assert "gap_share" not in oracle
-    assert policy["improves"] == 0.875  # 0.5 and 0.75 against 0.25 and 0.5: three wins and a tie in four
-    assert policy["p_value"] == 0.5  # two of the four signs of (0.25, 0.25) are as far from 0
-    assert policy["nll"] == 1.5
-    assert policy["knowing_mass_early"] == 0.5
-    assert policy["knowing_mass_late"] is None
-
-
-def test_a_seed_that_failed_for_one_weighting_is_left_out_for_all() -> None:
-    broken = {"weighting": "policy", "seed": 1, "status": "failed", "error": "RuntimeError: no (x.py:1)"}
-    rows = {row["weighting"]: row for row in summarise([*RECORDS[:4], broken, RECORDS[5]])}
-    assert [(row["seeds"], row["accuracy"], row["failed"]) for row in rows.values()] == [
-        (1, 0.25, 0),
-        (1, 0.5, 1),
-        (1, 1.0, 0),
-    ]
-
-
-def test_a_weighting_that_never_finished_takes_no_seed_from_the_others() -> None:
-    broken = [{"weighting": "bad", "seed": seed, "status": "failed", "error": "x"} for seed in (0, 1)]
-    rows = summarise([*broken, *RECORDS])
-    assert rows[0] == {"weighting": "bad", "seeds": 2, "failed": 2}
-    assert rows[1]["accuracy"] == 0.375
-
-
-def test_without_a_common_seed_there_are_no_figures() -> None:
-    records = [RECORDS[0], {"weighting": "policy", "seed": 0, "status": "failed", "error": "x"}, RECORDS[4]]
-    assert [row.get("accuracy") for row in summarise(records)] == [None, None]
+# --- what records hold
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 100])
 def test_bits_survive_packing(count: int) -> None:
     correct = np.random.default_rng(count).random(count) < 0.5
     assert np.array_equal(unpack_bits(pack_bits(correct)), correct)
-
-
-def row(weighting: str, accuracy: float, low: float, high: float, **more: float) -> Mapping[str, Any]:
-    return {
-        "weighting": weighting,
-        "accuracy": accuracy,
-        "accuracy_low": accuracy - 0.01,
-        "accuracy_high": accuracy + 0.01,
-        "gain": accuracy - 0.6,
-        "gain_low": low,
-        "gain_high": high,
-        **more,
-    }
-
-
-@pytest.mark.parametrize(
-    ("policy", "word"),
-    [
-        (row("policy", 0.7, 0.05, 0.15), r"pays here: \+10.0 points .* \(95% interval \+5.0 to \+15.0\)"),
-        (row("policy", 0.5, -0.15, -0.05), r"harms here: -10.0 points"),
-        (row("policy", 0.61, -0.02, 0.04), r"makes no difference that these seeds can show: \+1.0 points"),
-    ],
-)
-def test_the_verdict_follows_the_interval(policy: Mapping[str, Any], word: str) -> None:
-    (sentence,) = verdicts([policy])
-    assert re.search(word, sentence)
-
-
-def test_the_shuffle_tells_whether_the_instances_are_the_cause() -> None:
-    policy = row("policy", 0.7, 0.05, 0.15, gap_share=0.8)
-    causal = verdicts([policy, row("policy_shuffle", 0.62, 0, 0.1)])
-    assert "The instances are the cause: shuffling the policy's weights over them costs 8.0 points." in causal
-    assert "It recovers 0.80 of the gap between equal weights and the oracle." in causal
-    for other in (0.69, 0.7, 0.8):
-        assert "Instance weighting is not the cause: the shuffled policy does as well." in verdicts(
-            [policy, row("policy_shuffle", other, 0, 0.1)]
-        )
 
 
 def test_groups_that_were_not_seen_are_gaps_that_the_report_can_draw(tmp_path: Path) -> None:

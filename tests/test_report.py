@@ -13,9 +13,19 @@ import pytest
 
 from rlkd.errors import ConfigError
 from rlkd.records import pack_bits
-from rlkd.report import format_table, markdown_table, write_benchmark_report, write_report
+from rlkd.report import (
+    brief_table,
+    failures,
+    format_table,
+    markdown_table,
+    plain,
+    task_sentences,
+    write_benchmark_report,
+    write_report,
+)
 from rlkd.report.arms import control_of, ordered, policies
 from rlkd.report.plots import move_apart
+from rlkd.stats import group_runs, task_rows
 
 ROWS: list[dict[str, object]] = [
     {"weighting": "policy", "accuracy": 0.9, "seeds": 5, "paired": True},
@@ -235,6 +245,29 @@ def test_a_benchmark_says_where_the_policy_pays(tmp_path: Path) -> None:
     assert cells[6:9] == ["0.06", "0.31", "1.00"]  # Holm: five weightings are tested
     assert "<strong>pays here</strong>" in page
     assert "<script" not in page
+
+
+def test_what_harms_and_what_never_finished_is_said() -> None:
+    failed = run("entropy", 0, 0) | {"status": "failed", "error": "ValueError: bad luck"}
+    rng = np.random.default_rng(0)
+    (runs,) = group_runs([*suite({"uniform": 100, "policy": 60}), failed], rng)
+    costs, unfinished, _ = task_sentences(runs, task_rows(runs, rng))
+    assert plain(costs).startswith("policy costs accuracy here: -20.0 [")
+    assert unfinished == "Without a finished run: `entropy`."
+    other = failed | {"task": "u", "kind": "policy", "policy": "p"}
+    assert failures([failed, other, *suite(PAYS)], shown=1) == [
+        "**2 of 32 runs failed**. t, `entropy`, seed 0: ValueError: bad luck; and 1 more, see the file of runs."
+    ]
+    assert failures([other]) == ["**1 of 1 runs failed**. policy `p`: ValueError: bad luck."]
+
+
+def test_the_table_of_a_terminal_leaves_out_what_nobody_has() -> None:
+    rng = np.random.default_rng(0)
+    (runs,) = group_runs(suite({"uniform": 100, "policy": 150}, knowing_mass_early=0.5, knowing_mass_late=None), rng)
+    uniform, policy = brief_table(task_rows(runs, rng))
+    assert list(uniform) == ["weighting", "seeds", "accuracy [95%]", "points over uniform"]
+    assert uniform["points over uniform"] is None
+    assert str(policy["points over uniform"]).startswith("+25.0 [")
 
 
 def test_tasks_are_put_together(tmp_path: Path) -> None:

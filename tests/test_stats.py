@@ -13,13 +13,10 @@ from rlkd.stats import (
     Panel,
     bootstrap_interval,
     expected_calibration_error,
-    gap_share,
     group_runs,
     holm,
     iqm,
-    mean_accuracy,
     over_tasks,
-    paired_difference,
     paired_permutation_test,
     probability_of_improvement,
     rank_correlation,
@@ -40,6 +37,22 @@ def rng() -> np.random.Generator:
 def answers(shape: tuple[int, int], right: int) -> np.ndarray:
     """The first ``right`` instances of every seed are answered rightly."""
     return np.broadcast_to(np.arange(shape[1]) < right, shape).copy()
+
+
+def panel(rng: np.random.Generator, *arms: np.ndarray, reps: int = 2000) -> Panel:
+    """Arms ``a``, ``b``, ``c`` of bool answers (S seeds, N instances)."""
+    return Panel({name: dict(enumerate(arm)) for name, arm in zip("abc", arms, strict=False)}, rng, reps)
+
+
+def estimate(draws: Draws | None) -> Estimate:
+    assert draws is not None
+    found = draws.estimate()
+    assert found is not None
+    return found
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, reps: int = 2000) -> Estimate:
+    return estimate(panel(rng, a, b, reps=reps).difference("a", "b"))
 
 
 def test_iqm_drops_a_quarter_at_each_end() -> None:
@@ -121,7 +134,7 @@ def test_a_test_set_shared_by_seeds_is_not_counted_twice(rng: np.random.Generato
 def test_seeds_vary_too(rng: np.random.Generator) -> None:
     # Two seeds, all right and all wrong: the mean of two drawn seeds is 0, 1/2 or 1.
     correct = np.array([[True] * 1000, [False] * 1000])
-    assert mean_accuracy(correct, rng) == Estimate(0.5, 0.0, 1.0)
+    assert estimate(panel(rng, correct).score("a")) == Estimate(0.5, 0.0, 1.0)
 
 
 def test_the_same_generator_gives_the_same_interval() -> None:
@@ -133,8 +146,8 @@ def test_the_same_generator_gives_the_same_interval() -> None:
 
 
 def test_blocks_of_resamples_cover_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlkd.stats.answers._BLOCK", 7)
-    result = mean_accuracy(answers((3, 100), 50), np.random.default_rng(0), reps=500)
+    monkeypatch.setattr("rlkd.stats.resampling._BLOCK", 7)
+    result = estimate(panel(np.random.default_rng(0), answers((3, 100), 50), reps=500).score("a"))
     assert result.low == pytest.approx(0.4, abs=0.03)
     assert result.high == pytest.approx(0.6, abs=0.03)
 
@@ -161,30 +174,23 @@ def test_two_levels_are_fast(rng: np.random.Generator) -> None:
 def test_gap_share_by_hand(rng: np.random.Generator) -> None:
     # (0.65 - 0.5) / (0.7 - 0.5)
     shape = (3, 400)
-    result = gap_share(answers(shape, 260), answers(shape, 200), answers(shape, 280), rng)
-    assert result is not None
+    arms = panel(rng, answers(shape, 260), answers(shape, 200), answers(shape, 280))
+    result = estimate(arms.gap_share("a", "b", "c"))
     assert result.mean == pytest.approx(0.75)
     assert 0.6 < result.low < 0.75 < result.high < 0.9
 
 
 def test_oracle_recovers_all_and_uniform_nothing(rng: np.random.Generator) -> None:
     low, high = answers((3, 400), 200), answers((3, 400), 300)
-    assert gap_share(high, low, high, rng) == Estimate(1.0, 1.0, 1.0)
-    assert gap_share(low, low, high, rng) == Estimate(0.0, 0.0, 0.0)
+    arms = panel(rng, low, high)
+    assert estimate(arms.gap_share("b", "a", "b")) == Estimate(1.0, 1.0, 1.0)
+    assert estimate(arms.gap_share("a", "a", "b")) == Estimate(0.0, 0.0, 0.0)
 
 
 def test_gap_share_is_none_without_a_gap(rng: np.random.Generator) -> None:
     x, uniform = answers((3, 400), 260), answers((3, 400), 200)
-    assert gap_share(x, uniform, uniform, rng) is None
-    assert gap_share(x, uniform, answers((3, 400), 201), rng) is None
-    assert gap_share(x, uniform, answers((3, 400), 100), rng) is None
-
-
-def test_answers_must_fit_together(rng: np.random.Generator) -> None:
-    with pytest.raises(ConfigError, match=r"\(3, 10\), \(3, 11\)"):
-        paired_difference(answers((3, 10), 5), answers((3, 11), 5), rng)
-    with pytest.raises(ConfigError, match="predictions == labels"):
-        paired_difference(np.ones((3, 10)), np.ones((3, 10)), rng)
+    for right in (200, 201, 100):
+        assert panel(rng, x, uniform, answers((3, 400), right)).gap_share("a", "b", "c") is None
 
 
 def test_calibration_error_by_hand() -> None:
@@ -229,42 +235,36 @@ def test_rank_correlation_by_hand(rng: np.random.Generator) -> None:
     assert rank_correlation([1, 2, 3], [5, 5, 5], rng) is None
 
 
-def test_a_panel_says_what_pairs_of_arms_say(rng: np.random.Generator) -> None:
-    a, b, c = answers((3, 200), 120), answers((3, 200), 100), answers((3, 200), 140)
-    panel = Panel({name: dict(enumerate(arm)) for name, arm in (("a", a), ("b", b), ("c", c))}, rng)
-    found, alone = panel.difference("a", "b"), paired_difference(a, b, rng)
-    assert found is not None
-    estimate = found.estimate()
-    assert estimate is not None
-    assert [estimate.mean, alone.mean] == pytest.approx([0.1, 0.1])
-    assert [estimate.low, estimate.high] == pytest.approx([alone.low, alone.high], abs=0.01)
-    share = panel.gap_share("a", "b", "c")
+def test_shares_of_several_tasks_can_be_put_side_by_side(rng: np.random.Generator) -> None:
+    arms = panel(rng, answers((3, 40), 21), answers((3, 40), 20), answers((3, 40), 25))
+    share, gain = arms.gap_share("a", "b", "c"), arms.difference("a", "b")
     assert share is not None
-    assert share.value == pytest.approx(0.5)
-    assert len(share.resampled) == len(found.resampled) == 2000
-    assert panel.gap_share("c", "a", "b") is None  # the gap is negative
+    assert gain is not None
+    assert share.value == pytest.approx(1 / 5)
+    # some of the resamples have no gap: the others are repeated
+    assert len(share.resampled) == len(gain.resampled) == 2000
 
 
 def test_arms_are_compared_on_the_seeds_that_both_have(rng: np.random.Generator) -> None:
     right, wrong = np.ones(10, bool), np.zeros(10, bool)
-    panel = Panel({"a": {0: right, 1: wrong, 2: right}, "b": {0: wrong, 2: wrong}, "c": {1: right}}, rng, reps=20)
-    assert panel.common_seeds("a", "b") == (0, 2)
-    difference, score = panel.difference("a", "b"), panel.score("a")
+    arms = Panel({"a": {0: right, 1: wrong, 2: right}, "b": {0: wrong, 2: wrong}, "c": {1: right}}, rng, reps=20)
+    assert arms.common_seeds("a", "b") == (0, 2)
+    difference, score = arms.difference("a", "b"), arms.score("a")
     assert difference is not None
     assert difference.estimate() == Estimate(1.0, 1.0, 1.0)
     assert score is not None
     assert score.value == pytest.approx(2 / 3)
-    assert panel.difference("b", "c") is None
-    assert panel.difference("a", "unknown") is None
+    assert arms.difference("b", "c") is None
+    assert arms.difference("a", "unknown") is None
 
 
 def test_scores_without_answers_resample_seeds_alone(rng: np.random.Generator) -> None:
-    panel = Panel({"a": {0: 0.5, 1: 0.7}, "b": {0: 0.4, 1: 0.4}, "one": {1: 0.9}}, rng)
-    found = panel.difference("a", "b")
+    arms = Panel({"a": {0: 0.5, 1: 0.7}, "b": {0: 0.4, 1: 0.4}, "one": {1: 0.9}}, rng)
+    found = arms.difference("a", "b")
     assert found is not None
     # Means of two drawn from (0.1, 0.3): 0.1, 0.2 or 0.3.
     assert set(np.round(found.resampled, 6)) == {0.1, 0.2, 0.3}
-    single = panel.difference("one", "b")
+    single = arms.difference("one", "b")
     assert single is not None
     assert single.value == pytest.approx(0.5)
     assert single.estimate() is None
@@ -302,6 +302,9 @@ def test_rows_of_a_task_by_hand(rng: np.random.Generator) -> None:
         [0.6, 0.15, 0.25, 0.75]
     )
     assert policy["gain_low"] < 0.15 < policy["gain_high"]
+    assert [policy[f"accuracy{end}"] for end in ("", "_low", "_high")] == [
+        policy[f"score{end}"] for end in ("", "_low", "_high")
+    ]
     # Both seeds of one sign: 2 of 4 patterns; three weightings are tested.
     assert (policy["p_value"], policy["p_holm"], policy["improves"]) == (0.5, 1.0, 1.0)
     assert [rows[name].get("verdict") for name in right] == [None, "pays", "pays", "costs"]

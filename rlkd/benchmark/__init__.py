@@ -18,7 +18,6 @@ from rlkd.benchmark.arms import Arm, learned_hash, resolve_arms
 from rlkd.benchmark.comparing import check_comparison, compare
 from rlkd.benchmark.jobs import Job
 from rlkd.benchmark.measuring import weights_summary
-from rlkd.benchmark.summary import failures, summarise, verdicts
 from rlkd.records import pack_bits, unpack_bits
 
 __all__ = [
@@ -26,12 +25,9 @@ __all__ = [
     "Job",
     "check_comparison",
     "compare",
-    "failures",
     "learned_hash",
     "pack_bits",
     "resolve_arms",
-    "summarise",
     "unpack_bits",
-    "verdicts",
     "weights_summary",
 ]

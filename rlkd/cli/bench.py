@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rlkd.cli.options import Config, Json, Quiet
-from rlkd.cli.output import show, write_json
+from rlkd.cli.output import say, show, write_json
 from rlkd.cli.root import app
 
 bench = typer.Typer(help="Suites of paired runs: run them, report them.", no_args_is_help=True)
@@ -46,8 +46,7 @@ def run(
         return
     rows, failures = workflow.run_bench(plan, folder, jobs=jobs, progress=not quiet)
     show(rows, json_file)
-    for sentence in failures:
-        typer.echo(sentence)
+    say(failures)
     typer.echo(f"Results: {folder}/results.jsonl; rlkd bench report {folder} writes the page.")
     if failures:
         raise typer.Exit(1)

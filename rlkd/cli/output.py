@@ -16,6 +16,14 @@ def show(rows: Sequence[dict[str, Any]], json_path: Path | None, columns: Sequen
     write_json(json_path, rows)
 
 
+def say(sentences: Sequence[str]) -> None:
+    """Print sentences of a report, without their markup."""
+    from rlkd.report import plain
+
+    for sentence in sentences:
+        typer.echo(plain(sentence))
+
+
 def write_json(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as JSON; nothing without a path."""
     from rlkd.records import write_json_atomic
@@ -29,11 +37,10 @@ def show_comparison(
     rows: Sequence[dict[str, Any]], sentences: Sequence[str], json_path: Path | None, report: str
 ) -> None:
     """Print a comparison with its sentences; a run that failed makes the exit code 1."""
-    from rlkd.report import brief_comparison
+    from rlkd.report import brief_table
 
-    show(brief_comparison(rows), None)
-    for sentence in sentences:
-        typer.echo(sentence)
+    show(brief_table(rows), None)
+    say(sentences)
     typer.echo(f"Report: {report}")
     write_json(json_path, rows)
     if any(row["failed"] for row in rows):

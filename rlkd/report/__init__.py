@@ -1,16 +1,21 @@
 """Tables for terminals and Markdown, and HTML pages that need nothing but themselves."""
 
 from rlkd.report.benchmark import write_benchmark_report
-from rlkd.report.comparison import brief_comparison, full_comparison
+from rlkd.report.benchmark_tables import brief_table, task_table
+from rlkd.report.document import plain
 from rlkd.report.page import write_report
 from rlkd.report.tables import Row, format_table, markdown_table
+from rlkd.report.wording import failures, task_sentences
 
 __all__ = [
     "Row",
-    "brief_comparison",
+    "brief_table",
+    "failures",
     "format_table",
-    "full_comparison",
     "markdown_table",
+    "plain",
+    "task_sentences",
+    "task_table",
     "write_benchmark_report",
     "write_report",
 ]

@@ -24,12 +24,11 @@ from rlkd.report.wording import (
     suite_sentences,
     task_sentences,
 )
-from rlkd.stats import UNIFORM, TaskRuns, group_runs, rival_rows, suite_rows, task_rows
+from rlkd.stats import STATISTICS_SEED, UNIFORM, TaskRuns, group_runs, rival_rows, suite_rows, task_rows
 
 Record = Mapping[str, Any]
 Figures = dict[str, Any]
 
-STATISTICS_SEED = 0
 TITLE = "Benchmark of teacher weightings"
 
 
@@ -49,7 +48,7 @@ def write_benchmark_report(
         output_dir: Where to write; must exist.
         tables: Further tables by caption, for example of performance; rows of flat values.
         weights: Where policies put their weight, by caption; each as :func:`rlkd.report.write_report` takes it.
-        seed: Of the one generator that all resampling draws from.
+        seed: Of the generator that the resampling of a suite draws from.
         reps: Resamples of an interval; >= 1.
 
     Returns:
@@ -59,11 +58,12 @@ def write_benchmark_report(
         ConfigError: If records of one task do not fit together.
         OutputDirectoryError: If a file cannot be written.
     """
-    rng = np.random.default_rng(seed)
+    # Each suite draws from a generator of its own: its figures are the same, whatever else is reported.
+    rngs = {name: np.random.default_rng(seed) for name in suites}
     with plot_style():
-        found = {name: group_runs(records, rng, reps) for name, records in suites.items()}
-        sections = [_suite_section(name, runs, rng) for name, runs in found.items()]
-        sections += _headroom_overall(found, rng)
+        found = {name: group_runs(records, rngs[name], reps) for name, records in suites.items()}
+        sections = [_suite_section(name, runs, rngs[name]) for name, runs in found.items()]
+        sections += _headroom_overall(found, np.random.default_rng(seed))
         sections += _weights_section(weights or {})
         sections += [Section(caption, [Table(list(rows))]) for caption, rows in (tables or {}).items() if rows]
         sections += _seeds_section(found)

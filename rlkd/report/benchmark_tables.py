@@ -4,13 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlkd.report.arms import is_policy, ordered
-from rlkd.report.comparison import Cells, filled
 from rlkd.report.document import Table
 from rlkd.report.plots import TIMES
+from rlkd.report.tables import Cells, filled
 from rlkd.report.wording import NO_REGRET, points, spread_text
-from rlkd.stats import UNIFORM, TaskRuns
+from rlkd.stats import ACCURACY, UNIFORM, TaskRuns
 
 Figures = dict[str, Any]
+
+_SCORE = "{} [95%]"
+_BRIEF = (
+    *("weighting", "seeds", _SCORE.format(ACCURACY), "points over uniform", "share of the gap", "mass early, late"),
+)
+
+
+def brief_table(rows: Sequence[Figures]) -> list[Cells]:
+    """The rows of :func:`rlkd.stats.task_rows` as a terminal is wide, by accuracy; without columns that none fills."""
+    cells = [_task_cells(row, ACCURACY, None) for row in rows]
+    return filled([{name: row[name] for name in _BRIEF} for row in cells])
 
 
 def task_table(runs: TaskRuns, rows: Sequence[Figures]) -> Table:
@@ -57,7 +68,7 @@ def _task_cells(row: Figures, metric: str, equal_regret: float | None) -> Cells:
         "weighting": row["weighting"],
         "seeds": row["seeds"],
         "failed": row["failed"] or None,
-        f"{metric} [95%]": spread_text(row, "score", ".3f"),
+        _SCORE.format(metric): spread_text(row, "score", ".3f"),
         "points over uniform": points(row, "gain"),
         "points over best teacher": points(row, "over_best_teacher"),
         "share of the gap": spread_text(row, "gap_share", ".2f"),

@@ -117,18 +117,27 @@ def _markdown_line(text: str) -> str:
 
 def html(title: str, blocks: Sequence[Block], sections: Sequence[Section]) -> str:
     """The document as a page without script and without any reference outside itself."""
+    return render(STYLE + TABLE + WEIGHTS + _PAGE, title=title, blocks=blocks, sections=sections)
+
+
+def render(template: str, **parts: object) -> str:
+    """Fill a page's template: every text is cleaned and escaped; ``inline`` and ``cells`` are its filters."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_finalize)
     environment.filters["inline"] = _inline
     environment.filters["cells"] = _cells
-    page = environment.from_string(STYLE + TABLE + WEIGHTS + _PAGE).render(
-        title=title, blocks=blocks, sections=sections
-    )
-    return page + "\n"
+    return environment.from_string(template).render(**parts) + "\n"
 
 
 def _finalize(value: object) -> object:
     """Clean every text that enters the page; markup of ours passes."""
     return value if isinstance(value, Markup) else clean_text(str(value))
+
+
+def plain(text: str) -> str:
+    """The words of a line without its markup, for a terminal."""
+    for pattern, _ in _INLINE:
+        text = pattern.sub(r"\1", text)
+    return clean_text(text)
 
 
 def _inline(text: str) -> Markup:

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from rlkd.errors import ConfigError
 from rlkd.records import write_text_atomic
+from rlkd.report.document import Table, render
 from rlkd.report.plots import (
     COLOURS,
     as_number,
@@ -28,7 +27,7 @@ from rlkd.report.plots import (
     three_digits,
     weights_panel,
 )
-from rlkd.report.tables import Row, cell_text, clean_text, numeric_columns
+from rlkd.report.tables import Row, clean_text
 from rlkd.report.template import PAGE
 
 MAX_PANELS = 16
@@ -124,20 +123,6 @@ def weights_part(weights: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"panels": panels, "rest": rest, "legend": legend, "equal": equal}
 
 
-def _table_part(caption: str, rows: Sequence[Row]) -> dict[str, Any]:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return {
-        "caption": caption,
-        "columns": list(zip(columns, numeric_columns(rows, columns), strict=True)),
-        "rows": [[cell_text(row.get(name)) for name in columns] for row in rows],
-    }
-
-
-def _finalize(value: object) -> object:
-    """Clean every text that enters the page; markup of ours passes."""
-    return value if isinstance(value, Markup) else clean_text(str(value))
-
-
 def write_report(
     path: str | Path,
     *,
@@ -155,7 +140,7 @@ def write_report(
     Args:
         path: The page; written atomically, its directory must exist.
         title: Heading of the page.
-        summary: Sentences, the most important first.
+        summary: Sentences, the most important first; marked up as in :mod:`rlkd.report.document`.
         accuracy: Rows with ``weighting``, ``accuracy`` in [0, 1] and optionally ``low`` and ``high``.
         learning_curve: ``timesteps``, ``reward`` and ``validation``, equally long; None where unknown.
         weights: ``teachers`` (K names), ``groups`` (names), ``bins`` (progress in [0, 1]) and ``mean``,
@@ -173,11 +158,5 @@ def write_report(
             "curves": _curve_part(learning_curve),
             "weights": weights_part(weights),
         }
-    environment = jinja2.Environment(autoescape=True, finalize=_finalize, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(PAGE).render(
-        title=title,
-        summary=list(summary),
-        tables=[_table_part(caption, rows) for caption, rows in tables if rows],
-        **parts,
-    )
-    write_text_atomic(path, page + "\n")
+    shown = [{"caption": caption, "table": Table(rows)} for caption, rows in tables if rows]
+    write_text_atomic(path, render(PAGE, title=title, summary=list(summary), tables=shown, **parts))

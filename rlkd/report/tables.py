@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 Row = Mapping[str, object]
+Cells = dict[str, object]
 
 
 def clean_text(text: str) -> str:
@@ -80,6 +81,12 @@ def format_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     header, *body = _aligned(rows, columns, str)
     rule = ["─" * _width(cell) for cell in header]
     return "\n".join("  ".join(line).rstrip() for line in [header, rule, *body])
+
+
+def filled(rows: Sequence[Cells]) -> list[Cells]:
+    """Rows of equal keys without the columns that no row fills."""
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def markdown_escape(text: str) -> str:

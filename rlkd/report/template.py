@@ -130,7 +130,7 @@ PAGE = (
 {% if summary %}
 <ul class="summary">
 {% for line in summary %}
-<li>{{ line }}</li>
+<li>{{ line | inline }}</li>
 {% endfor %}
 </ul>
 {% endif %}
@@ -172,7 +172,7 @@ PAGE = (
 {% for table in tables %}
 <section>
 <h2 id="table-{{ loop.index }}">{{ table.caption }}</h2>
-{{ table_of(table, table.caption) }}
+{{ table_of(table.table | cells, table.caption) }}
 </section>
 {% endfor %}
 </main>

@@ -8,6 +8,7 @@ import numpy as np
 from rlkd.report.arms import control_of, ordered, policies
 from rlkd.stats import UNIFORM, TaskRuns, rank_correlation, spread, verdict
 
+Record = Mapping[str, Any]
 Figures = dict[str, Any]
 
 NO_REGRET = 1e-6
@@ -45,7 +46,7 @@ def p_text(p_value: float, smallest: float = 0.0) -> str:
 def task_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
     """What :func:`policy_sentences` says, then the other weightings at a glance and what failed."""
     by_name = {str(row["weighting"]): row for row in rows}
-    return [*policy_sentences(runs, rows), *_others(by_name), *failures(runs)]
+    return [*policy_sentences(runs, rows), *_others(by_name), *failures(runs.records)]
 
 
 def policy_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
@@ -106,16 +107,33 @@ def _others(by_name: dict[str, Figures]) -> list[str]:
         names = [f"`{name}`" for name in rest if by_name[name].get("verdict") == word]
         if names:
             said.append(f"{heading}: {', '.join(names)}")
+    unfinished = [f"`{name}`" for name in rest if by_name[name].get("score") is None]
+    if unfinished:
+        said.append(f"Without a finished run: {', '.join(unfinished)}")
     return [f"{'; '.join(said)}."] if said else []
 
 
-def failures(runs: TaskRuns, shown: int = 3) -> list[str]:
-    """Which runs failed and why; nothing where none did."""
-    if not runs.failed:
+def failures(records: Sequence[Record], shown: int = 3) -> list[str]:
+    """Which runs failed and why; nothing where none did.
+
+    Args:
+        records: Runs, and what came before them (``kind`` other than ``run``), of one task or several.
+        shown: Failures that are told one by one.
+    """
+    failed = [record for record in records if record["status"] != "ok"]
+    if not failed:
         return []
-    named = [f"`{r['weighting']}`, seed {r['seed']}: {r.get('error', 'no reason given')}" for r in runs.failed[:shown]]
-    rest = f"; and {len(runs.failed) - shown} more" if len(runs.failed) > shown else ""
-    return [f"**{len(runs.failed)} of {len(runs.records)} runs failed**. {'; '.join(named)}{rest}."]
+    several = len({record["task"] for record in records}) > 1
+    named = [f"{_what(record, several)}: {record.get('error', 'no reason given')}" for record in failed[:shown]]
+    rest = f"; and {len(failed) - shown} more, see the file of runs" if len(failed) > shown else ""
+    return [f"**{len(failed)} of {len(records)} runs failed**. {'; '.join(named)}{rest}."]
+
+
+def _what(record: Record, several: bool) -> str:
+    """A run, or what comes before runs, in a few words; with its task where there are several."""
+    made = {"task": "teachers", "policy": f"policy `{record.get('policy')}`"}.get(str(record.get("kind")))
+    what = made or f"`{record['weighting']}`, seed {record['seed']}"
+    return f"{record['task']}, {what}" if several else what
 
 
 def suite_sentences(rows: Sequence[Figures]) -> list[str]:

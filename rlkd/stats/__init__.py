@@ -4,7 +4,6 @@ Axes: R runs or S seeds first, then tasks or N test instances. Every random draw
 that is passed in. Intervals are percentile intervals.
 """
 
-from rlkd.stats.answers import gap_share, mean_accuracy, paired_difference
 from rlkd.stats.calibration import expected_calibration_error
 from rlkd.stats.estimates import (
     Estimate,
@@ -20,6 +19,7 @@ from rlkd.stats.panel import Draws, Panel, over_tasks, task_iqm, task_mean
 from rlkd.stats.suites import (
     ACCURACY,
     ORACLE,
+    STATISTICS_SEED,
     UNIFORM,
     TaskRuns,
     group_runs,
@@ -33,6 +33,7 @@ from rlkd.stats.suites import (
 __all__ = [
     "ACCURACY",
     "ORACLE",
+    "STATISTICS_SEED",
     "UNIFORM",
     "Draws",
     "Estimate",
@@ -40,13 +41,10 @@ __all__ = [
     "TaskRuns",
     "bootstrap_interval",
     "expected_calibration_error",
-    "gap_share",
     "group_runs",
     "holm",
     "iqm",
-    "mean_accuracy",
     "over_tasks",
-    "paired_difference",
     "paired_permutation_test",
     "probability_of_improvement",
     "rank_correlation",

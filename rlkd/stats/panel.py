@@ -8,8 +8,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from rlkd.errors import ConfigError
-from rlkd.stats.answers import positive_shares, resample_instances, resample_seeds
 from rlkd.stats.estimates import Array, Estimate, check_level, interval
+from rlkd.stats.resampling import positive_shares, resample_instances, resample_seeds
 
 Seeds = tuple[int, ...]
 
@@ -32,8 +32,9 @@ class Panel:
     """Scores of several arms on one task, arms paired by seed.
 
     In a resample, instances are drawn once for all arms and seeds, and seeds once for all arms that have the same
-    ones, so differences between any two arms keep their pairing. Arms may lack seeds: what is compared is compared on
-    the seeds that both have.
+    ones, so differences between any two arms keep their pairing. Drawing instances anew for each seed would treat one
+    test set as several and give an interval that is too narrow; few seeds (3) still make it somewhat narrow. Arms may
+    lack seeds: what is compared is compared on the seeds that both have.
 
     Args:
         answers: Arm to seed to its answers on the test set, bool (N,), or to one score where only that is known.
@@ -42,6 +43,9 @@ class Panel:
 
     Raises:
         ConfigError: If there is no run, or the runs answered different numbers of instances.
+
+    Source:
+        Owen 2007, The pigeonhole bootstrap, doi:10.1214/07-AOAS122.
     """
 
     def __init__(
@@ -94,9 +98,11 @@ class Panel:
         return None if found is None else Draws(found[0][0] - found[0][1], found[1][:, 0] - found[1][:, 1])
 
     def gap_share(self, name: str, low: str, high: str, level: float = 0.95) -> Draws | None:
-        """Share of the gap from arm ``low`` to arm ``high`` that an arm recovers, see :func:`rlkd.stats.gap_share`.
+        """Share of the gap from arm ``low`` to arm ``high`` that an arm recovers: (x - low) / (high - low) of means.
 
-        None where the interval of the gap reaches down to zero, or nothing could be resampled.
+        0 is as good as ``low``, 1 as good as ``high``; below 0 and above 1 both happen. None where the interval of
+        the gap reaches down to zero, since a share of nothing is noise, or nothing could be resampled. Resamples in
+        which the gap is not positive are left out.
         """
         found = self._means(name, low, high)
         if found is None or not found[1].size:

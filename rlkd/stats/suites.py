@@ -28,6 +28,8 @@ MEASURED = (
 """Means over seeds, as they are."""
 PLANTED = ("regret", "selection_accuracy")
 """Means over seeds with intervals; only where the best action is known."""
+STATISTICS_SEED = 0
+"""Of the generator that a report draws from: the same records give the same figures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,8 @@ def _task_runs(task: str, student: str, records: Sequence[Record], rng: np.rando
         weightings=tuple(dict.fromkeys(str(record["weighting"]) for record in records)),
         finished=finished,
         failed=[record for key, record in broken.items() if key not in finished],
-        panel=Panel(answers, rng, reps) if answers else None,
+        # sorted, so that the order in which runs ended changes no figure
+        panel=Panel({name: answers[name] for name in sorted(answers)}, rng, reps) if answers else None,
     )
 
 
@@ -108,11 +111,12 @@ def task_rows(runs: TaskRuns, rng: np.random.Generator) -> list[Figures]:
         rng: For tests of more than 12 seeds and intervals of the planted figures.
 
     Returns:
-        Rows with ``weighting, seeds, failed`` and, where there are runs: ``score``, ``gain`` over equal weights,
-        ``over_best_teacher`` and ``gap_share``, each with ``_low`` and ``_high`` (95%; None where nothing could be
-        resampled), ``p_value`` and ``p_holm`` (corrected for the weightings of this table), ``improves`` (probability
-        of improvement over equal weights), ``verdict`` and the means of what else was measured. Figures of a
-        difference are over the seeds that both weightings have; ``score`` is over those shared with uniform.
+        Rows with ``weighting, seeds, failed`` and, where there are runs: ``score`` (once more under the metric's own
+        name), ``gain`` over equal weights, ``over_best_teacher`` and ``gap_share``, each with ``_low`` and ``_high``
+        (95%; None where nothing could be resampled), ``p_value`` and ``p_holm`` (corrected for the weightings of this
+        table), ``improves`` (probability of improvement over equal weights), ``verdict`` and the means of what else
+        was measured, None where it is not known for every seed. Figures of a difference are over the seeds that both
+        weightings have; ``score`` is over those shared with uniform.
     """
     rows = [_task_row(runs, name, rng) for name in runs.weightings]
     _correct_for_many(rows)
@@ -131,8 +135,9 @@ def _task_row(runs: TaskRuns, name: str, rng: np.random.Generator) -> Figures:
     paired = panel.common_seeds(name, UNIFORM)
     seeds = paired or panel.common_seeds(name)
     row["seeds"] = len(seeds)
-    row |= spread("score", panel.score(name, paired_with=UNIFORM if paired else None))
-    row |= _measured([runs.finished[name, seed] for seed in seeds], rng)
+    score = panel.score(name, paired_with=UNIFORM if paired else None)
+    row |= spread("score", score) | _measured([runs.finished[name, seed] for seed in seeds], rng)
+    row |= spread(runs.metric, score)
     if paired and name != UNIFORM:
         mine, equal = panel.scores(name, paired), panel.scores(UNIFORM, paired)
         row |= spread("gain", panel.difference(name, UNIFORM)) | {
@@ -152,7 +157,9 @@ def _measured(records: Sequence[Record], rng: np.random.Generator) -> Figures:
     for key in (*MEASURED, *PLANTED):
         values = [float(record[key]) for record in records if record.get(key) is not None]
         if len(values) < len(records):
-            continue  # a mean over some of the seeds is not the mean of the row
+            if any(key in record for record in records):
+                figures[key] = None  # a mean over some of the seeds is not the mean of the row
+            continue
         figures[key] = float(np.mean(values))
         if key in PLANTED and len(values) > 1:
             estimate = bootstrap_interval(values, lambda runs: float(runs.mean()), rng)

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.benchmark import failures
 from rlkd.benchmark.running import RESULTS_FILE, check_suite, run_suite
 from rlkd.benchmark.suites import Suite, load_suite, select
 from rlkd.errors import OutputDirectoryError
 from rlkd.records import read_jsonl
-from rlkd.report.benchmark import write_benchmark_report
+from rlkd.report import failures, write_benchmark_report
 from rlkd.workflow.teachers import Rows
 
 BENCH_FOLDER = Path("runs/bench")

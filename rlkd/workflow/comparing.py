@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkd.benchmark import check_comparison, compare, failures, summarise, verdicts
+import numpy as np
+
+from rlkd.benchmark import check_comparison, compare
 from rlkd.data import Task, load_task
 from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.records import (
@@ -15,8 +17,9 @@ from rlkd.records import (
     read_object,
     write_json_atomic,
 )
-from rlkd.report import full_comparison, write_report
+from rlkd.report import task_sentences, task_table, write_report
 from rlkd.settings import StudentSettings
+from rlkd.stats import STATISTICS_SEED, group_runs, task_rows
 from rlkd.workflow.students import inputs_record
 from rlkd.workflow.teachers import Rows
 
@@ -95,10 +98,12 @@ def compare_and_report(
     *,
     curve: Mapping[str, Any] | None,
 ) -> tuple[Rows, list[str]]:
-    """Run a comparison and write its table and its page; the rows and the sentences."""
+    """Run a comparison and write its table and its page; the rows, and sentences with their markup."""
     records = compare(task, cache, arms, settings, folder, seeds=range(seeds), jobs=jobs, progress=progress)
-    rows = summarise(records)
-    sentences = [*failures(records), *verdicts(rows)]
+    rng = np.random.default_rng(STATISTICS_SEED)
+    (runs,) = group_runs(records, rng)
+    rows = task_rows(runs, rng)
+    sentences = task_sentences(runs, rows)
     write_json_atomic(folder / "table.json", rows)
     drawn = _drawn_weights(folder, records)
     write_report(
@@ -117,7 +122,7 @@ def compare_and_report(
         ],
         learning_curve=curve,
         weights=drawn,
-        tables=[("Weightings", full_comparison(rows))],
+        tables=[("Weightings", task_table(runs, rows).rows)],
     )
     return rows, sentences
 
