@@ -1,14 +1,18 @@
 """MKD: squared error on logits, models of several tasks, training over several tasks, and the whole recipe."""
 
+import csv
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
 
+from rlkd.cli import app
 from rlkd.data.batching import encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.splitting import split_task
@@ -369,3 +373,71 @@ def test_settings_out_of_range_are_refused_by_name(collection, tmp_path):
     for parts in ((), ("multi", "multi"), ("both",)):
         with pytest.raises(ConfigError, match="single, multi or both"):
             train_mkd_teachers(collection, "rlkd/bilstm", tmp_path, PHASE, parts=parts)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def written(task: Task, path) -> str:
+    """A task as a CSV file of its own columns."""
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file)
+        pairs = task.table.text_pairs
+        lines.writerow(["text_a", "text_b", "label"] if pairs else ["text", "label"])
+        for i, (text, label) in enumerate(zip(task.table.texts, task.table.labels, strict=True)):
+            lines.writerow([text, *([pairs[i]] if pairs else []), task.label_names[label]])
+    return str(path)
+
+
+def rlkd(*arguments: str):
+    return CliRunner().invoke(app, ["mkd", "--quiet", *arguments])
+
+
+def test_the_command_runs_on_files_and_continues(collection, tmp_path):
+    two, pairs = (written(collection[name], tmp_path / f"{name}.csv") for name in ("two", "pairs"))
+    out = tmp_path / "run"
+    arguments = ["--task", two, "--task", f"same={pairs}", "--teacher", "rlkd/bilstm", "--teachers", "both"]
+    arguments += ["--weighting", "entropy", "--student", "rlkd/tiny", "--epochs", "2", "--refine-epochs", "1"]
+    arguments += ["--teacher-epochs", "4", "--batch-size", "16", "--max-length", "16", "-o", str(out)]
+    done = rlkd(*arguments)
+    assert done.exit_code == 0, done.output
+    rows = json.loads((out / "results.json").read_text())
+    models = ["single-task teacher", "multi-task teacher", "student", "refined"]
+    assert [(r["task"], r["split"], r["model"]) for r in rows] == [
+        (task, split, model) for task in ("two", "same") for split in ("validation", "test") for model in models
+    ]
+    teachers = [r["accuracy"] for r in rows if r["split"] == "test" and r["model"] == "multi-task teacher"]
+    assert max(teachers) > 0.9
+    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"student/loss", "weight/single", "weight/multi"} <= logged[0].keys()
+    assert "Mean accuracy over tasks on test" in (out / "report.html").read_text()
+    before = (out / "student" / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "refined" / "same")
+    again = rlkd(*arguments, "--resume")
+    assert again.exit_code == 0, again.output
+    assert json.loads((out / "results.json").read_text()) == rows
+    assert (out / "student" / "model.safetensors").read_bytes() == before
+    other = CliRunner().invoke(app, ["mkd", "--quiet", *arguments, "--seed", "1", "--resume"])
+    assert isinstance(other.exception, OutputDirectoryError)
+    assert "was started with seed = 0, got 1" in str(other.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teachers", "all"], "multi, single or both, got 'all'"),
+        (["--weighting", "entropy"], "'entropy' would be ignored"),
+        (["--weighting", "entropie", "--teachers", "both"], "did you mean 'entropy'"),
+        (["--divergence", "l2"], "divergence must be one of"),
+        (["--student", "rlkd/mlp"], "unknown multi-task student"),
+        (["--epochs", "0"], "epochs > 0"),
+        (["--max-length", "2"], "max_length must be at least"),
+        (["--task", "digits"], "'digits' has vectors"),
+    ],
+)
+def test_what_cannot_run_is_told_before_anything_is_written(arguments, message, collection, tmp_path):
+    two = written(collection["two"], tmp_path / "two.csv")
+    out = tmp_path / "run"
+    done = rlkd("--task", two, "--teacher", "rlkd/bilstm", *arguments, "-o", str(out))
+    assert message in str(done.exception)
+    assert not out.exists()
