@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlkd.data.batching import Inputs
 from rlkd.errors import ConfigError, StudentError
-from rlkd.models.inner_states import check_encoder
+from rlkd.models.inner_states import check_encoder, encoder_config
 from rlkd.models.students import seeded_weights
 from rlkd.types import InnerStates, InnerStateSource, LogitSource, State, Wanted
 from rlkd.weighting import Mixture, Weighting, mixture
@@ -135,7 +135,7 @@ class EncoderSizes:
     @classmethod
     def of(cls, model: Any) -> "EncoderSizes":
         """Sizes of a network that :func:`~rlkd.models.inner_states.check_encoder` let pass."""
-        config = model.config
+        config = encoder_config(model)
         return cls(layers=config.num_hidden_layers, width=config.hidden_size, heads=config.num_attention_heads)
 
 

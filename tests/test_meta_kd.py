@@ -1,13 +1,48 @@
 """Meta-KD: prototype scores and expertise by hand, false domains, students of each domain, and what is refused."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
-from rlkd.errors import ConfigError, TaskError, UnknownNameError
+from rlkd.data.collection import keep_domains
+from rlkd.data.task import Table, Task
+from rlkd.errors import (
+    ConfigError,
+    OutputDirectoryError,
+    StudentError,
+    TaskError,
+    TeacherError,
+    UnknownNameError,
+)
+from rlkd.feature_losses import FeatureLosses
+from rlkd.logit_cache import build_cache
+from rlkd.metrics import classification_metrics
+from rlkd.models import load_teachers, train_tokenizer
+from rlkd.models.networks import quiet_transformers
+from rlkd.models.small import save_small_encoder
 from rlkd.prototypes import PrototypeSettings, prototype_scores
-from rlkd.types import State
+from rlkd.settings import StudentSettings
+from rlkd.systems.meta_distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
+from rlkd.systems.meta_kd import (
+    DomainCorruption,
+    MetaKdSettings,
+    MetaTeacherObjective,
+    content,
+    domain_task,
+    false_domains,
+    load_corruption,
+    load_meta_kd_teachers,
+    teacher_names,
+    train_meta_kd_teachers,
+)
+from rlkd.types import InnerStates, State
 from rlkd.weighting import mixture
+from rlkd.weighting.fixed import Fixed, Uniform
 from rlkd.weighting.meta_kd import DomainExpertise, domain_expertise
 
 # --- prototype scores
@@ -102,3 +137,250 @@ def test_expertise_weights_teachers_and_scales_the_loss_of_its_instance():
     half = 1 / (1 + np.exp(0.25))
     assert taught.weights[0].tolist() == pytest.approx([0.5 / (0.5 + half), half / (0.5 + half)])
     assert taught.scale.tolist() == pytest.approx([0.5 * (0.5 + half) / 2, 1.5 * (0.5 + half) / 2])
+
+
+# --- teachers
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """Two classes by their words in three domains, each with words of its own."""
+    rng = np.random.default_rng(0)
+    rows = 144
+    labels, domains = np.arange(rows) % 2, np.arange(rows) // 2 % 3
+    words = [["good", "fine", "glad", "kind"], ["bad", "poor", "sad", "mean"]]
+    own = [["page", "plot"], ["screen", "scene"], ["pan", "oven"]]
+    texts = tuple(
+        " ".join([*rng.choice(own[d], 1 + i % 2), *rng.choice(words[y], 1 + i % 3)])
+        for i, (y, d) in enumerate(zip(labels, domains, strict=True))
+    )
+    bounds = [0, 72, 84, 108, 144]
+    splits = {n: np.arange(bounds[i], bounds[i + 1]) for i, n in enumerate(("train", "probe", "validation", "test"))}
+    table = Table(labels=labels, domains=domains, texts=texts)
+    names = ("books", "film & dvd", "kitchen")
+    return Task(name="reviews", label_names=("pro", "con"), table=table, splits=splits, domain_names=names)
+
+
+@pytest.fixture(scope="module")
+def encoder(task, tmp_path_factory) -> str:
+    """A BERT of 4 layers and width 16 with random weights, and a tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = train_tokenizer(task.table.texts)
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    sizes |= {"max_position_embeddings": 32, "initializer_range": 0.2}  # narrow networks stall at 0.02
+    torch.manual_seed(0)
+    with quiet_transformers():
+        BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def settings(encoder) -> MetaKdSettings:
+    return MetaKdSettings(encoder=encoder, epochs=8, learning_rate=5e-3, batch_size=24, max_length=12)
+
+
+@pytest.fixture(scope="module")
+def trained(task, settings, tmp_path_factory) -> dict[str, Path]:
+    return train_meta_kd_teachers(
+        task, tmp_path_factory.mktemp("teachers"), settings, names=teacher_names(task), device="cpu"
+    )
+
+
+def test_false_domains_are_the_batchs_own_in_another_order():
+    domains = torch.tensor([0, 0, 1, 2])
+    assert false_domains(domains, torch.tensor([2, 3, 0, 1])).tolist() == [1, 2, 0, 0]
+    torch.manual_seed(0)
+    many = torch.arange(3).repeat(1000)
+    drawn = false_domains(many)
+    assert torch.equal(drawn.sort().values, many.sort().values)
+    assert (drawn == many).float().mean() == pytest.approx(1 / 3, abs=0.03)  # right by accident
+
+
+def test_content_is_the_mean_behind_the_first_token_without_padding():
+    hidden = torch.arange(6.0).reshape(1, 6, 1)
+    right, left = torch.tensor([[1, 1, 1, 0, 0, 0]]).bool(), torch.tensor([[0, 0, 1, 1, 1, 1]]).bool()
+    assert content(hidden, right).item() == 1.5
+    assert content(hidden, left).item() == 4.0
+    assert content(hidden, torch.tensor([[1, 0, 0, 0, 0, 0]]).bool()).item() == 0.0  # nothing stands behind it
+
+
+def test_the_meta_teachers_loss_by_hand(task, settings):
+    scores = np.linspace(0.1, 0.9, len(task.table))
+    objective = MetaTeacherObjective(task, scores, settings, 16)
+    objective.module.eval()
+    inside = InnerStates(mask=torch.ones(3, 4, dtype=torch.bool), hidden={4: torch.randn(3, 4, 16)}, attention={})
+    logits, ids = torch.randn(3, 2), torch.tensor([0, 2, 4])  # one of each domain
+    labels = torch.from_numpy(task.table.labels[ids.numpy()])
+    torch.manual_seed(5)
+    found = objective.losses(logits, inside, ids, labels)
+    torch.manual_seed(5)
+    wrong = torch.arange(3)[torch.randperm(3)]
+    named = objective.module["head"](objective.corruption(inside.hidden[4][:, 1:].mean(1), torch.arange(3)))
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = expected + 0.5 * torch.nn.functional.cross_entropy(named, wrong, reduction="none")
+    assert torch.allclose(found, expected * torch.from_numpy(scores[[0, 2, 4]]).float(), atol=1e-6)
+
+
+def test_all_teachers_are_trained_once_and_know_what_they_saw(task, settings, trained):
+    assert list(trained) == ["single-books", "single-film-dvd", "single-kitchen", "mixed", "multi_task", "meta"]
+    teachers = load_meta_kd_teachers(trained, task, device="cpu")
+    assert teachers["single-film-dvd"].knows == {"film & dvd"}
+    assert teachers["meta"].knows == set(task.domain_names)
+    ids = task.splits["test"]
+    for name in ("mixed", "multi_task", "meta"):
+        logits = teachers[name].logits(task, ids, batch_size=16, max_length=12)
+        assert (logits.argmax(1).numpy() == task.table.labels[ids]).mean() > 0.8
+    cache_names = [teacher.name for teacher in teachers.values()]
+    assert cache_names == list(trained)
+    before = {path: path.stat().st_mtime_ns for path in trained["meta"].iterdir()}
+    again = train_meta_kd_teachers(task, trained["meta"].parent, settings, names=["meta"], device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in again["meta"].iterdir()} == before
+    module = load_corruption(trained["meta"], 3, 16)
+    fresh = DomainCorruption(3, 16, seed=settings.seed)
+    assert not torch.allclose(module.dense.weight, fresh.dense.weight)  # trained with the network
+
+
+def test_the_multi_task_teacher_answers_with_the_head_of_the_domain(task, trained):
+    teacher = load_meta_kd_teachers({"multi_task": trained["multi_task"]}, task, device="cpu")["multi_task"]
+    ids = task.splits["test"]
+    logits = teacher.logits(task, ids, batch_size=16, max_length=12)
+    mine = np.flatnonzero(task.table.domains[ids] == 1)
+    alone = domain_task(task, "film & dvd")
+    own = teacher.head("film & dvd").logits(alone, alone.splits["test"], batch_size=16, max_length=12)
+    assert torch.allclose(logits[mine], own, atol=1e-5)
+    with pytest.raises(TeacherError, match="got domain 'toys', which it never saw"):
+        teacher.head("toys")
+
+
+def test_other_objectives_are_other_teachers(task, settings, trained):
+    for changed in ({"weighted": False}, {"corruption_weight": 0.0}, {"prototypes": PrototypeSettings(kind="domain")}):
+        with pytest.raises(OutputDirectoryError, match="other settings"):
+            train_meta_kd_teachers(
+                task, trained["meta"].parent, replace(settings, **changed), names=["meta"], device="cpu"
+            )
+
+
+def test_what_meta_kd_cannot_learn_from_is_refused_before_anything_is_written(task, settings, tmp_path):
+    def refused(changed: Task, names=("meta",), chosen=settings):
+        return train_meta_kd_teachers(changed, tmp_path / "none", chosen, names=names, device="cpu")
+
+    with pytest.raises(TaskError, match="two domains or more"):
+        refused(replace(task, domain_names=()))
+    labels = task.table.labels.copy()
+    labels[:2] = -1
+    with pytest.raises(TaskError, match="2 of task 'reviews' have none"):
+        refused(replace(task, table=replace(task.table, labels=labels)))
+    with pytest.raises(UnknownNameError, match=r"'single-toys'.*single-books"):
+        refused(task, names=("single-toys",))
+    with pytest.raises(TaskError, match="differ in letters or digits"):
+        refused(replace(task, domain_names=("a b", "a-b", "c")))
+    with pytest.raises(StudentError, match="nowhere"):
+        refused(task, chosen=replace(settings, encoder="nowhere"))
+    with pytest.raises(ConfigError, match="corruption_weight"):
+        replace(settings, corruption_weight=-1)
+    assert not (tmp_path / "none").exists()
+    left_out = keep_domains(task, ["books", "kitchen"])
+    assert teacher_names(left_out)[:2] == ("single-books", "single-kitchen")
+
+
+# --- students
+
+
+@pytest.fixture(scope="module")
+def start(task, encoder, tmp_path_factory) -> Path:
+    return save_small_encoder(encoder, task, tmp_path_factory.mktemp("start"), num_layers=2, hidden_size=8)
+
+
+STEPS = StudentSettings(max_steps=30, batch_size=12, learning_rate=1e-2, max_length=12)
+BRIEF = DistillationSettings(feature_steps=30, feature_learning_rate=1e-2)
+
+
+def lesson_of(task: Task, trained: dict[str, Path], name: str, domain: str = "kitchen", **more: Any) -> Lesson:
+    alone = domain_task(task, domain)
+    (teacher,) = load_teachers([trained[name]], alone, device="cpu")
+    return Lesson(task=alone, encoders=[teacher], **more)
+
+
+def test_meta_distillation_is_two_runs_of_which_the_first_is_shared(task, trained, start, settings, tmp_path):
+    corruption = load_corruption(trained["meta"], 3, 16)
+    alone = domain_task(task, "kitchen")
+    lesson = lesson_of(task, trained, "meta", corruption=corruption, scores=np.full(len(alone.table), 0.5))
+    trainer, figures = distil_meta_student(lesson, start, BRIEF, STEPS, tmp_path)
+    accuracy = classification_metrics(trainer.predict_split("test"), alone.labels("test"))["accuracy"]
+    assert accuracy > 0.8
+    (first,) = tmp_path.glob("features-*")
+    written = (first / "model.safetensors").stat().st_mtime_ns
+    # the output step alone is new: another weighting of other teachers' logits
+    both = [load_teachers([trained[name]], alone, device="cpu")[0] for name in ("meta", "single-kitchen")]
+    cache = build_cache(both, alone, tmp_path / "cache", max_length=12)
+    again, same = distil_meta_student(
+        replace(lesson, source=cache, weighting=Fixed(torch.tensor([0.0, 1.0]))), start, BRIEF, STEPS, tmp_path
+    )
+    assert (first / "model.safetensors").stat().st_mtime_ns == written
+    assert same == figures
+    assert again.cache is cache
+    assert list(tmp_path.glob("features-*")) == [first]
+    # other losses are another first step
+    distil_meta_student(lesson, start, replace(BRIEF, transfer=0.0), STEPS, tmp_path)
+    assert len(list(tmp_path.glob("features-*"))) == 2
+
+
+def test_lambda_scales_the_features_and_not_the_transferable_one(task, trained, start, tmp_path, monkeypatch):
+    seen = {}
+    plain = FeatureLosses.losses
+
+    def watching(self, student, teachers, state, taught):
+        seen.setdefault("scale", taught.scale)
+        seen.setdefault("scaled", [term.scaled for term in self.terms])
+        return plain(self, student, teachers, state, taught)
+
+    monkeypatch.setattr(FeatureLosses, "losses", watching)
+    corruption = load_corruption(trained["meta"], 3, 16)
+    lesson = lesson_of(task, trained, "meta", corruption=corruption)
+    lesson = replace(lesson, scores=np.full(len(lesson.task.table), 1.0))
+    distil_meta_student(lesson, start, BRIEF, replace(STEPS, max_steps=2), tmp_path)
+    assert seen["scaled"] == [True, True, True, False]
+    assert 2 * 0.2689 < seen["scale"].min() <= seen["scale"].max() <= 1.0  # (1 + t) times [0.2689, 0.5]
+
+
+def test_tiny_bert_distillation_and_the_joint_schedule_work_with_any_teacher(task, trained, start, tmp_path):
+    for name in ("mixed", "multi_task"):
+        lesson = lesson_of(task, trained, name)
+        trainer, _ = distil_meta_student(lesson, start, replace(BRIEF, **TINY_BERT), STEPS, tmp_path / name)
+        scores = classification_metrics(trainer.predict_split("test"), lesson.task.labels("test"))
+        assert scores["accuracy"] > 0.8
+    two = lesson_of(task, trained, "mixed")
+    two = replace(two, encoders=[*two.encoders, *lesson_of(task, trained, "single-kitchen").encoders])
+    joint = replace(BRIEF, **TINY_BERT, schedule="joint", feature_steps=5)
+    trainer, figures = distil_meta_student(two, start, joint, replace(STEPS, max_steps=5), tmp_path / "joint")
+    assert trainer.state.global_step == 10
+    assert figures == {"feature_seconds": 0.0}
+    assert not list((tmp_path / "joint").glob("features-*"))
+
+
+def test_recipes_that_cannot_be_followed_are_refused(task, trained, start, encoder, tmp_path):
+    lesson = lesson_of(task, trained, "mixed")
+    with pytest.raises(ConfigError, match="needs a meta-teacher's module, got none; set transfer to 0"):
+        distil_meta_student(lesson, start, BRIEF, STEPS, tmp_path)
+    joint = replace(BRIEF, **TINY_BERT, schedule="joint")
+    with pytest.raises(ConfigError, match="a source or weighting of other logits would be ignored"):
+        distil_meta_student(replace(lesson, weighting=Uniform()), start, joint, STEPS, tmp_path)
+    two = replace(lesson, encoders=lesson.encoders * 2, corruption=load_corruption(trained["meta"], 3, 16))
+    with pytest.raises(ConfigError, match="one meta-teacher's, got 2 teachers"):
+        distil_meta_student(two, start, BRIEF, STEPS, tmp_path)
+    with pytest.raises(UnknownNameError, match="schedule 'both'"):
+        DistillationSettings(schedule="both")
+    with pytest.raises(ConfigError, match="feature_steps"):
+        DistillationSettings(feature_steps=0)
+    with pytest.raises(ConfigError, match="a feature loss whose weight is not 0"):
+        DistillationSettings(embedding=0, hidden=0, attention=0, transfer=0)
+    with pytest.raises(TeacherError, match="for 2 domains of width 16"):
+        load_corruption(trained["meta"], 2, 16)
+    with pytest.raises(StudentError, match="multiple of its 2 heads and 1 to 4 layers, got 9 and 2"):
+        save_small_encoder(encoder, task, tmp_path / "odd", num_layers=2, hidden_size=9)

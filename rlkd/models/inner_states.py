@@ -57,13 +57,19 @@ def _handing_out_scores(model: Any, wanted: bool) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+def encoder_config(model: Any) -> Any:
+    """Configuration of the transformer inside a classifier: of a multi-task model that of its encoder."""
+    return getattr(model.config, "encoder", model.config)
+
+
 def check_encoder(model: Any, *, attention: bool) -> None:
     """Refuse a network without the inner states of a transformer.
 
     Raises:
         StudentError: It has no layers, or does not hand out attention scores.
     """
-    sizes = [getattr(model.config, name, None) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
+    config = encoder_config(model)
+    sizes = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
     if not all(isinstance(size, int) for size in sizes):
         raise StudentError(
             f"feature losses need transformers with hidden states, came {type(model).__name__}; use an encoder such "

@@ -113,6 +113,8 @@ class MultiTaskForSequenceClassification(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         task: str | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput:
         """Classify the instances of one task.
@@ -123,6 +125,8 @@ class MultiTaskForSequenceClassification(PreTrainedModel):
             token_type_ids: Segment ids, shape (B, L); left out for encoders that take none.
             labels: Classes of the task, shape (B,).
             task: Name of the task; may be left out if there is one only.
+            output_hidden_states: Hand out the encoder's hidden states, where it has some.
+            output_attentions: Hand out its attention, likewise.
             return_dict: Ignored; the output is always a ``SequenceClassifierOutput``.
 
         Returns:
@@ -134,10 +138,16 @@ class MultiTaskForSequenceClassification(PreTrainedModel):
         head = self.heads[_key(self._named(task))]
         optional = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         given = {"input_ids": input_ids} | {name: value for name, value in optional.items() if value is not None}
-        features = _pooled(self.encoder(**forward_inputs(self.encoder, given)), attention_mask)
-        logits = head(self.dropout(features))
-        loss = None if labels is None else cross_entropy(logits, labels).mean()
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        inner = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked = {name: True for name, wish in inner.items() if wish}
+        encoded = self.encoder(**forward_inputs(self.encoder, given), **asked)
+        logits = head(self.dropout(_pooled(encoded, attention_mask)))
+        return SequenceClassifierOutput(
+            loss=None if labels is None else cross_entropy(logits, labels).mean(),
+            logits=logits,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
 
     def _named(self, task: str | None) -> str:
         tasks = self.config.tasks

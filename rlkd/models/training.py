@@ -211,13 +211,18 @@ def plan_teachers(
         for index, kind in enumerate(kinds)
     ]
     for index, plan in enumerate(plans):
-        _check_rows(task, plan, _name(plan, index))
+        check_rows(task, plan, _name(plan, index))
     for kind, layers in {(plan.kind, plan.num_layers) for plan in plans if plan.kind != TFIDF}:
         _check_kind(task, kind, layers, max_length)
     return plans
 
 
-def _check_rows(task: Task, plan: Plan, name: str) -> None:
+def check_rows(task: Task, plan: Plan, name: str) -> None:
+    """Refuse a teacher whose training rows are of fewer than two classes.
+
+    Raises:
+        TeacherError: Names the teacher.
+    """
     rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
     if len(np.unique(task.table.labels[rows])) < 2:
         raise TeacherError(

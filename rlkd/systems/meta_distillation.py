@@ -1,0 +1,327 @@
+"""Meta-KD's students: from an encoder's embeddings, layers, attention and transferable feature, then from logits.
+
+The two steps of the released code are two runs of the one trainer: features alone, with live teachers, then logits
+alone, from an ordinary logit cache with any weighting; ``joint`` is the paper's single sum. Without the transferable
+feature and the expertise the same is TinyBERT's distillation, which the paper compares every teacher with.
+
+Source:
+    Pan et al. 2021, arXiv:2012.01266, section 3.3; Jiao et al. 2020 (TinyBERT), arXiv:1909.10351.
+Deviation:
+    Steps are counted, not epochs, so that students of small domains get the same budget; no checkpoint is chosen on
+    validation. Attention is compared on real tokens only. Logits: ``KL(teacher || student)``, not divided by C.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlkd.data.task import Task
+from rlkd.errors import ConfigError, unknown_name
+from rlkd.feature_losses import (
+    EncoderSizes,
+    FeatureBatch,
+    FeatureLosses,
+    FeatureSettings,
+    Projections,
+    feature_terms,
+)
+from rlkd.logit_cache import LiveEncoders
+from rlkd.models.networks import quiet_transformers
+from rlkd.models.teacher_files import write_hf
+from rlkd.models.teachers import HfTeacher
+from rlkd.records import file_hash, read_object, verify_manifest, write_json_atomic, write_manifest
+from rlkd.settings import StudentSettings
+from rlkd.systems.meta_kd import DomainCorruption, content
+from rlkd.trainer import DistillationTrainer, make_trainer
+from rlkd.types import LogitSource, Wanted
+from rlkd.weighting import Weighting
+from rlkd.weighting.fixed import Uniform
+from rlkd.weighting.meta_kd import DomainExpertise
+
+SCHEDULES = ("two_step", "joint")
+STAGE = "stage.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """What students learn from encoders beside their logits; the defaults are meta-distillation."""
+
+    embedding: float = 1.0
+    """Weight of the embedding loss. Range: >= 0."""
+    hidden: float = 1.0
+    """Of the hidden loss. Range: >= 0."""
+    attention: float = 1.0
+    """Of the attention loss. Range: >= 0."""
+    transfer: float = 0.5
+    """Of the loss on the transferable feature, the paper's gamma_2. Range: >= 0."""
+    expertise: bool = True
+    """Multiply the other losses of each instance by the domain expertise lambda."""
+    schedule: str = "two_step"
+    """``two_step``: features, then logits without lambda, as in the released code; ``joint``: all at once, as in the
+    paper, for the steps of both."""
+    feature_steps: int = 400
+    """Steps of the first of the two. Range: >= 1."""
+    feature_learning_rate: float = 1e-3
+    """Of its AdamW, constant. Range: > 0."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        if not self.transfer >= 0 or self.feature_steps < 1 or not self.feature_learning_rate > 0:
+            raise ConfigError(
+                "meta-distillation needs transfer >= 0, feature_steps >= 1 and feature_learning_rate > 0, got "
+                f"{self.transfer}, {self.feature_steps} and {self.feature_learning_rate}; mend the wrong one"
+            )
+        if not self.transfer and not (self.embedding or self.hidden or self.attention):
+            raise ConfigError("the first step needs a feature loss whose weight is not 0, got none; raise one")
+        self.features(logits=0)
+
+    def features(self, *, logits: float) -> FeatureSettings:
+        """The ordinary feature losses, beside the logits with that weight."""
+        return FeatureSettings(embedding=self.embedding, hidden=self.hidden, attention=self.attention, logits=logits)
+
+
+TINY_BERT: dict[str, Any] = {"transfer": 0.0, "expertise": False}
+"""What makes meta-distillation TinyBERT's two steps: the paper's baseline for every teacher."""
+
+
+class TransferTerm:
+    """Squared error between the transferable features of student and teacher, outside of lambda.
+
+    The student has a module of its own and shares the projection of the hidden states, as in the released code.
+
+    Source:
+        Pan et al. 2021, section 3.3. Deviation: one value for each instance; the code's is a mean over the batch.
+    """
+
+    scaled = False
+
+    def __init__(
+        self,
+        student: EncoderSizes,
+        teachers: Sequence[EncoderSizes],
+        projections: Projections,
+        corruption: DomainCorruption,
+        *,
+        weight: float,
+        seed: int = 0,
+    ) -> None:
+        """Compare with one meta-teacher, whose module is ``corruption``.
+
+        Raises:
+            ConfigError: There are several teachers.
+        """
+        if len(teachers) != 1:
+            raise ConfigError(
+                f"the transferable feature is one meta-teacher's, got {len(teachers)} teachers; set transfer to 0"
+            )
+        self.weight, self._projections, self._teachers = weight, projections, corruption
+        self._students = DomainCorruption(corruption.domain_embedding.num_embeddings, student.width, seed=seed)
+        self._last = (student.layers, teachers[0].layers)
+        self.trained: tuple[nn.Module, ...] = (self._students, projections)
+        self.of_student = Wanted(hidden=(student.layers,))
+        self.of_teachers: tuple[Wanted, ...] = (Wanted(hidden=(teachers[0].layers,)),)
+
+    def losses(self, batch: FeatureBatch) -> Tensor:
+        """See :class:`~rlkd.feature_losses.FeatureTerm`."""
+        domains, mask = batch.state.domains, batch.student.mask
+        assert domains is not None
+        mine = self._students(content(batch.student.hidden[self._last[0]], mask), domains)
+        self._teachers.to(mask.device)
+        theirs = self._teachers(content(batch.teachers[0].hidden[self._last[1]], mask), domains)
+        error: Tensor = (self._projections[0](mine) - theirs.detach()).square().mean(-1)
+        return error.unsqueeze(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What one student learns from whom."""
+
+    task: Task
+    """Of one domain."""
+    encoders: Sequence[HfTeacher]
+    """The teachers of features; several count equally, or by lambda."""
+    corruption: DomainCorruption | None = None
+    """The meta-teacher's module; needed unless ``transfer`` is 0."""
+    scores: NDArray[np.floating[Any]] | None = None
+    """Prototype scores t of the task's instances, shape (N,), for lambda. None: 0."""
+    source: LogitSource | None = None
+    """Teachers of logits in the second step. None: the encoders."""
+    weighting: Weighting | None = None
+    """Of those. None: equal weights."""
+    live: LiveEncoders | None = None
+    """The encoders as a source that keeps their answers between students. None: made anew."""
+
+
+def distil_meta_student(
+    lesson: Lesson,
+    start: str | Path,
+    recipe: DistillationSettings,
+    settings: StudentSettings,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    shared: dict[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
+    **arguments: Any,
+) -> tuple[DistillationTrainer, dict[str, Any]]:
+    """Distil a student of one domain.
+
+    Args:
+        lesson: Data and teachers.
+        start: Folder of the student to start from, see :func:`rlkd.models.small.save_small_encoder`.
+        recipe: The losses and the schedule.
+        settings: Budget of the step on logits; ``student`` and ``num_layers`` are not read, ``start`` is.
+        folder: The first step is kept here, in a directory named after all that it is made of.
+        seed: Of projections, order of batches and dropout.
+        shared: A dict that keeps tokenizer and encoded inputs between students of one task.
+        callbacks: Further ``TrainerCallback`` s of the last step.
+        **arguments: Fields of :class:`~rlkd.trainer.DistillationArguments` of the last step.
+
+    Returns:
+        The trainer with the finished student, and ``feature_seconds``.
+
+    Raises:
+        ConfigError: The recipe needs what the lesson does not have.
+    """
+    if recipe.transfer and lesson.corruption is None:
+        raise ConfigError("the transferable feature needs a meta-teacher's module, got none; set transfer to 0")
+    shared = {} if shared is None else shared
+    live = lesson.live or LiveEncoders(lesson.encoders, lesson.task, max_length=settings.max_length)
+    lesson = replace(lesson, live=live)
+    if recipe.schedule == "joint":
+        if lesson.weighting is not None or lesson.source is not None:
+            raise ConfigError(
+                "the joint schedule reads logits of the teachers of features, a source or weighting of other logits "
+                "would be ignored; use two_step"
+            )
+        both = replace(
+            settings, student=str(start), num_layers=None, max_steps=recipe.feature_steps + settings.max_steps
+        )
+        trainer = _with_features(
+            lesson, recipe, both, Path(folder), 1.0, seed, shared, callbacks=callbacks, **arguments
+        )
+        _train(trainer, arguments)
+        return trainer, {"feature_seconds": 0.0}
+    first, seconds = _first_step(lesson, Path(start), recipe, settings, Path(folder), seed, shared)
+    second = replace(settings, student=str(first), num_layers=None)
+    trainer = make_trainer(
+        lesson.task,
+        lesson.source or live,
+        lesson.weighting or Uniform(),
+        second,
+        Path(folder) / "logits",
+        seed=seed,
+        shared=shared,
+        callbacks=callbacks,
+        **arguments,
+    )
+    _train(trainer, arguments)
+    return trainer, {"feature_seconds": seconds}
+
+
+def _train(trainer: DistillationTrainer, arguments: Mapping[str, Any]) -> None:
+    """From the newest checkpoint where checkpoints are kept."""
+    trainer.train(resume_from_checkpoint=True if arguments.get("save_strategy", "no") != "no" else None)
+
+
+def _first_step(
+    lesson: Lesson,
+    start: Path,
+    recipe: DistillationSettings,
+    settings: StudentSettings,
+    folder: Path,
+    seed: int,
+    shared: dict[str, Any],
+) -> tuple[Path, float]:
+    """The student after the step on features; students that differ only in what comes after share it."""
+    path = folder / f"features-{_made_of(lesson, start, recipe, settings, seed)}"
+    if not verify_manifest(path):
+        shutil.rmtree(path, ignore_errors=True)  # an interrupted one
+        started = time.perf_counter()
+        step = replace(
+            settings,
+            student=str(start),
+            num_layers=None,
+            max_steps=recipe.feature_steps,
+            learning_rate=recipe.feature_learning_rate,
+        )
+        trainer = _with_features(
+            lesson, recipe, step, folder, 0.0, seed, shared, lr_scheduler_type="constant", callbacks=()
+        )
+        trainer.train()
+        with quiet_transformers():
+            write_hf(trainer.model, trainer.processing_class, path)
+        write_json_atomic(path / STAGE, {"seconds": round(time.perf_counter() - started, 2)})
+        write_manifest(path)
+    return path, float(read_object(path / STAGE)["seconds"])
+
+
+def _made_of(lesson: Lesson, start: Path, recipe: DistillationSettings, settings: StudentSettings, seed: int) -> str:
+    scores = None if lesson.scores is None else hashlib.sha256(np.asarray(lesson.scores).tobytes()).hexdigest()
+    corruption = None
+    if lesson.corruption is not None:
+        weights = lesson.corruption.state_dict().items()
+        corruption = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for _, value in weights)).hexdigest()
+    described = [
+        lesson.task.fingerprint,
+        [teacher.identity for teacher in lesson.encoders],
+        scores if recipe.expertise else None,
+        corruption if recipe.transfer else None,
+        file_hash(start / WEIGHTS) if (start / WEIGHTS).is_file() else str(start),
+        asdict(recipe),
+        [settings.batch_size, settings.max_length],
+        seed,
+    ]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
+
+
+def _with_features(
+    lesson: Lesson,
+    recipe: DistillationSettings,
+    settings: StudentSettings,
+    folder: Path,
+    logits_weight: float,
+    seed: int,
+    shared: dict[str, Any],
+    **arguments: Any,
+) -> DistillationTrainer:
+    assert lesson.live is not None
+
+    def features(student: PreTrainedModel) -> FeatureLosses:
+        sizes = EncoderSizes.of(student)
+        others = [EncoderSizes.of(teacher.model) for teacher in lesson.encoders]
+        projections = Projections(sizes, others, seed=seed)
+        terms = feature_terms(sizes, others, recipe.features(logits=logits_weight), projections)
+        if recipe.transfer and lesson.corruption is not None:
+            terms.append(TransferTerm(sizes, others, projections, lesson.corruption, weight=recipe.transfer, seed=seed))
+        return FeatureLosses(terms, logits_weight=logits_weight)
+
+    weighting: Weighting = Uniform()
+    if recipe.expertise:
+        scores = lesson.scores
+        weighting = DomainExpertise(None if scores is None else torch.from_numpy(np.array(scores, dtype=np.float32)))
+    return make_trainer(
+        lesson.task,
+        lesson.live,
+        weighting,
+        settings,
+        folder / "features",
+        seed=seed,
+        shared=shared,
+        features=features,
+        **arguments,
+    )

@@ -1,0 +1,411 @@
+"""Meta-KD's teachers: one meta-teacher that carries what transfers between domains, and those it is compared with.
+
+The meta-teacher is trained on all domains at once. Instances that are typical of their own and of other domains count
+more (:mod:`rlkd.prototypes`), and a second head must name *false* domains from a mixture of content and domain, so that
+the content keeps what domains share. Students are distilled in :mod:`rlkd.systems.meta_distillation`.
+
+Source:
+    Pan, Wang, Qiu, Zhang, Li, Huang 2021, "Meta-KD: A Meta Knowledge Distillation Framework for Language Model
+    Compression across Domains", arXiv:2012.01266, and its released code. Where the two differ, :class:`MetaKdSettings`
+    has a switch.
+Deviation:
+    The classifier is transformers' own, with dropout and without the code's ReLU. Means leave padding out. Teachers
+    answer in eval mode; the released code leaves their dropout on.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig
+
+from rlkd.data.collection import TaskCollection, keep_domains
+from rlkd.data.task import Task, joined_inputs
+from rlkd.errors import ConfigError, TaskError, TeacherError, one_line, unknown_name
+from rlkd.losses import cross_entropy
+from rlkd.models import load_teachers
+from rlkd.models.embedding import TextEmbedder
+from rlkd.models.networks import quiet_transformers
+from rlkd.models.students import check_student, seeded_weights
+from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
+from rlkd.models.training import FINE_TUNING_RATE, Plan, check_rows, plan_teachers, train_teacher
+from rlkd.prototypes import PrototypeSettings, prototype_scores
+from rlkd.records import file_hash, read_object, write_array_atomic
+from rlkd.systems.mkd import teacher_phase, train_mkd_teachers
+from rlkd.types import InnerStates, Wanted
+
+SINGLE, MIXED, MULTI_TASK, META = "single", "mixed", "multi_task", "meta"
+CORRUPTION_FILE = "corruption.safetensors"
+EMBEDDINGS_FILE = "embeddings.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaKdSettings:
+    """How teachers are trained; the meta-teacher's own switches last."""
+
+    encoder: str
+    """Hub id or path of the pretrained encoder that all teachers are fine-tuned from."""
+    num_layers: int | None = None
+    """Keep only its first layers."""
+    epochs: float = 3
+    """Passes over the rows. Range: > 0."""
+    learning_rate: float = FINE_TUNING_RATE
+    """Peak rate. Range: > 0."""
+    batch_size: int = 32
+    """Rows a step. Range: >= 1."""
+    max_length: int = 128
+    """Tokens a text is cut to."""
+    seed: int = 0
+    """Of heads, order of batches and dropout."""
+    prototypes: PrototypeSettings = field(default_factory=PrototypeSettings)
+    """How the prototype score t is made."""
+    weighted: bool = True
+    """Multiply each instance's loss by t."""
+    corruption_weight: float = 0.5
+    """Of the domain-corruption loss; the paper's gamma_1. 0 leaves its module at random values, as the released script
+    does, which never switches the loss on. Range: >= 0."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not self.corruption_weight >= 0:
+            raise ConfigError(f"corruption_weight must be >= 0, got {self.corruption_weight}; 0.5 is usual")
+
+
+class DomainCorruption(nn.Module):
+    """The transferable feature ``tanh(W (E_D(d) + E_C(x)) + b)`` of content E_C and domain d.
+
+    Source:
+        Pan et al. 2021, section 3.2; ``corrupt_dense`` of the released code.
+    """
+
+    def __init__(self, num_domains: int, width: int, *, seed: int = 0) -> None:
+        """Draw the domain embedding (D, H) and the dense layer from ``seed``."""
+        super().__init__()
+        with seeded_weights(seed):
+            self.domain_embedding = nn.Embedding(num_domains, width)
+            self.dense = nn.Linear(width, width)
+            nn.init.normal_(self.domain_embedding.weight, std=0.02)
+
+    def forward(self, content: Tensor, domains: Tensor) -> Tensor:
+        """The feature of contents (B, H) and domains (B,), shape (B, H), in (-1, 1)."""
+        mixed: Tensor = torch.tanh(self.dense(self.domain_embedding(domains) + content))
+        return mixed
+
+
+def content(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the last hidden states (B, L, H) over real tokens behind the first, shape (B, H)."""
+    kept = mask.clone()
+    kept[torch.arange(len(mask)), mask.int().argmax(1)] = False  # the first real token, wherever padding stands
+    kept = torch.where(kept.any(1, keepdim=True), kept, mask)
+    return (hidden * kept.unsqueeze(-1)).sum(1) / kept.sum(1, keepdim=True)
+
+
+def false_domains(domains: Tensor, order: Tensor | None = None) -> Tensor:
+    """Wrong labels for the domain-corruption loss: the batch's own domains in another order, shape (B,).
+
+    About one in D stays right by accident, as in the released code.
+
+    Args:
+        domains: Shape (B,).
+        order: The permutation, shape (B,); None: drawn from torch's generator.
+    """
+    return domains[torch.randperm(len(domains), device=domains.device) if order is None else order]
+
+
+class MetaTeacherObjective:
+    """The meta-teacher's loss, ``t * (CE + gamma_1 * CE(false domain))``; an :class:`~rlkd.models.training.Objective`.
+
+    Source:
+        Pan et al. 2021, section 3.2; the released code multiplies both terms by t.
+    """
+
+    def __init__(self, task: Task, scores: NDArray[np.floating[Any]], settings: MetaKdSettings, width: int) -> None:
+        """Hold the scores t (N,) and make the modules for an encoder of that width, with ``num_layers`` layers."""
+        config = AutoConfig.from_pretrained(settings.encoder, trust_remote_code=False)
+        self._last = settings.num_layers or config.num_hidden_layers
+        self.wanted = Wanted(hidden=(self._last,))
+        self._settings = settings
+        self._scores = torch.from_numpy(np.asarray(scores, dtype=np.float32))
+        self._domains = torch.from_numpy(task.table.domains)
+        self.corruption = DomainCorruption(len(task.domain_names), width, seed=settings.seed)
+        with seeded_weights(settings.seed + 1):
+            self._head = nn.Sequential(nn.Dropout(0.1), nn.Linear(width, len(task.domain_names)))
+        self.module: nn.Module = nn.ModuleDict({"corruption": self.corruption, "head": self._head})
+
+    def losses(self, logits: Tensor, inside: InnerStates, ids: Tensor, labels: Tensor) -> Tensor:
+        """See :class:`~rlkd.models.training.Objective`."""
+        losses, rows = cross_entropy(logits, labels), ids.cpu()
+        if self._settings.corruption_weight:
+            domains = self._domains[rows].to(logits.device)
+            feature = self.corruption(content(inside.hidden[self._last], inside.mask), domains)
+            wrong = F.cross_entropy(self._head(feature), false_domains(domains), reduction="none")
+            losses = losses + self._settings.corruption_weight * wrong
+        return losses * self._scores[rows].to(logits.device) if self._settings.weighted else losses
+
+    def described(self) -> Mapping[str, Any]:
+        """See :class:`~rlkd.models.training.Objective`."""
+        mine = ("prototypes", "weighted", "corruption_weight")
+        return {"objective": "meta_kd"} | {name: asdict(self._settings)[name] for name in mine}
+
+    def save(self, directory: Path) -> None:
+        """Write the module of the transferable feature; the head that names false domains has served."""
+        directory.mkdir(parents=True, exist_ok=True)
+        values = {name: value.cpu().contiguous() for name, value in self.corruption.state_dict().items()}
+        save_file(values, directory / CORRUPTION_FILE)
+
+
+def load_corruption(directory: Path, num_domains: int, width: int) -> DomainCorruption:
+    """Read the meta-teacher's frozen module.
+
+    Raises:
+        TeacherError: There is none, or it was made for other domains or another encoder.
+    """
+    module, path = DomainCorruption(num_domains, width), directory / CORRUPTION_FILE
+    try:
+        module.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise many kinds for damaged or foreign files
+        raise TeacherError(
+            f"expected a meta-teacher's module for {num_domains} domains of width {width} in {path}: "
+            f"{one_line(error)}; train the meta-teacher with rlkd meta-kd"
+        ) from error
+    return module.eval().requires_grad_(False)
+
+
+def single_name(domain: str) -> str:
+    """Name of the teacher of one domain alone, and of its directory."""
+    return f"{SINGLE}-{re.sub(r'[^A-Za-z0-9._-]+', '-', domain)}"
+
+
+def teacher_names(task: Task) -> tuple[str, ...]:
+    """All teachers that a task can have: one a domain, and three that learn all domains."""
+    return (*map(single_name, seen_domains(task)), MIXED, MULTI_TASK, META)
+
+
+def seen_domains(task: Task) -> tuple[str, ...]:
+    """Names of the domains that have labelled training rows.
+
+    Raises:
+        TaskError: The task has fewer than two domains.
+    """
+    if len(task.domain_names) < 2:
+        raise TaskError(
+            f"Meta-KD needs a task with two domains or more, task {task.name!r} has {len(task.domain_names)}; add a "
+            "column of domains"
+        )
+    seen = np.unique(task.table.domains[task.labelled_ids("train")])
+    return tuple(task.domain_names[index] for index in seen)
+
+
+def check_meta_kd(task: Task, settings: MetaKdSettings, names: Sequence[str]) -> None:
+    """Refuse before any long work what cannot be trained.
+
+    Raises:
+        ConfigError: A setting is out of range.
+        TaskError: The task has no domains, no texts, or train rows without a label.
+        TeacherError: The encoder cannot be loaded, or a domain has too few rows.
+        UnknownNameError: There is no such teacher.
+    """
+    known = teacher_names(task)
+    if len(set(known)) < len(known):
+        raise TaskError(f"domains need names that differ in letters or digits, got {', '.join(known)}; rename one")
+    for name in names:
+        if name not in known:
+            raise unknown_name("teacher of Meta-KD", name, known)
+    bare = len(task.splits["train"]) - len(task.labelled_ids("train"))
+    if bare:
+        raise TaskError(
+            f"Meta-KD reads the label of every training row, {bare} of task {task.name!r} have none; leave them out"
+        )
+    if task.table.texts is None:
+        raise TaskError(f"Meta-KD distils encoders of texts, task {task.name!r} has vectors; give it texts")
+    check_student(settings.encoder, task, num_layers=settings.num_layers, max_length=settings.max_length)
+    for name in names:
+        check_rows(task, _plan(task, settings, name), name)
+
+
+def _plan(task: Task, settings: MetaKdSettings, name: str) -> Plan:
+    (plan,) = plan_teachers(
+        task,
+        kinds=[settings.encoder],
+        max_length=settings.max_length,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        num_layers=settings.num_layers,
+    )
+    by: KnowsBy = "domain"
+    return replace(plan, known=_known(task, name), knows_by=by)
+
+
+def _known(task: Task, name: str) -> tuple[str, ...]:
+    seen = seen_domains(task)
+    return tuple(domain for domain in seen if single_name(domain) == name) or seen
+
+
+def instance_scores(
+    task: Task, embeddings: NDArray[np.floating[Any]], settings: PrototypeSettings
+) -> NDArray[np.float64]:
+    """The prototype score t of every instance of a task, shape (N,), from prototypes of its train rows.
+
+    Args:
+        task: The task.
+        embeddings: Shape (N, D).
+        settings: How.
+    """
+    table = task.table
+    rows = task.labelled_ids("train")
+    return prototype_scores(embeddings, table.labels, table.domains, rows=rows, settings=settings)
+
+
+def instance_embeddings(
+    task: Task, folder: str | Path, settings: MetaKdSettings, *, device: str | None = None
+) -> NDArray[np.float32]:
+    """Embeddings of all instances by the plain encoder, mean-pooled with the mask, shape (N, D); made once a folder."""
+    path = Path(folder) / f"{task.fingerprint[:16]}-{EMBEDDINGS_FILE}"
+    if not path.is_file():
+        with quiet_transformers():
+            embed = TextEmbedder(settings.encoder, max_length=settings.max_length, device=device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_array_atomic(path, embed(joined_inputs(task, np.arange(len(task.table)))))
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+def train_meta_kd_teachers(
+    task: Task,
+    folder: str | Path,
+    settings: MetaKdSettings,
+    *,
+    names: Sequence[str] = (META,),
+    device: str | None = None,
+    progress: bool = False,
+) -> dict[str, Path]:
+    """Train the meta-teacher, and whichever others are asked for; what is finished is kept.
+
+    Programs that ask for teachers of one folder at the same time wait for each other.
+
+    Args:
+        task: With domains; those without training rows are unknown to the teachers.
+        folder: Each teacher gets a directory in it.
+        settings: Of all of them.
+        names: Of :func:`teacher_names`.
+        device: ``"cpu"`` keeps networks off the GPU.
+        progress: Show progress bars.
+
+    Returns:
+        Directories by name.
+    """
+    check_meta_kd(task, settings, names)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / ".lock"):
+        return {name: _train(task, place, settings, name, device=device, progress=progress) for name in names}
+
+
+def _train(task: Task, place: Path, settings: MetaKdSettings, name: str, *, device: str | None, progress: bool) -> Path:
+    if name == MULTI_TASK:
+        return _train_multi_task(task, place, settings, device=device, progress=progress)
+    objective = None
+    if name == META:
+        scores = instance_scores(task, instance_embeddings(task, place, settings, device=device), settings.prototypes)
+        width = AutoConfig.from_pretrained(settings.encoder, trust_remote_code=False).hidden_size
+        objective = MetaTeacherObjective(task, scores, settings, width)
+    path = place / name
+    train_teacher(task, path, _plan(task, settings, name), objective=objective, device=device, progress=progress)
+    return path
+
+
+def _train_multi_task(task: Task, place: Path, settings: MetaKdSettings, *, device: str | None, progress: bool) -> Path:
+    """One encoder with a head for each domain, as MKD trains it."""
+    collection = TaskCollection(tuple(domain_task(task, domain) for domain in seen_domains(task)))
+    phase = teacher_phase(
+        settings.encoder,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        max_length=settings.max_length,
+        device="cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda",
+    )
+    train_mkd_teachers(
+        collection,
+        settings.encoder,
+        place / MULTI_TASK,
+        phase,
+        num_layers=settings.num_layers,
+        seed=settings.seed,
+        progress=progress,
+    )
+    return place / MULTI_TASK / "multi"
+
+
+def domain_task(task: Task, domain: str) -> Task:
+    """The rows of one domain as a task of that name."""
+    return replace(keep_domains(task, [domain]), name=domain)
+
+
+class DomainHeads(LabelledTeacher):
+    """The multi-task teacher over a whole task: each instance is answered by the head of its own domain."""
+
+    def __init__(self, name: str, heads: Mapping[str, HfTeacher]) -> None:
+        """Hold the classifier of every domain."""
+        first = next(iter(heads.values()))
+        super().__init__(name, first.label_names, knows=list(heads), knows_by="domain", allow_missing=False)
+        self._heads = dict(heads)
+
+    @property
+    def identity(self) -> str:
+        """Hashes of all heads with the encoder that they share."""
+        return "-".join(f"{domain}:{head.identity}" for domain, head in self._heads.items())
+
+    def head(self, domain: str) -> HfTeacher:
+        """The classifier of one domain.
+
+        Raises:
+            TeacherError: The domain was left out of the training.
+        """
+        if domain not in self._heads:
+            raise TeacherError(
+                f"the multi-task teacher has heads for {', '.join(self._heads)}, got domain {domain!r}, which it never "
+                "saw; leave the multi-task teacher out"
+            )
+        return self._heads[domain]
+
+    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        logits = torch.zeros(len(ids), len(self.label_names))
+        domains = task.table.domains[ids]
+        for index in np.unique(domains):
+            mine = np.flatnonzero(domains == index)
+            head = self.head(task.domain_names[index])
+            logits[torch.from_numpy(mine)] = head._raw_logits(task, ids[mine], batch_size, max_length).float().cpu()
+        return logits
+
+
+def load_meta_kd_teachers(paths: Mapping[str, Path], task: Task, *, device: str | None = None) -> dict[str, Teacher]:
+    """Load what :func:`train_meta_kd_teachers` trained, by name, for logits of the whole task."""
+    return {name: _load(name, path, task, device) for name, path in paths.items()}
+
+
+def _load(name: str, path: Path, task: Task, device: str | None) -> Teacher:
+    if name != MULTI_TASK:
+        return load_teachers([path], task, device=device)[0]
+    tasks = read_object(path / "config.json")["tasks"]
+    heads: dict[str, HfTeacher] = {}
+    for domain in tasks:
+        (head,) = load_teachers([path], replace(task, name=domain), device=device)
+        assert isinstance(head, HfTeacher)
+        heads[domain] = head
+    return DomainHeads(name, heads)
+
+
+def corruption_hash(directory: Path) -> str:
+    """Hash of the meta-teacher's module: with its network it decides what students learn."""
+    return file_hash(directory / CORRUPTION_FILE)
