@@ -15,7 +15,8 @@ from rlkd.features import ObservationConfig
 from rlkd.records import RunDirectory, commit
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
-from rlkd.weighting.learned import Policy, train_router
+from rlkd.weighting.learned import Policy
+from rlkd.weighting.router import train_router
 
 DEFAULT_SLOTS = 64
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"

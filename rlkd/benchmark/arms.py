@@ -10,7 +10,7 @@ from rlkd.data.task import Task
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.weighting import Evidence
-from rlkd.weighting.learned import train_router
+from rlkd.weighting.router import train_router
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from rlkd.errors import WeightingError, one_line, unknown_name
 from rlkd.logit_cache import embedding_size
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence, Mixture, OnlineWeighting, Weighting, WeightingBuilder, mixture
+from rlkd.weighting.controls import PolicyMean, PolicyShuffle
 from rlkd.weighting.fitted import CalibratedUniform, LrDev, LrTrain
 from rlkd.weighting.fixed import BestTeacher, Fixed, RandomTeacher, Uniform
 from rlkd.weighting.gradient import AekdBatchMean, AekdFlat, Govern
@@ -25,11 +26,12 @@ from rlkd.weighting.heuristic import (
     MtBertRaw,
     Oracle,
 )
-from rlkd.weighting.learned import Policy, PolicyMean, PolicyShuffle, Router, load_policy
+from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.meta_kd import MetaKd
 from rlkd.weighting.mtkd_rl import MtkdRlAgent
 from rlkd.weighting.online import Hedge
 from rlkd.weighting.rl_kd import RlKdSelector
+from rlkd.weighting.router import Router
 
 __all__ = [
     "WEIGHTINGS",

@@ -1,10 +1,9 @@
 """MTKD-RL's agent, deployed: the mean of a network's softmax and two heuristics. Trained in :mod:`rlkd.systems`."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,23 +11,14 @@ from rlkd.errors import PolicyError
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, masked_softmax, normalised, require_argument
-from rlkd.weighting.heuristic import FALLS_BACK
-from rlkd.weighting.rl_kd import check_teachers, fallen_back
-from rlkd.weighting.saved import CARD, read_module, refuse_pickle
+from rlkd.weighting.base import masked_softmax, normalised
+from rlkd.weighting.tied import TiedPolicy, fallen_back
 
 BOUND = 100.0
 """Numbers of the state are clipped to this size."""
 
 
-class MtkdRlAgent(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="rlkd",
-    license="apache-2.0",
-    tags=["knowledge-distillation", "reinforcement-learning", "multi-teacher"],
-    model_card_template=CARD,
-):
+class MtkdRlAgent(TiedPolicy):
     """Weights ``(softmax(scores) + (1 - softmax(CE)) / (K - 1) + softmax(KL)) / 3``.
 
     CE is the teacher's cross entropy to the label; KL its divergence from the student, softened: the first heuristic
@@ -44,7 +34,7 @@ class MtkdRlAgent(
         Without the ``--dynamic`` mixing of the code.
     """
 
-    falls_back = FALLS_BACK
+    system = "mtkd_rl"
     action_kind = "scores"
     action_bound = 10.0
     observation_bound = BOUND
@@ -71,15 +61,11 @@ class MtkdRlAgent(
         Raises:
             PolicyError: If a value is out of range.
         """
-        super().__init__()
-        sizes = (len(teachers), num_classes, embedding_size, hidden_size)
-        if not all(isinstance(size, int) and 0 <= size <= 100_000 for size in sizes) or not (teachers and hidden_size):
-            raise PolicyError(f"an agent needs teachers, classes, an embedding size >= 0 and a width, got {sizes}")
+        super().__init__(teachers, num_classes, embedding_size, training)
+        self.check_size("hidden size", hidden_size, 1)
         if not 0 < temperature < float("inf"):
             raise PolicyError(f"temperature must be finite and > 0, got {temperature}; 4 is the paper's")
-        self.teachers, self.num_classes, self.embedding_size = tuple(teachers), num_classes, embedding_size
         self.temperature = temperature
-        self.training_record = dict(training or {})
         self.num_features = 4 + num_classes + embedding_size
         inputs = len(teachers) * (self.num_features - 2)
         self.hidden = nn.Linear(inputs, hidden_size, bias=False)
@@ -88,8 +74,7 @@ class MtkdRlAgent(
     @property
     def requires(self) -> frozenset[str]:
         """Labels and student; embeddings where they are observed."""
-        always = {"labels", "student_logits"}
-        return frozenset(always | ({"embeddings"} if self.embedding_size else set()))
+        return super().requires | {"student_logits"}
 
     @property
     def reads_student(self) -> bool:
@@ -98,25 +83,15 @@ class MtkdRlAgent(
 
     def observe(self, state: State) -> Tensor:
         """Of every teacher: present, sum of the heuristics, CE, KL, logits, embedding; shape (..., K, F)."""
-        if state.teacher_logits.shape[-2:] != (len(self.teachers), self.num_classes):
-            raise PolicyError(
-                f"the agent was trained for {len(self.teachers)} teachers and {self.num_classes} classes, got "
-                f"{tuple(state.teacher_logits.shape[-2:])}; train one for these teachers"
-            )
-        if state.labels is None or state.student_logits is None or (self.embedding_size and state.embeddings is None):
-            raise PolicyError(
-                "MTKD-RL's state needs labels, a student, and embeddings where trained with them; got none"
-            )
+        self.check_state(state)
+        assert state.labels is not None
+        assert state.student_logits is not None
         logits, present = finite_logits(state.teacher_logits), state.present
         ce = teacher_cross_entropy(logits, state.labels)
         kl = softened_divergence(logits, finite_logits(state.student_logits), self.temperature)
         heuristics = confidence_weights(ce, present) + divergence_weights(kl, present)
-        parts = [present.float(), heuristics, ce, kl]
-        rows = torch.cat([torch.stack(parts, dim=-1), logits], dim=-1)
-        if self.embedding_size:
-            assert state.embeddings is not None
-            embeddings = state.embeddings.float().unsqueeze(-2)
-            rows = torch.cat([rows, embeddings.expand(*rows.shape[:-1], embeddings.shape[-1])], dim=-1)
+        parts = torch.stack([present.float(), heuristics, ce, kl], dim=-1)
+        rows = torch.cat([parts, logits, *self.embedding_rows(state)], dim=-1)
         return torch.where(present.unsqueeze(-1), rows.clamp(-BOUND, BOUND), 0.0)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -136,22 +111,9 @@ class MtkdRlAgent(
     @torch.no_grad()
     def weights(self, state: State) -> Tensor:
         """Weights of a batch, shape (..., K)."""
-        if self.head.weight.device != state.teacher_logits.device:
-            self.to(state.teacher_logits.device)
+        self.following(state)
         rows = self.observe(state)
         return fallen_back(self.mix(self(rows), rows), state)
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``mtkd_rl:PATH``; the teachers must be those it was trained with, in their order."""
-        path = require_argument("mtkd_rl", argument, "mtkd_rl:runs/mtkd_rl/policy")
-        agent = read_module(cls, path)
-        check_teachers("mtkd_rl", path, agent.teachers, evidence)
-        return agent
-
-    @classmethod
-    def _load_as_pickle(cls, *args: Any, **kwargs: Any) -> Any:
-        refuse_pickle()
 
 
 def softened_divergence(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:

@@ -9,18 +9,15 @@ from typing import Any, Self
 import numpy as np
 import torch
 import xxhash
-from huggingface_hub import PyTorchModelHubMixin
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkd.errors import PolicyError, WeightingError
+from rlkd.errors import PolicyError
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, equal_weights, require_argument
-from rlkd.weighting.heuristic import FALLS_BACK
-from rlkd.weighting.saved import CARD, read_module, refuse_pickle
+from rlkd.weighting.tied import TiedPolicy, fallen_back
 
 EMPTY_SETS = ("label_only", "all", "argmax", "resample")
 """What happens to an instance for which no teacher was selected: its label alone; all teachers; the most probable
@@ -33,14 +30,7 @@ ABSENT_SCORE = -30.0
 LARGEST_CROSS_ENTROPY = 20.0
 
 
-class RlKdSelector(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="rlkd",
-    license="apache-2.0",
-    tags=["knowledge-distillation", "reinforcement-learning", "multi-teacher"],
-    model_card_template=CARD,
-):
+class RlKdSelector(TiedPolicy):
     """Selects a subset of the teachers for every instance; its weights are the mean of the selected.
 
     The probability of teacher k for instance i is ``sigmoid(w_k . s_ik + b_k)``. The state ``s_ik`` is the instance's
@@ -54,7 +44,7 @@ class RlKdSelector(
         student together with the selector; deployed here, a trained selector selects for a further student.
     """
 
-    falls_back = FALLS_BACK
+    system = "rl_kd"
     action_kind = "subset"
     action_bound = 1.0
     observation_bound = BOUND
@@ -87,20 +77,15 @@ class RlKdSelector(
         Raises:
             PolicyError: If a value is out of range.
         """
-        super().__init__()
+        super().__init__(teachers, num_classes, embedding_size, training)
         if empty_set not in EMPTY_SETS or decision not in DECISIONS:
             raise PolicyError(
                 f"a selector needs empty_set of {', '.join(EMPTY_SETS)} and decision of {', '.join(DECISIONS)}, got "
                 f"{empty_set!r} and {decision!r}; choose one of these"
             )
-        sizes = (len(teachers), num_classes, embedding_size)
-        if not all(isinstance(size, int) and 0 <= size <= 100_000 for size in sizes) or not teachers or num_classes < 2:
-            raise PolicyError(f"a selector needs teachers, >= 2 classes and an embedding size >= 0, got {sizes}")
         if not 0 < initial_probability < 1:
             raise PolicyError(f"initial_probability must lie in (0, 1), got {initial_probability}; 0.5 is usual")
-        self.teachers, self.num_classes, self.embedding_size = tuple(teachers), num_classes, embedding_size
         self.joint, self.empty_set, self.decision, self.sampling_seed = joint, empty_set, decision, sampling_seed
-        self.training_record = dict(training or {})
         self.num_features = 1 + embedding_size + num_classes + 1
         count = len(teachers)
         weight = torch.zeros(count, count if joint else 1, self.num_features)
@@ -116,8 +101,7 @@ class RlKdSelector(
     @property
     def requires(self) -> frozenset[str]:
         """Labels for the cross entropies, ids where draws are keyed by them, embeddings where they are observed."""
-        switches = {"labels": True, "ids": self.decision == "sample", "embeddings": self.embedding_size > 0}
-        return frozenset(name for name, on in switches.items() if on)
+        return super().requires | ({"ids"} if self.decision == "sample" else set())
 
     @property
     def reads_student(self) -> bool:
@@ -143,20 +127,12 @@ class RlKdSelector(
         return torch.where(state.present.unsqueeze(-1), rows, 0.0)
 
     def _raw_rows(self, state: State) -> Tensor:
-        if state.teacher_logits.shape[-2:] != (len(self.teachers), self.num_classes):
-            raise PolicyError(
-                f"the selector was trained for {len(self.teachers)} teachers and {self.num_classes} classes, got "
-                f"{tuple(state.teacher_logits.shape[-2:])}; train one for these teachers"
-            )
-        if state.labels is None or (self.embedding_size and state.embeddings is None):
-            raise PolicyError("RL-KD's state needs labels, and embeddings where it was trained with them; got none")
+        self.check_state(state)
+        assert state.labels is not None
         logits = finite_logits(state.teacher_logits)
         ce = teacher_cross_entropy(logits, state.labels).clamp_max(LARGEST_CROSS_ENTROPY)
-        parts = [state.present.float().unsqueeze(-1), F.softmax(logits, dim=-1), ce.unsqueeze(-1)]
-        if self.embedding_size:
-            assert state.embeddings is not None
-            embeddings = state.embeddings.float().unsqueeze(-2)
-            parts.insert(1, embeddings.expand(*logits.shape[:-1], embeddings.shape[-1]))
+        present = state.present.float().unsqueeze(-1)
+        parts = [present, *self.embedding_rows(state), F.softmax(logits, dim=-1), ce.unsqueeze(-1)]
         return torch.cat(parts, dim=-1)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -185,7 +161,7 @@ class RlKdSelector(
     @torch.no_grad()
     def probabilities(self, state: State) -> Tensor:
         """Probability of every teacher to be selected, shape (..., K), before any rule for the empty set."""
-        return torch.sigmoid(self._on_device(state)(self.observe(state)))
+        return torch.sigmoid(self.following(state)(self.observe(state)))
 
     @torch.no_grad()
     def weights(self, state: State) -> Tensor:
@@ -193,7 +169,7 @@ class RlKdSelector(
 
         Draws are a function of seed, progress and instance id, so runs resume exactly.
         """
-        self._on_device(state)
+        self.following(state)
         rows = self.observe(state)
         scores = self(rows)
         if self.decision == "mode":
@@ -203,38 +179,6 @@ class RlKdSelector(
             uniforms = keyed_uniforms(state.ids, len(self.teachers), (self.sampling_seed, state.progress or 0.0))
             chosen = draw_subsets(scores, uniforms, self.empty_set)
         return fallen_back(self.mix(chosen, rows), state)
-
-    def _on_device(self, state: State) -> Self:
-        device = state.teacher_logits.device
-        return self if self.weight.device == device else self.to(device)
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``rl_kd:PATH``; the teachers must be those it was trained with, in their order."""
-        path = require_argument("rl_kd", argument, "rl_kd:runs/rl_kd/policy")
-        selector = read_module(cls, path)
-        check_teachers("rl_kd", path, selector.teachers, evidence)
-        return selector
-
-    @classmethod
-    def _load_as_pickle(cls, *args: Any, **kwargs: Any) -> Any:
-        refuse_pickle()
-
-
-def fallen_back(weights: Tensor, state: State) -> Tensor:
-    """The same weights (..., K), but equal ones for instances without a label."""
-    assert state.labels is not None
-    return torch.where((state.labels >= 0).unsqueeze(-1), weights, equal_weights(state.present))
-
-
-def check_teachers(name: str, path: str, teachers: Sequence[str], evidence: Evidence) -> None:
-    """Refuse other teachers than a policy that is tied to its own was trained with."""
-    came = tuple(evidence.source.teacher_names)
-    if came != tuple(teachers):
-        raise WeightingError(
-            f"weighting '{name}:{path}' is tied to the teachers {', '.join(teachers)}, in this order, got "
-            f"{', '.join(came)}; train one for these"
-        )
 
 
 def draw_subsets(scores: Tensor, uniforms: Tensor, empty_set: str) -> Tensor:

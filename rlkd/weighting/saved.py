@@ -1,66 +1,105 @@
-"""Read a saved policy of a published system: ``config.json`` and ``model.safetensors``, and nothing that runs code."""
+"""Saved policies: ``config.json`` and ``model.safetensors``, and nothing that runs code."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from rlkd.errors import PolicyError, one_line
 from rlkd.records import parse_object
-
-Module = TypeVar("Module", bound=nn.Module)
+from rlkd.types import State
 
 LARGEST_CONFIG = 1_000_000
-CARD = """---
-{{ card_data }}
----
-# A published teacher-weighting policy, trained with [rlkd]
-
-Tied to the teachers, their order and the classes it was trained with; `config.json` names them and every switch of
-the training. It needs labels wherever it is used. No pickle is involved: weights are `model.safetensors`.
-"""
 
 
-def read_module(cls: type[Module], path: str | Path) -> Module:
-    """Load a module from the folder that its ``save_pretrained`` wrote.
+class SavedPolicy(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="rlkd",
+    license="apache-2.0",
+    tags=["knowledge-distillation", "reinforcement-learning", "multi-teacher"],
+):
+    """A weighting with parameters, saved without a pickle; :func:`load_module` reads it.
+
+    What a class takes as arguments must be plain values: they are its ``config.json``.
+    """
+
+    def following(self, state: State) -> Self:
+        """The policy on the device of a state."""
+        device = state.teacher_logits.device
+        return self if next(self.parameters()).device == device else self.to(device)
+
+    @classmethod
+    def _load_as_pickle(cls, *args: Any, **kwargs: Any) -> Any:
+        raise PolicyError("a policy must come as model.safetensors, got a pickled file; it is not loaded")
+
+
+PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
+
+
+def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = ()) -> PolicyT:
+    """Load a policy from the folder that its ``save_pretrained`` wrote, or from a Hugging Face hub id.
 
     Args:
         cls: The class, whose arguments are in ``config.json``.
-        path: The folder.
+        path: The folder, or the hub id.
+        needs: Keys that the folder's ``config.json`` must have.
+
+    Returns:
+        The policy, in eval mode.
 
     Raises:
         PolicyError: If a file is missing or damaged, holds something else, or numbers that are not finite.
     """
-    folder = Path(path)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise PolicyError(
-                f"expected a policy with config.json and model.safetensors, {folder} has no {name}; check the path"
-            )
-    if (folder / "config.json").stat().st_size > LARGEST_CONFIG:
-        raise PolicyError(f"expected a few lines in {folder / 'config.json'}, it is over 1 MB; it is not loaded")
-    config = parse_object((folder / "config.json").read_bytes())
-    if config is None:
-        raise PolicyError(f"expected a policy's JSON in {folder / 'config.json'}, got none; save it again")
-    known = inspect.signature(cls).parameters.keys()
+    policy = _read(cls, Path(path), needs) if Path(path).exists() else _download(cls, str(path))
+    if not all(torch.isfinite(value).all() for value in policy.state_dict().values()):
+        raise PolicyError(f"the policy {path} holds NaN or infinite numbers; train it again")
+    return policy.eval()
+
+
+def _read(cls: type[PolicyT], folder: Path, needs: Sequence[str]) -> PolicyT:
+    config = _read_config(folder, needs)
+    known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
     try:
-        module = cls(**{name: value for name, value in config.items() if name in known})
-        module.load_state_dict(load_file(folder / "model.safetensors"))
+        policy = cls(**{name: value for name, value in config.items() if name in known})
+        policy.load_state_dict(load_file(folder / "model.safetensors"))
     except PolicyError:
         raise
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise PolicyError(
             f"the policy {folder} is damaged or not a {cls.__name__}: {one_line(error)}; save it again"
         ) from error
-    if not all(torch.isfinite(value).all() for value in module.state_dict().values()):
-        raise PolicyError(f"the policy {folder} holds NaN or infinite numbers; train it again")
-    return module.eval()
+    return policy
 
 
-def refuse_pickle() -> NoReturn:
-    """Refuse a pickled file."""
-    raise PolicyError("a policy must come as model.safetensors, got a pickled file; it is not loaded")
+def _read_config(folder: Path, needs: Sequence[str]) -> dict[str, Any]:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise PolicyError(
+                f"expected a policy with config.json and model.safetensors, {folder} has no {name}; check the path"
+            )
+    path = folder / "config.json"
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise PolicyError(f"expected a few lines in {path}, it is over 1 MB; it is not loaded")
+    config = parse_object(path.read_bytes())
+    if config is None or any(name not in config for name in needs):
+        wanted = f" with {' and '.join(needs)}" if needs else ""
+        raise PolicyError(f"expected a policy's JSON{wanted} in {path}, got none; save it again")
+    return config
+
+
+def _download(cls: type[PolicyT], name: str) -> PolicyT:
+    try:
+        return cls.from_pretrained(name, strict=True)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise PolicyError(
+            f"expected a policy folder or a hub id, got {name!r}: no such folder, and the hub gave none "
+            f"({one_line(error)}); check the path"
+        ) from error

@@ -1,0 +1,66 @@
+"""The two controls of a policy: its average weights, and its weights on other instances."""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from rlkd.errors import PolicyError
+from rlkd.logit_cache import read_state
+from rlkd.types import State
+from rlkd.weighting.base import Evidence, normalised, require_argument
+from rlkd.weighting.learned import Policy, load_policy
+
+
+class PolicyMean:
+    """Control: the policy's average weights over the training split, the same for every instance."""
+
+    def __init__(self, policy: Policy, evidence: Evidence) -> None:
+        """Average the policy's weights over the training rows."""
+        if policy.observation.student:
+            raise PolicyError(
+                "policy_mean needs a policy without student features: its average is taken before there is a student; "
+                "train the policy with a portable observation"
+            )
+        self.requires: frozenset[str] = frozenset()
+        rows = torch.from_numpy(evidence.task.splits["train"])
+        self.mean = policy.weights(read_state(evidence.task, evidence.source, rows)).mean(0)
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``policy_mean:PATH``."""
+        return cls(load_policy(require_argument("policy_mean", argument, "policy_mean:runs/policy")), evidence)
+
+    def weights(self, state: State) -> Tensor:
+        """The average weights over the present teachers, shape (..., K)."""
+        return normalised(self.mean.to(state.teacher_logits.device).expand(state.present.shape), state.present)
+
+
+class PolicyShuffle:
+    """Control: the policy's weights, permuted over the instances of the batch.
+
+    If a student distilled with it is as good as with the policy, choosing per instance did nothing. The permutation
+    is a function of the set of instance ids, so runs resume exactly and reordering a batch reorders the weights.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        """Wrap a policy."""
+        self.policy = policy
+        self.requires = policy.requires | {"ids"}
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Build from ``policy_shuffle:PATH``."""
+        return cls(load_policy(require_argument("policy_shuffle", argument, "policy_shuffle:runs/policy")))
+
+    def weights(self, state: State) -> Tensor:
+        """The policy's weights with rows permuted, over the teachers present in each, shape (..., K)."""
+        assert state.ids is not None
+        weights = self.policy.weights(state)
+        rows, ids = weights.flatten(0, -2), state.ids.flatten()
+        by_id = ids.argsort()
+        seed = int((ids.double() ** 2).sum().item()) % 2**31
+        shift = torch.randperm(len(by_id), generator=torch.Generator().manual_seed(seed)).to(by_id.device)
+        shuffled = torch.empty_like(rows)
+        shuffled[by_id] = rows[by_id[shift]]
+        return normalised(shuffled.view_as(weights), state.present)
