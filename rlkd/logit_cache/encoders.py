@@ -33,6 +33,48 @@ class _Row:
         return sum(tensor.nbytes for tensor in (*self.hidden.values(), *self.attention.values()))
 
 
+@dataclass
+class _Budget:
+    free: int
+
+
+class _Store:
+    """What one encoder has answered so far."""
+
+    def __init__(self, teacher: "HfTeacher", task: Task, max_length: int, budget: _Budget) -> None:
+        self.teacher, self.logits = teacher, dict[int, Tensor]()
+        self._task, self._max_length, self._budget = task, max_length, budget
+        self._wanted, self._rows = Wanted(), dict[int, _Row]()
+
+    def batch(self, ids: NDArray[np.int64]) -> Mapping[str, Tensor]:
+        return self.teacher.inputs(self._task, self._max_length).batch(ids)
+
+    def states(self, ids: NDArray[np.int64], wanted: Wanted) -> InnerStates:
+        if wanted | self._wanted != self._wanted:  # another run wants more than was kept so far
+            self._budget.free += sum(row.nbytes for row in self._rows.values())
+            self._rows, self._wanted = {}, wanted | self._wanted
+        missing = np.array([i for i in dict.fromkeys(ids.tolist()) if i not in self._rows], dtype=np.int64)
+        fresh = self._ask(missing) if len(missing) else {}
+        for index, row in fresh.items():
+            if row.nbytes <= self._budget.free:
+                self._rows[index] = row
+                self._budget.free -= row.nbytes
+        rows = [fresh[i] if i in fresh else self._rows[i] for i in ids.tolist()]
+        return _padded(rows, self.batch(ids)["attention_mask"].bool(), wanted)
+
+    def _ask(self, ids: NDArray[np.int64]) -> dict[int, _Row]:
+        logits, states = self.teacher.inner_states(self._task, ids, self._wanted, max_length=self._max_length)
+        rows = {}
+        for place, index in enumerate(ids.tolist()):
+            real = states.mask[place]
+            self.logits[index] = logits[place]
+            rows[index] = _Row(
+                {j: value[place, real].half() for j, value in states.hidden.items()},
+                {j: value[place][:, real][:, :, real].half() for j, value in states.attention.items()},
+            )
+        return rows
+
+
 class LiveEncoders(LiveTeachers):
     """Encoders asked for logits and inner states, each instance once as long as its answer fits into memory.
 
@@ -51,59 +93,35 @@ class LiveEncoders(LiveTeachers):
             keep_bytes: Inner states are kept in memory up to this many bytes; what comes after is asked again.
         """
         super().__init__(teachers, task, max_length=max_length)
-        self._encoders = list(teachers)
-        self._logits: list[dict[int, Tensor]] = [{} for _ in teachers]
-        self._kept: list[dict[int, _Row]] = [{} for _ in teachers]
-        self._wanted: list[Wanted] = [Wanted() for _ in teachers]
-        self._free = keep_bytes
+        budget = _Budget(keep_bytes)
+        self._stores = [_Store(teacher, task, max_length, budget) for teacher in teachers]
+
+    def only(self, names: Sequence[str]) -> "LiveEncoders":
+        """Some of the encoders, in this order; they share what they have answered."""
+        index = [self.teacher_names.index(name) for name in names]
+        fewer = LiveEncoders([self._stores[k].teacher for k in index], self._task, max_length=self._max_length)
+        fewer._stores = [self._stores[k] for k in index]
+        return fewer
 
     @property
     def models(self) -> Sequence[Any]:
         """The K networks."""
-        return [teacher.model for teacher in self._encoders]
+        return [store.teacher.model for store in self._stores]
 
     def tokens(self, ids: NDArray[np.int64]) -> Sequence[Mapping[str, Tensor]]:
         """What each teacher reads of the instances ``ids`` (B,)."""
-        return [teacher.inputs(self._task, self._max_length).batch(ids) for teacher in self._encoders]
+        return [store.batch(ids) for store in self._stores]
 
     def rows(self, ids: Tensor) -> Tensor:
         """Logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
         index = ids.tolist()
-        if all(set(index) <= known.keys() for known in self._logits):
-            return torch.stack([torch.stack([known[i] for i in index]) for known in self._logits], dim=1)
+        if all(set(index) <= store.logits.keys() for store in self._stores):
+            return torch.stack([torch.stack([store.logits[i] for i in index]) for store in self._stores], dim=1)
         return super().rows(ids)
 
     def inner_states(self, ids: Tensor, wanted: Sequence[Wanted]) -> tuple[InnerStates, ...]:
         """Inner states of the K teachers on the instances ``ids`` (B,), detached, on the CPU."""
-        return tuple(self._states_of(k, ids.numpy(), wish) for k, wish in enumerate(wanted))
-
-    def _states_of(self, k: int, ids: NDArray[np.int64], wanted: Wanted) -> InnerStates:
-        if wanted | self._wanted[k] != self._wanted[k]:  # another run wants more than was kept so far
-            self._free += sum(row.nbytes for row in self._kept[k].values())
-            self._kept[k], self._wanted[k] = {}, wanted | self._wanted[k]
-        rows = dict(self._kept[k])
-        missing = np.array([i for i in dict.fromkeys(ids.tolist()) if i not in rows], dtype=np.int64)
-        if len(missing):
-            fresh = self._ask(k, missing)
-            rows |= fresh
-            for index, row in fresh.items():
-                if row.nbytes <= self._free:
-                    self._kept[k][index] = row
-                    self._free -= row.nbytes
-        mask = self._encoders[k].inputs(self._task, self._max_length).batch(ids)["attention_mask"].bool()
-        return _padded([rows[i] for i in ids.tolist()], mask, wanted)
-
-    def _ask(self, k: int, ids: NDArray[np.int64]) -> dict[int, _Row]:
-        logits, states = self._encoders[k].inner_states(self._task, ids, self._wanted[k], max_length=self._max_length)
-        rows = {}
-        for place, index in enumerate(ids.tolist()):
-            real = states.mask[place]
-            self._logits[k][index] = logits[place]
-            rows[index] = _Row(
-                {j: value[place, real].half() for j, value in states.hidden.items()},
-                {j: value[place][:, real][:, :, real].half() for j, value in states.attention.items()},
-            )
-        return rows
+        return tuple(store.states(ids.numpy(), wish) for store, wish in zip(self._stores, wanted, strict=True))
 
 
 def _padded(rows: Sequence[_Row], mask: Tensor, wanted: Wanted) -> InnerStates:

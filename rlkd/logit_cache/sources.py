@@ -1,6 +1,7 @@
 """What gives teacher logits: arrays from disk, or live teachers; and the state that is made of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.task import Task
+from rlkd.errors import CacheError
 from rlkd.types import Knowledge, LogitSource, State
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -120,6 +122,28 @@ class LogitCache:
             affinity=None if self._affinity is None else self._affinity[torch.from_numpy(ids)].numpy(),
             embeddings=None if self._embeddings is None else self._embeddings[ids],
             identity=self.identity,
+        )
+
+    def pick(self, names: Sequence[str]) -> "LogitCache":
+        """Some of the teachers only, in this order; affinities are centred over them.
+
+        Raises:
+            CacheError: There is no such teacher.
+        """
+        missing = [name for name in names if name not in self.teacher_names]
+        if missing:
+            raise CacheError(
+                f"expected teachers of this cache ({', '.join(self.teacher_names)}), got {missing[0]!r}; name others"
+            )
+        index = [self.teacher_names.index(name) for name in names]
+        affinity = None if self._affinity is None else self._affinity[:, index].numpy()
+        return LogitCache(
+            [self._arrays[k] for k in index],
+            names,
+            knowledge=None if self.knowledge is None else replace(self.knowledge, matrix=self.knowledge.matrix[index]),
+            affinity=None if affinity is None else affinity - affinity.mean(1, keepdims=True),
+            embeddings=self._embeddings,
+            identity=f"{self.identity}:{','.join(names)}",
         )
 
     def head(self, rows: int) -> "LogitCache":

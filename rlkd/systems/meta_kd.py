@@ -35,6 +35,7 @@ from rlkd.losses import cross_entropy
 from rlkd.models import load_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.networks import quiet_transformers
+from rlkd.models.specialists import known_rows
 from rlkd.models.students import check_student, seeded_weights
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.models.training import FINE_TUNING_RATE, Plan, check_rows, plan_teachers, train_teacher
@@ -253,7 +254,11 @@ def _known(task: Task, name: str) -> tuple[str, ...]:
 
 
 def instance_scores(
-    task: Task, embeddings: NDArray[np.floating[Any]], settings: PrototypeSettings
+    task: Task,
+    embeddings: NDArray[np.floating[Any]],
+    settings: PrototypeSettings,
+    *,
+    domains: Sequence[str] | None = None,
 ) -> NDArray[np.float64]:
     """The prototype score t of every instance of a task, shape (N,), from prototypes of its train rows.
 
@@ -261,9 +266,10 @@ def instance_scores(
         task: The task.
         embeddings: Shape (N, D).
         settings: How.
+        domains: Those whose rows make prototypes: the ones that the meta-teacher saw. None: all.
     """
     table = task.table
-    rows = task.labelled_ids("train")
+    rows = known_rows(task, task.labelled_ids("train"), domains, "domain")
     return prototype_scores(embeddings, table.labels, table.domains, rows=rows, settings=settings)
 
 
