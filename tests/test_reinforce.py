@@ -86,7 +86,7 @@ def test_leave_one_out_needs_others(task, cache):
     selector = make_selector(task, cache, settings)
     env = make_acting_env(task, cache, selector, reward="logit_gain", credit="batch", episode={"horizon": 20})
     with pytest.raises(ConfigError, match="n_steps >= 2, got 1"):
-        make_agent(Reinforce, selector, SlotsVecEnv(env), seed=0, **reinforce_settings(settings, 64))
+        make_agent(Reinforce, selector, SlotsVecEnv(env), seed=0, **reinforce_settings(settings))
 
 
 # --- a reward that never changes ---------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def rl_kd_agent(task, cache, **switches):
     env = make_acting_env(task, cache, selector, reward="logit_gain", credit=settings.credit, episode=EPISODE)
     env.episode.reward = Constant()
     slots = SlotsVecEnv(env)
-    return make_agent(Reinforce, selector, slots, seed=0, **reinforce_settings(settings, SLOTS)), selector
+    return make_agent(Reinforce, selector, slots, seed=0, **reinforce_settings(settings)), selector
 
 
 def mtkd_agent(task, cache):

@@ -5,23 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import gymnasium
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
 from rlkd.agents.reinforce import ActorPolicy
 from rlkd.agents.run import PolicyRun, PolicyTraining
-from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
+from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv, make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError
 from rlkd.records import RunDirectory, commit
 from rlkd.types import LogitSource
+from rlkd.weighting.tied import TiedPolicy
 
 ACTING_ENV_ID = "rlkd_envs:rlkd/TeacherActing-v0"
-DEFAULT_BATCH = 64
 
-ActorT = TypeVar("ActorT", bound=nn.Module)
+ActorT = TypeVar("ActorT", bound=TiedPolicy)
 
 
 def make_acting_env(
@@ -49,11 +48,9 @@ def make_acting_env(
         episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``.
         device: Of the students.
     """
-    settings = dict(episode or {})
-    return gymnasium.make_vec(
+    return make_slots(
         ACTING_ENV_ID,
-        num_envs=settings.pop("batch_size", DEFAULT_BATCH),
-        vectorization_mode="vector_entry_point",
+        episode,
         task=task,
         cache=cache,
         actor=actor,
@@ -62,8 +59,7 @@ def make_acting_env(
         credit=credit,
         pretraining_steps=pretraining_steps,
         device=device,
-        **settings,
-    ).unwrapped
+    )
 
 
 def make_agent(
@@ -97,12 +93,18 @@ def make_agent(
 
 
 def train_actor(
-    env: Any,
+    task: Task,
+    cache: LogitSource,
     actor: ActorT,
     algorithm: type[OnPolicyAlgorithm],
     *,
     command: str,
-    record: Mapping[str, Any],
+    student: Any,
+    reward: str,
+    credit: str = "instance",
+    pretraining_steps: int,
+    episode: Mapping[str, Any] | None,
+    device: str,
     n_steps: int,
     episodes: int,
     seed: int,
@@ -116,11 +118,17 @@ def train_actor(
     """Train an actor over whole episodes and keep the last one.
 
     Args:
-        env: See :func:`make_acting_env`.
-        actor: Learns in place.
+        task: See :func:`make_acting_env`.
+        cache: Likewise.
+        actor: Learns in place; its ``training_record`` is kept in the run's config.
         algorithm: See :func:`make_agent`.
         command: Name of the run in its ``config.json``.
-        record: Every setting, kept in the run's config.
+        student: See :func:`make_acting_env`.
+        reward: Likewise.
+        credit: Likewise.
+        pretraining_steps: Likewise.
+        episode: Likewise.
+        device: Likewise.
         n_steps: Steps of the student between two updates; must divide the steps of an episode.
         episodes: Students, one after the other.
         seed: Of students, batches and actions.
@@ -138,12 +146,28 @@ def train_actor(
         raise ConfigError("resume needs an output_dir, got none; pass one")
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}; raise it")
+    env = make_acting_env(
+        task,
+        cache,
+        actor,
+        student=student,
+        reward=reward,
+        credit=credit,
+        pretraining_steps=pretraining_steps,
+        episode=episode,
+        device=device,
+    )
     steps = env.episode.settings.horizon - env.pretraining_steps
     if n_steps < 1 or steps % n_steps:
         raise ConfigError(
             f"n_steps must divide the {steps} steps of an episode after pre-training, got {n_steps}; choose another"
         )
-    settings_record = {"command": command, **record, "episode": dataclasses.asdict(env.episode.settings)}
+    settings_record = {
+        "command": command,
+        **actor.training_record,
+        "student": student if isinstance(student, str) else None,
+        "episode": dataclasses.asdict(env.episode.settings),
+    }
     directory = None if output_dir is None else RunDirectory(output_dir, settings_record)
     run = PolicyRun(
         env,
@@ -159,10 +183,10 @@ def train_actor(
         run.resume()
     run.learn(progress=progress, callback=callback)
     env.close()
-    trained: Any = run.best.eval()  # save_pretrained comes from the hub's mixin
+    trained = run.best.eval()
     if directory is not None:
         trained.save_pretrained(directory.path / "policy")
-    return run.best
+    return trained
 
 
 def training_record(system: str, task: Task, cache: LogitSource, settings: Any, **others: Any) -> dict[str, Any]:

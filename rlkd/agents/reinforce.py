@@ -136,7 +136,39 @@ class ActorPolicy(ActorCriticPolicy):
         return distribution.log_prob(actions)
 
 
-class Reinforce(OnPolicyAlgorithm):
+class WithoutCritic(OnPolicyAlgorithm):
+    """Rollouts without a critic: the reward of an action is its own, and nothing is discounted."""
+
+    policy: ActorPolicy
+
+    def __init__(self, policy: Any, env: Any, **kwargs: Any) -> None:
+        """Set up; ``learning_rate``, ``n_steps`` and what else the base class takes."""
+        super().__init__(
+            policy,
+            env,
+            gamma=0.0,
+            gae_lambda=1.0,
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=float("inf"),
+            use_sde=False,
+            sde_sample_freq=-1,
+            **kwargs,
+        )
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the policy's own optimiser."""
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        self.policy.optimizer.step()
+
+    def log_update(self) -> None:
+        """Count one training."""
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+
+class Reinforce(WithoutCritic):
     """REINFORCE without a critic: one update of the policy a rollout.
 
     The reward of an action is its own, nothing is discounted: the next instance of a slot has nothing to do with it.
@@ -156,7 +188,7 @@ class Reinforce(OnPolicyAlgorithm):
         update: str = "reinforce",
         baseline: str = "leave_one_out",
         shared_reward: bool = False,
-        all_selected_timesteps: int = 0,
+        all_selected_steps: int = 0,
         **kwargs: Any,
     ) -> None:
         """Set the algorithm up.
@@ -169,7 +201,7 @@ class Reinforce(OnPolicyAlgorithm):
             update: One of ``UPDATES``.
             baseline: One of ``BASELINES``.
             shared_reward: All instances of a step have one reward, so a step is what leave-one-out leaves out.
-            all_selected_timesteps: The first timesteps select everybody.
+            all_selected_steps: In the first steps of the students everybody is selected.
             **kwargs: Of the base class.
         """
         if update not in UPDATES or baseline not in BASELINES:
@@ -183,25 +215,12 @@ class Reinforce(OnPolicyAlgorithm):
                 f"{n_steps}; raise it, or give each instance its own reward"
             )
         self.update, self.baseline, self.shared_reward = update, baseline, shared_reward
-        self.all_selected_timesteps = all_selected_timesteps
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=0.0,
-            gae_lambda=1.0,
-            ent_coef=0.0,
-            vf_coef=0.0,
-            max_grad_norm=float("inf"),
-            use_sde=False,
-            sde_sample_freq=-1,
-            **kwargs,
-        )
+        self.all_selected_steps = all_selected_steps
+        super().__init__(policy, env, learning_rate=learning_rate, n_steps=n_steps, **kwargs)
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout; early ones select everybody, if asked for."""
-        self.policy.all_selected = self.num_timesteps < self.all_selected_timesteps  # type: ignore[assignment]
+        self.policy.all_selected = self.num_timesteps < self.all_selected_steps * self.n_envs
         return super().collect_rollouts(*args, **kwargs)
 
     def train(self) -> None:
@@ -212,14 +231,9 @@ class Reinforce(OnPolicyAlgorithm):
         observations, actions = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.actions).float()
         valid, rewards = observations.any(-1), torch.as_tensor(buffer.rewards)
         advantages = (rewards - self._baseline_of(rewards, valid))[valid]
-        assert isinstance(self.policy, ActorPolicy)
         followed = self.policy.logged_decisions(observations[valid], actions[valid], self.update)
-        loss = -(advantages * followed).mean()
-        self.policy.optimizer.zero_grad()
-        loss.backward()
-        self.policy.optimizer.step()
-        self._n_updates += 1
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.descend(-(advantages * followed).mean())
+        self.log_update()
         self.logger.record("train/advantage_std", float(advantages.std(correction=0)))
 
     def _baseline_of(self, rewards: Tensor, valid: Tensor) -> Tensor:
@@ -233,7 +247,7 @@ class Reinforce(OnPolicyAlgorithm):
 
     def _moving_average(self, mean: Tensor) -> Tensor:
         """The average before this rollout; the first rollout only starts it."""
-        average: Tensor = self.policy.average_reward  # type: ignore[assignment]
+        average = self.policy.average_reward
         before = mean if average.isnan() else average.clone()
         average.copy_(EMA_DECAY * before + (1 - EMA_DECAY) * mean)
         return before
@@ -257,7 +271,7 @@ def _mean_of_valid(rewards: Tensor, valid: Tensor) -> Tensor:
     return (rewards * valid).sum(1) / valid.sum(1).clamp_min(1)
 
 
-class Released(OnPolicyAlgorithm):
+class Released(WithoutCritic):
     """What MTKD-RL's released code does to its agent: no action, no exploration, no gradient of a policy.
 
     Minimises ``-sum_i r_i mean_k log w_ik`` over the stored batches, with w the final weights and r_i the reward of the
@@ -267,39 +281,17 @@ class Released(OnPolicyAlgorithm):
         The released code of Yang et al. 2025, arXiv:2502.18510 (MTKD-RL): binary cross entropy of the weights to ones.
     """
 
-    def __init__(self, policy: Any, env: Any, *, learning_rate: float = 0.1, n_steps: int, **kwargs: Any) -> None:
-        """Set up; arguments as in :class:`Reinforce`."""
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=0.0,
-            gae_lambda=1.0,
-            ent_coef=0.0,
-            vf_coef=0.0,
-            max_grad_norm=float("inf"),
-            use_sde=False,
-            sde_sample_freq=-1,
-            **kwargs,
-        )
-
     def train(self) -> None:
         """One pass over the batches of the rollout, a step for each."""
         self.policy.set_training_mode(True)
-        assert isinstance(self.policy, ActorPolicy)
         actor: Any = self.policy.actor
         buffer = self.rollout_buffer
         for step in range(buffer.buffer_size):
             observations = torch.as_tensor(buffer.observations[step])
             valid = observations.any(-1)
             rows = observations[valid].unflatten(-1, (-1, actor.num_features))
-            loss = released_loss(actor.mix(actor(rows), rows), torch.as_tensor(buffer.rewards[step])[valid])
-            self.policy.optimizer.zero_grad()
-            loss.backward()
-            self.policy.optimizer.step()
-        self._n_updates += 1
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            self.descend(released_loss(actor.mix(actor(rows), rows), torch.as_tensor(buffer.rewards[step])[valid]))
+        self.log_update()
 
 
 def released_loss(weights: Tensor, rewards: Tensor) -> Tensor:

@@ -1,14 +1,31 @@
 """Mini-batch slots as Stable-Baselines3 wants them: a vector environment, and a buffer that leaves padding out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+
+DEFAULT_SLOTS = 64
+
+
+def make_slots(env_id: str, episode: Mapping[str, Any] | None, **arguments: Any) -> Any:
+    """Make a vector environment with one slot for each place of the mini-batch.
+
+    Args:
+        env_id: Of Gymnasium, with the module that registers it.
+        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``.
+        **arguments: Of the environment.
+    """
+    settings = dict(episode or {})
+    slots = settings.pop("batch_size", DEFAULT_SLOTS)
+    made = gymnasium.make_vec(env_id, num_envs=slots, vectorization_mode="vector_entry_point", **arguments, **settings)
+    return made.unwrapped
 
 
 class SlotsVecEnv(VecEnv):

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.slots import make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
@@ -18,7 +18,6 @@ from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy
 from rlkd.weighting.router import train_router
 
-DEFAULT_SLOTS = 64
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 
 
@@ -149,7 +148,16 @@ def prepare_training(
             "a warm start clones a router, which has a portable observation: it sees no student; switch one of the two "
             "off"
         )
-    env = _make_env(task, cache, student, reward, observation, device, episode)
+    env = make_slots(
+        ENV_ID,
+        episode,
+        task=task,
+        cache=cache,
+        student=student,
+        reward=reward,
+        observation=observation,
+        device=device,
+    )
     if env.episode.settings.horizon % training.n_steps:
         raise ConfigError(
             f"n_steps must divide the horizon {env.episode.settings.horizon}, got {training.n_steps}; checkpoints are "
@@ -168,28 +176,3 @@ def prepare_training(
     return PreparedTraining(
         task=task, cache=cache, env=env, training=training, observation=observation, settings=settings
     )
-
-
-def _make_env(
-    task: Task,
-    cache: LogitSource,
-    student: Any,
-    reward: str,
-    observation: ObservationConfig,
-    device: str,
-    episode: Mapping[str, Any],
-) -> Any:
-    slots = {"num_envs": episode["batch_size"]} if "batch_size" in episode else {"num_envs": DEFAULT_SLOTS}
-    others = {key: value for key, value in episode.items() if key != "batch_size"}
-    return gymnasium.make_vec(
-        ENV_ID,
-        **slots,
-        vectorization_mode="vector_entry_point",
-        task=task,
-        cache=cache,
-        student=student,
-        reward=reward,
-        observation=observation,
-        device=device,
-        **others,
-    ).unwrapped

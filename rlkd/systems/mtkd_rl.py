@@ -12,17 +12,18 @@ Deviation:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlkd.agents.acting import make_acting_env, train_actor, training_record
+from rlkd.agents.acting import train_actor, training_record
 from rlkd.agents.reinforce import Reinforce, Released
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError, nearest, unknown_name
+from rlkd.errors import ConfigError, unknown_name
 from rlkd.models.students import seeded_weights
 from rlkd.systems.rl_kd import observed_embedding_size
+from rlkd.systems.switches import with_switches
 from rlkd.types import LogitSource
 from rlkd.weighting.mtkd_rl import MtkdRlAgent
 
@@ -100,23 +101,18 @@ def train_mtkd_rl(
     check_seed(seed)
     settings = mtkd_rl_settings(**switches)
     agent = make_mtkd_rl_agent(task, cache, settings, seed=seed)
-    env = make_acting_env(
+    algorithm, algorithm_settings = agent_algorithm(settings)
+    return train_actor(
         task,
         cache,
         agent,
+        algorithm,
+        command="train-mtkd-rl",
         student=student,
         reward=settings.reward,
         pretraining_steps=settings.pretraining_steps,
         episode=episode,
         device=device,
-    )
-    algorithm, algorithm_settings = agent_algorithm(settings)
-    return train_actor(
-        env,
-        agent,
-        algorithm,
-        command="train-mtkd-rl",
-        record=agent.training_record | {"student": student if isinstance(student, str) else None},
         episodes=settings.episodes,
         seed=seed,
         output_dir=output_dir,
@@ -133,13 +129,7 @@ def mtkd_rl_settings(**switches: Any) -> MtkdRlSettings:
     Raises:
         ConfigError: If a switch is unknown or out of range.
     """
-    known = [field.name for field in fields(MtkdRlSettings)]
-    for name in switches:
-        if name not in known:
-            raise ConfigError(
-                f"MTKD-RL has no switch {name!r}; {nearest(name, known)}expected one of {', '.join(sorted(known))}"
-            )
-    return MtkdRlSettings(**switches)
+    return with_switches(MtkdRlSettings, "MTKD-RL", switches)
 
 
 def agent_algorithm(settings: MtkdRlSettings) -> tuple[Any, dict[str, Any]]:

@@ -14,19 +14,20 @@ Deviation:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rlkd.agents.acting import make_acting_env, train_actor, training_record
+from rlkd.agents.acting import train_actor, training_record
 from rlkd.agents.reinforce import BASELINES, UPDATES, Reinforce
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError, WeightingError, nearest, unknown_name
+from rlkd.errors import ConfigError, WeightingError, unknown_name
 from rlkd.logit_cache import embedding_size, read_state
+from rlkd.systems.switches import with_switches
 from rlkd.types import LogitSource
 from rlkd.weighting.rl_kd import DECISIONS, EMPTY_SETS, RlKdSelector
 
@@ -119,13 +120,7 @@ def rl_kd_settings(preset: str = "published", **switches: Any) -> RlKdSettings:
     """
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    known = [field.name for field in fields(RlKdSettings)]
-    for name in switches:
-        if name not in known:
-            raise ConfigError(
-                f"RL-KD has no switch {name!r}; {nearest(name, known)}expected one of {', '.join(sorted(known))}"
-            )
-    return RlKdSettings(**{**PRESETS[preset], **switches})
+    return with_switches(RlKdSettings, "RL-KD", {**PRESETS[preset], **switches})
 
 
 def train_rl_kd(
@@ -168,34 +163,29 @@ def train_rl_kd(
     check_seed(seed)
     settings = rl_kd_settings(preset, **switches)
     selector = make_selector(task, cache, settings, preset=preset, seed=seed)
-    env = make_acting_env(
+    return train_actor(
         task,
         cache,
         selector,
+        Reinforce,
+        command="train-rl-kd",
         student=student,
         reward=settings.reward,
         credit=settings.credit,
         pretraining_steps=settings.pretraining_steps,
         episode=episode,
         device=device,
-    )
-    return train_actor(
-        env,
-        selector,
-        Reinforce,
-        command="train-rl-kd",
-        record=selector.training_record | {"student": student if isinstance(student, str) else None},
         episodes=settings.episodes,
         seed=seed,
         output_dir=output_dir,
         resume=resume,
         progress=progress,
         callback=callback,
-        **reinforce_settings(settings, env.num_envs),
+        **reinforce_settings(settings),
     )
 
 
-def reinforce_settings(settings: RlKdSettings, num_envs: int) -> dict[str, Any]:
+def reinforce_settings(settings: RlKdSettings) -> dict[str, Any]:
     """What of the settings the algorithm is given."""
     return {
         "learning_rate": settings.learning_rate,
@@ -203,7 +193,7 @@ def reinforce_settings(settings: RlKdSettings, num_envs: int) -> dict[str, Any]:
         "update": settings.update,
         "baseline": settings.baseline,
         "shared_reward": settings.credit == "batch",
-        "all_selected_timesteps": settings.selector_pretraining_steps * num_envs,
+        "all_selected_steps": settings.selector_pretraining_steps,
     }
 
 
