@@ -153,10 +153,6 @@ class LogitSource(Protocol):
 class InnerStateSource(LogitSource, Protocol):
     """A source that also tells what its teachers hold inside: live encoders."""
 
-    @property
-    def models(self) -> Sequence[Any]:
-        """The K networks, each with its ``config``."""
-
     def inner_states(self, ids: Tensor, wanted: Sequence[Wanted]) -> tuple[InnerStates, ...]:
         """Inner states of the K teachers on the instances ``ids`` (B,), detached; ``wanted`` has K entries."""
 

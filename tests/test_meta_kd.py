@@ -1,14 +1,17 @@
 """Meta-KD: prototype scores and expertise by hand, false domains, students of each domain, and what is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from rlkd.cli import main
 from rlkd.data.collection import keep_domains
 from rlkd.data.task import Table, Task
 from rlkd.errors import (
@@ -323,7 +326,7 @@ def test_meta_distillation_is_two_runs_of_which_the_first_is_shared(task, traine
         replace(lesson, source=cache, weighting=Fixed(torch.tensor([0.0, 1.0]))), start, BRIEF, STEPS, tmp_path
     )
     assert (first / "model.safetensors").stat().st_mtime_ns == written
-    assert same == figures
+    assert same == {**figures, "features_reused": True}
     assert again.cache is cache
     assert list(tmp_path.glob("features-*")) == [first]
     # other losses are another first step
@@ -360,7 +363,7 @@ def test_tiny_bert_distillation_and_the_joint_schedule_work_with_any_teacher(tas
     joint = replace(BRIEF, **TINY_BERT, schedule="joint", feature_steps=5)
     trainer, figures = distil_meta_student(two, start, joint, replace(STEPS, max_steps=5), tmp_path / "joint")
     assert trainer.state.global_step == 10
-    assert figures == {"feature_seconds": 0.0}
+    assert figures == {"feature_seconds": 0.0, "features_reused": False}
     assert not list((tmp_path / "joint").glob("features-*"))
 
 
@@ -384,3 +387,69 @@ def test_recipes_that_cannot_be_followed_are_refused(task, trained, start, encod
         load_corruption(trained["meta"], 2, 16)
     with pytest.raises(StudentError, match="multiple of its 2 heads and 1 to 4 layers, got 9 and 2"):
         save_small_encoder(encoder, task, tmp_path / "odd", num_layers=2, hidden_size=9)
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def data(task, tmp_path_factory) -> str:
+    """The task as files, as a user has it."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = {"train": np.arange(84), "validation": task.splits["validation"], "test": task.splits["test"]}
+    for split, ids in rows.items():
+        lines = ["text,label,domain"]
+        for i in ids:
+            label, domain = task.label_names[task.table.labels[i]], task.domain_names[task.table.domains[i]]
+            lines.append(f"{task.table.texts[i]},{label},{domain}")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def rlkd(*arguments: str) -> int:
+    """Exit code of a call."""
+    with mock.patch("sys.argv", ["rlkd", *arguments]), pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+QUICK = "--teacher-epochs 6 --teacher-learning-rate 5e-3 --batch-size 12 --max-length 12 --num-layers 2 --hidden-size 8"
+QUICK += " --feature-steps 30 --feature-learning-rate 1e-2 --max-steps 30 --learning-rate 1e-2 --domain kitchen --quiet"
+
+
+def test_the_command_trains_a_meta_teacher_and_students_and_continues(data, encoder, tmp_path, capsys):
+    flags = ["meta-kd", "--task", data, "--encoder", encoder, "-o", str(tmp_path / "run"), *QUICK.split()]
+    assert rlkd(*flags, "--json", str(tmp_path / "rows.json")) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(r["domain"], r["model"], r["split"]) for r in rows] == [
+        ("kitchen", model, split) for split in ("validation", "test") for model in ("meta-teacher", "student")
+    ]
+    assert all(row["accuracy"] > 0.7 for row in rows)
+    student = tmp_path / "run" / "students" / "kitchen" / "student" / "model.safetensors"
+    teacher = tmp_path / "run" / "teachers" / "meta" / "teacher.json"
+    before = student.stat().st_mtime_ns, teacher.stat().st_mtime_ns
+    assert rlkd(*flags, "--domain", "books", "--resume") == 0  # one more domain; what is there stays
+    assert (student.stat().st_mtime_ns, teacher.stat().st_mtime_ns) == before
+    assert "Prototype scores t" in (tmp_path / "run" / "report.html").read_text()
+    assert "books" in capsys.readouterr().out
+    assert rlkd(*flags, "--resume", "--transfer", "0") == 2
+    assert "recipe.transfer = 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--domain", "toys"], "unknown domain of task"),
+        (["--num-layers", "3"], "3 layers must divide 4"),
+        (["--hidden-size", "9"], "multiple of its 2 heads"),
+        (["--schedule", "both"], "unknown schedule 'both'"),
+        (["--prototypes", "classes"], "unknown kind of prototype 'classes'"),
+    ],
+)
+def test_the_command_refuses_in_one_line_before_anything_is_written(data, encoder, tmp_path, capsys, wrong, said):
+    flags = ["meta-kd", "--task", data, "--encoder", encoder, "-o", str(tmp_path / "run"), *QUICK.split()]
+    assert rlkd(*flags, *wrong) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -10,11 +10,11 @@ import sys
 
 import typer
 
-from rlkd.cli import bench, mkd, policies, students, teachers, whole
+from rlkd.cli import bench, meta_kd, mkd, policies, students, teachers, whole
 from rlkd.cli.root import app
 from rlkd.errors import RlkdError
 
-__all__ = ["app", "bench", "main", "mkd", "policies", "students", "teachers", "whole"]
+__all__ = ["app", "bench", "main", "meta_kd", "mkd", "policies", "students", "teachers", "whole"]
 
 INTERRUPTED = 130
 

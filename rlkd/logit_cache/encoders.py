@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -104,9 +104,9 @@ class LiveEncoders(LiveTeachers):
         return fewer
 
     @property
-    def models(self) -> Sequence[Any]:
-        """The K networks."""
-        return [store.teacher.model for store in self._stores]
+    def encoders(self) -> Sequence["HfTeacher"]:
+        """The K teachers."""
+        return [store.teacher for store in self._stores]
 
     def tokens(self, ids: NDArray[np.int64]) -> Sequence[Mapping[str, Tensor]]:
         """What each teacher reads of the instances ``ids`` (B,)."""

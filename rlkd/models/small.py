@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
 
 from rlkd.data.task import Task
 from rlkd.errors import StudentError, one_line
@@ -32,25 +32,30 @@ def save_small_encoder(
         StudentError: The encoder cannot be loaded, or the sizes do not fit it.
     """
     with quiet_transformers(), seeded_weights(seed):
-        try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-            tokenizer = load_tokenizer(name)
-        except (OSError, ValueError) as error:
-            raise StudentError(
-                f"expected an encoder with a tokenizer at {name!r}: {one_line(error)}; pass another"
-            ) from error
-        heads, layers = config.num_attention_heads, config.num_hidden_layers
-        if hidden_size < heads or hidden_size % heads or not 1 <= num_layers <= layers:
-            raise StudentError(
-                f"a small copy of {name!r} needs a hidden_size that is a multiple of its {heads} heads and 1 to "
-                f"{layers} layers, got {hidden_size} and {num_layers}; change them"
-            )
-        config.intermediate_size = config.intermediate_size * hidden_size // config.hidden_size
-        config.hidden_size, config.num_hidden_layers = hidden_size, num_layers
+        config, tokenizer = small_config(name, num_layers=num_layers, hidden_size=hidden_size), load_tokenizer(name)
         for key, value in label_maps(task.label_names).items():
             setattr(config, key, value)
-        config.dtype = "float32"
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     path = Path(folder)
     write_hf(model, tokenizer, path)
     return path
+
+
+def small_config(name: str, *, num_layers: int, hidden_size: int) -> PreTrainedConfig:
+    """Configuration of :func:`save_small_encoder`'s network; raises what that raises."""
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        load_tokenizer(name)
+    except (OSError, ValueError) as error:
+        raise StudentError(
+            f"expected an encoder with a tokenizer at {name!r}: {one_line(error)}; pass another"
+        ) from error
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
+    if hidden_size < heads or hidden_size % heads or not 1 <= num_layers <= layers:
+        raise StudentError(
+            f"a small copy of {name!r} needs a hidden_size that is a multiple of its {heads} heads and 1 to "
+            f"{layers} layers, got {hidden_size} and {num_layers}; change them"
+        )
+    config.intermediate_size = config.intermediate_size * hidden_size // config.hidden_size
+    config.hidden_size, config.num_hidden_layers, config.dtype = hidden_size, num_layers, "float32"
+    return config

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
@@ -35,9 +35,11 @@ from rlkd.feature_losses import (
     FeatureSettings,
     Projections,
     feature_terms,
+    hidden_layer_map,
 )
 from rlkd.logit_cache import LiveEncoders
 from rlkd.models.networks import quiet_transformers
+from rlkd.models.small import small_config
 from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
 from rlkd.records import file_hash, read_object, verify_manifest, write_json_atomic, write_manifest
@@ -92,6 +94,23 @@ class DistillationSettings:
     def features(self, *, logits: float) -> FeatureSettings:
         """The ordinary feature losses, beside the logits with that weight."""
         return FeatureSettings(embedding=self.embedding, hidden=self.hidden, attention=self.attention, logits=logits)
+
+
+def check_sizes(encoder: str, teacher_layers: int | None, *, num_layers: int, hidden_size: int) -> None:
+    """Refuse a small student that cannot be compared with its teachers.
+
+    Args:
+        encoder: The teachers' encoder.
+        teacher_layers: Layers of it that they keep; None: all.
+        num_layers: Of the student.
+        hidden_size: Of the student.
+
+    Raises:
+        StudentError: Sizes do not fit, or the student's layers do not divide the teachers'.
+    """
+    small_config(encoder, num_layers=num_layers, hidden_size=hidden_size)
+    config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
+    hidden_layer_map(teacher_layers or config.num_hidden_layers, num_layers)
 
 
 TINY_BERT: dict[str, Any] = {"transfer": 0.0, "expertise": False}
@@ -192,7 +211,8 @@ def distil_meta_student(
         **arguments: Fields of :class:`~rlkd.trainer.DistillationArguments` of the last step.
 
     Returns:
-        The trainer with the finished student, and ``feature_seconds``.
+        The trainer with the finished student; ``feature_seconds`` of its first step and whether it was there already,
+        ``features_reused``.
 
     Raises:
         ConfigError: The recipe needs what the lesson does not have.
@@ -215,8 +235,8 @@ def distil_meta_student(
             lesson, recipe, both, Path(folder), 1.0, seed, shared, callbacks=callbacks, **arguments
         )
         _train(trainer, arguments)
-        return trainer, {"feature_seconds": 0.0}
-    first, seconds = _first_step(lesson, Path(start), recipe, settings, Path(folder), seed, shared)
+        return trainer, {"feature_seconds": 0.0, "features_reused": False}
+    first, figures = _first_step(lesson, Path(start), recipe, settings, Path(folder), seed, shared)
     second = replace(settings, student=str(first), num_layers=None)
     trainer = make_trainer(
         lesson.task,
@@ -230,7 +250,7 @@ def distil_meta_student(
         **arguments,
     )
     _train(trainer, arguments)
-    return trainer, {"feature_seconds": seconds}
+    return trainer, figures
 
 
 def _train(trainer: DistillationTrainer, arguments: Mapping[str, Any]) -> None:
@@ -246,10 +266,11 @@ def _first_step(
     folder: Path,
     seed: int,
     shared: dict[str, Any],
-) -> tuple[Path, float]:
+) -> tuple[Path, dict[str, Any]]:
     """The student after the step on features; students that differ only in what comes after share it."""
     path = folder / f"features-{_made_of(lesson, start, recipe, settings, seed)}"
-    if not verify_manifest(path):
+    reused = verify_manifest(path)
+    if not reused:
         shutil.rmtree(path, ignore_errors=True)  # an interrupted one
         started = time.perf_counter()
         step = replace(
@@ -267,7 +288,7 @@ def _first_step(
             write_hf(trainer.model, trainer.processing_class, path)
         write_json_atomic(path / STAGE, {"seconds": round(time.perf_counter() - started, 2)})
         write_manifest(path)
-    return path, float(read_object(path / STAGE)["seconds"])
+    return path, {"feature_seconds": float(read_object(path / STAGE)["seconds"]), "features_reused": reused}
 
 
 def _made_of(lesson: Lesson, start: Path, recipe: DistillationSettings, settings: StudentSettings, seed: int) -> str:

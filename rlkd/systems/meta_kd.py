@@ -34,13 +34,14 @@ from rlkd.errors import ConfigError, TaskError, TeacherError, one_line, unknown_
 from rlkd.losses import cross_entropy
 from rlkd.models import load_teachers
 from rlkd.models.embedding import TextEmbedder
+from rlkd.models.inner_states import encoder_config
 from rlkd.models.networks import quiet_transformers
 from rlkd.models.specialists import known_rows
 from rlkd.models.students import check_student, seeded_weights
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.models.training import FINE_TUNING_RATE, Plan, check_rows, plan_teachers, train_teacher
 from rlkd.prototypes import PrototypeSettings, prototype_scores
-from rlkd.records import file_hash, read_object, write_array_atomic
+from rlkd.records import read_object, write_array_atomic
 from rlkd.systems.mkd import teacher_phase, train_mkd_teachers
 from rlkd.types import InnerStates, Wanted
 
@@ -412,6 +413,6 @@ def _load(name: str, path: Path, task: Task, device: str | None) -> Teacher:
     return DomainHeads(name, heads)
 
 
-def corruption_hash(directory: Path) -> str:
-    """Hash of the meta-teacher's module: with its network it decides what students learn."""
-    return file_hash(directory / CORRUPTION_FILE)
+def corruption_of(directory: Path, teacher: HfTeacher, task: Task) -> DomainCorruption:
+    """The meta-teacher's module, for its network and the task's domains; see :func:`load_corruption`."""
+    return load_corruption(directory, len(task.domain_names), encoder_config(teacher.model).hidden_size)

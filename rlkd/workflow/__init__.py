@@ -2,6 +2,7 @@
 
 from rlkd.workflow.bench import bench_plan_rows, plan_bench, report_bench, run_bench
 from rlkd.workflow.comparing import run_compare
+from rlkd.workflow.meta_kd import run_meta_kd
 from rlkd.workflow.mkd import run_mkd
 from rlkd.workflow.policies import run_train_policy
 from rlkd.workflow.students import run_distill
@@ -17,6 +18,7 @@ __all__ = [
     "run_compare",
     "run_distill",
     "run_headroom",
+    "run_meta_kd",
     "run_mkd",
     "run_quickstart",
     "run_train_policy",

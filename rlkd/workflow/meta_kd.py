@@ -1,0 +1,180 @@
+"""Meta-KD on a user's own data: the meta-teacher, and a student for each domain."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlkd.data import load_task
+from rlkd.data.splitting import check_seed
+from rlkd.errors import unknown_name
+from rlkd.logit_cache import LogitCache, build_cache
+from rlkd.metrics import classification_metrics
+from rlkd.models.networks import StepBar, check_device, quiet_transformers
+from rlkd.models.small import save_small_encoder
+from rlkd.models.teacher_files import write_hf
+from rlkd.models.teachers import HfTeacher
+from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object, write_json_atomic
+from rlkd.report import write_report
+from rlkd.settings import StudentSettings
+from rlkd.systems.meta_distillation import DistillationSettings, Lesson, check_sizes, distil_meta_student
+from rlkd.systems.meta_kd import (
+    META,
+    MetaKdSettings,
+    check_meta_kd,
+    corruption_of,
+    domain_task,
+    instance_embeddings,
+    instance_scores,
+    load_meta_kd_teachers,
+    train_meta_kd_teachers,
+)
+from rlkd.trainer import MetricsCallback
+from rlkd.workflow.teachers import Rows
+
+RESULT = "result.json"
+"""Written last into the folder of a domain."""
+
+
+def run_meta_kd(
+    task_options: Mapping[str, Any],
+    output_dir: str,
+    *,
+    teaching: MetaKdSettings,
+    recipe: DistillationSettings,
+    settings: StudentSettings,
+    num_layers: int,
+    hidden_size: int,
+    domains: Sequence[str] = (),
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Rows:
+    """Train the meta-teacher and distil a small student of each domain; one row a domain and model.
+
+    Args:
+        task_options: Arguments of :func:`rlkd.data.load_task`; the task has domains.
+        output_dir: Holds ``teachers/meta``, ``cache`` and ``students/DOMAIN/student``; what is finished in it is kept.
+        teaching: How the meta-teacher learns.
+        recipe: How students learn from it.
+        settings: Budget of the students' step on logits.
+        num_layers: Of the students.
+        hidden_size: Of the students.
+        domains: Those to make students for; none: all.
+        seed: Of students.
+        resume: Continue an interrupted run.
+        overwrite: Delete an earlier run.
+        progress: Show progress bars.
+    """
+    check_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    check_device(settings.device)
+    check_seed(seed)
+    task = load_task(**task_options)
+    check_meta_kd(task, teaching, [META])
+    for domain in domains:
+        if domain not in task.domain_names:
+            raise unknown_name(f"domain of task {task.name!r}", domain, task.domain_names)
+    chosen = {domain: domain_task(task, domain) for domain in domains or task.domain_names}
+    check_sizes(teaching.encoder, teaching.num_layers, num_layers=num_layers, hidden_size=hidden_size)
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    config = {
+        "command": "meta-kd",
+        "task": dict(task_options),
+        "data": task.fingerprint,
+        "teaching": asdict(teaching),
+        "recipe": asdict(recipe),
+        "settings": settings.record(),
+        "num_layers": num_layers,
+        "hidden_size": hidden_size,
+        "seed": seed,
+    }
+    RunDirectory(folder, config)
+    start = save_small_encoder(
+        teaching.encoder, task, folder / "start", num_layers=num_layers, hidden_size=hidden_size, seed=seed
+    )
+    device = settings.device
+    paths = train_meta_kd_teachers(task, folder / "teachers", teaching, device=device, progress=progress)
+    embeddings = instance_embeddings(task, folder / "teachers", teaching, device=device)
+    (teacher,) = load_meta_kd_teachers(paths, task, device=device).values()
+    assert isinstance(teacher, HfTeacher)
+    cache = build_cache([teacher], task, folder / "cache", max_length=teaching.max_length, progress=progress)
+    scores = instance_scores(task, embeddings, teaching.prototypes)
+    corruption = corruption_of(paths[META], teacher, task)
+    rows: Rows = []
+    for domain, alone in chosen.items():
+        place = folder / "students" / re.sub(r"[^A-Za-z0-9._-]+", "-", domain)
+        if not (place / RESULT).is_file():
+            kept = np.flatnonzero(task.table.domains == task.domain_names.index(domain))
+            lesson = Lesson(task=alone, encoders=[teacher], corruption=corruption, scores=scores[kept])
+            made = _distil(lesson, cache.take(kept), start, recipe, settings, place, seed, progress)
+            write_json_atomic(place / RESULT, {"rows": made})
+        rows += read_object(place / RESULT)["rows"]
+    write_json_atomic(folder / "results.json", rows)
+    write_report(
+        folder / "report.html",
+        title=f"Students of the domains of {task.name}",
+        summary=[_summary(rows), _spread("Prototype scores t of the training rows", scores[task.splits["train"]])],
+        tables=[("Scores", rows)],
+    )
+    return rows
+
+
+def _distil(
+    lesson: Lesson,
+    cache: LogitCache,
+    start: Path,
+    recipe: DistillationSettings,
+    settings: StudentSettings,
+    place: Path,
+    seed: int,
+    progress: bool,
+) -> Rows:
+    """Distil and save the student of one domain, and score it beside its teacher."""
+    run = RunDirectory(place, {"domain": lesson.task.name, "data": lesson.task.fingerprint})
+    taught = lesson if recipe.schedule == "joint" else replace(lesson, source=cache)
+    with quiet_transformers(), closing(StepBar(lesson.task.name, show=progress)) as bar:
+        trainer, _ = distil_meta_student(
+            taught,
+            start,
+            recipe,
+            settings,
+            place,
+            seed=seed,
+            callbacks=[MetricsCallback(run), bar],
+            logging_strategy="steps",
+            logging_steps=max(1, settings.max_steps // 50),
+        )
+    write_hf(trainer.model, trainer.processing_class, place / "student")
+    rows = []
+    for split in ("validation", "test"):
+        ids = lesson.task.labelled_ids(split)
+        labels = lesson.task.table.labels[ids]
+        answers = {
+            "meta-teacher": cache.rows(torch.from_numpy(ids)).numpy()[:, 0],
+            "student": trainer.predict_rows(ids),
+        }
+        for model, logits in answers.items():
+            row = {"domain": lesson.task.name, "model": model, "split": split, "rows": len(ids)}
+            rows.append({**row, **classification_metrics(logits, labels)})
+    return rows
+
+
+def _summary(rows: Rows) -> str:
+    means = {
+        model: np.mean([row["accuracy"] for row in rows if row["model"] == model and row["split"] == "test"])
+        for model in ("meta-teacher", "student")
+    }
+    return (
+        "Mean accuracy over domains on test: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()) + "."
+    )
+
+
+def _spread(what: str, values: np.ndarray[Any, Any]) -> str:
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return f"{what}: 5% below {low:.3f}, half below {middle:.3f}, 95% below {high:.3f}."
