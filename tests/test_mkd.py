@@ -2,16 +2,21 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
+from rlkd.benchmark.running import check_suite, run_suite
+from rlkd.benchmark.suites import load_suite, select
 from rlkd.cli import app
 from rlkd.data.batching import encode_inputs
 from rlkd.data.collection import TaskCollection
@@ -22,8 +27,9 @@ from rlkd.logit_cache import LogitCache
 from rlkd.losses import check_loss_settings, distillation_loss, divergence_gradients
 from rlkd.models import MultiTaskConfig, load_multi_task, load_teachers
 from rlkd.models.networks import quiet_transformers
-from rlkd.records import verify_manifest
+from rlkd.records import unpack_bits, verify_manifest
 from rlkd.settings import StudentSettings
+from rlkd.stats import group_runs, task_rows
 from rlkd.systems.joint import JointSource, JointWeighting, MultiTaskTrainer, OnlineJointWeighting, task_batches
 from rlkd.systems.mkd import Lessons, Phase, build_mkd_caches, teacher_phase, train_mkd_teachers, train_model
 from rlkd.trainer import make_trainer, training_arguments
@@ -441,3 +447,105 @@ def test_what_cannot_run_is_told_before_anything_is_written(arguments, message, 
     done = rlkd("--task", two, "--teacher", "rlkd/bilstm", *arguments, "-o", str(out))
     assert message in str(done.exception)
     assert not out.exists()
+
+
+# -- suites ----------------------------------------------------------------------------------------
+
+ARMS = ["uniform", "labels>single", "multi>multi", "multi>multi+refined", "router>single+refined"]
+
+
+@pytest.fixture
+def suite(collection, tmp_path):
+    """Two tasks in files, a small student and six arms."""
+    content = {
+        "suite": "small",
+        "system": "mkd",
+        "seeds": 1,
+        "mkd": {"epochs": {"small": 1}, "refine_epochs": 0.5},
+        "teachers": {
+            "kinds": ["rlkd/bilstm"],
+            "epochs": 1,
+            "learning_rate": "5e-3",
+            "batch_size": 16,
+            "max_length": 16,
+        },
+        "students": {
+            "small": {"student": "rlkd/bilstm", "divergence": "mse", "learning_rate": 0.005, "max_length": 16}
+        },
+        "weightings": ARMS,
+        "tasks": [
+            {"name": name, "source": written(collection[name], tmp_path / f"{name}.csv")} for name in ("two", "pairs")
+        ],
+    }
+    content["students"]["small"]["batch_size"] = 16
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path, content
+
+
+def test_a_suite_of_mkd_gives_the_records_of_any_other(suite, tmp_path):
+    path, _ = suite
+    plan, folder = load_suite(path), tmp_path / "bench"
+    check_suite(plan)
+    records = run_suite(plan, folder)
+    assert [record for record in records if record["status"] != "ok"] == []
+    runs = {(r["task"], r["weighting"], r["seed"]): r for r in records if r["kind"] == "run"}
+    assert set(runs) == {(task, arm, seed) for task in ("two", "pairs") for arm in ARMS for seed in (0,)}
+    assert len(runs) == plan.num_runs
+    for (_, arm, _), run in runs.items():
+        assert (run["mean_weights"] is None) == arm.startswith("labels")
+        assert len(unpack_bits(run["correct"])) == run["rows"]["test"]
+        assert run["accuracy"] == pytest.approx(unpack_bits(run["correct"]).mean())
+    assert runs["two", "multi>multi", 0]["mean_weights"] == [0, 1]
+    assert runs["two", "uniform", 0]["mean_weights"] == [0.5, 0.5]
+    students = [record for record in records if record["kind"] == "student"]
+    # joint: uniform, and multi for both of its arms; alone: labels and router on both tasks
+    assert len(students) == 2 + 2 * 2
+    steps = {(s["weighting"].partition("+")[0], s["task"]): s["steps"] for s in students}
+    assert steps["multi>multi", "two"] == sum(steps["router>single", task] for task in ("two", "pairs"))
+    assert not list((folder / "models").iterdir())  # every student was used
+    assert {record["key"] for record in run_suite(plan, folder)} == {record["key"] for record in records}
+    (tables,) = [group_runs([r for r in records if r["kind"] == "run"], np.random.default_rng(0), 50)]
+    rows = task_rows(tables[0], np.random.default_rng(0))
+    assert {row["weighting"] for row in rows if row.get("gain") is not None} == set(ARMS) - {"uniform"}
+
+
+def test_an_arm_that_is_added_distils_its_student_again(suite, tmp_path):
+    path, content = suite
+    small = {**content, "seeds": 1, "weightings": ["multi"]}
+    path.write_text(yaml.safe_dump(small))
+    run_suite(load_suite(path), tmp_path / "bench")
+    path.write_text(yaml.safe_dump({**small, "weightings": ["multi", "multi+refined"]}))
+    records = run_suite(load_suite(path), tmp_path / "bench")
+    runs = [record for record in records if record["kind"] == "run"]
+    assert [run["status"] for run in runs] == ["ok"] * 4
+    assert {run["weighting"] for run in runs} == {"multi", "multi+refined"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"system": "mdk"}, "unknown system"),
+        ({"mkd": {"epoch": 3}}, "did you mean 'epochs'"),
+        ({"mkd": {"epochs": {"large": 3}}}, "no epochs for student 'small'"),
+        ({"mkd": {"epochs": 0}}, "epochs and refine_epochs > 0"),
+        ({"weightings": ["uniform>both"]}, "expected an arm of MKD"),
+        ({"weightings": ["unifrom>single"]}, "did you mean 'uniform'"),
+        ({"teachers": {"kinds": ["rlkd/bilstm"], "specialize": "class"}}, "got 'specialize'"),
+        ({"students": {"small": {"student": "rlkd/bilstm", "max_steps": 77}}}, "max_steps of student 'small'"),
+    ],
+)
+def test_a_suite_that_cannot_run_is_refused(change, message, suite):
+    path, content = suite
+    path.write_text(yaml.safe_dump({**content, **change}))
+    with pytest.raises(ValueError, match=message):
+        check_suite(load_suite(path))
+
+
+def test_the_suite_of_the_repository_can_be_planned():
+    path = Path(__file__).parents[1] / "benchmarks" / "suites" / "mkd.yaml"
+    plan = select(load_suite(path), smoke=True)
+    check_suite(plan)
+    assert len(plan.tasks) >= 5
+    for teacher, student, refined in itertools.product(("single", "multi"), ("single", "multi"), ("", "+refined")):
+        assert f"{teacher}>{student}{refined}" in plan.tasks[0].weightings

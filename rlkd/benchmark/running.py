@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
+from rlkd.benchmark.mkd_running import MKD_DOES, check_mkd_suite, plan_mkd_runs, plan_mkd_teachers
 from rlkd.benchmark.stages import arm_of, check_policy, labelled_part, make_policy, make_teachers, open_context
 from rlkd.benchmark.suites import Suite, TaskPlan, digest, portable
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
@@ -31,17 +32,19 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def plan_units(suite: Suite) -> list[Unit]:
     """The units of a suite in order: of each task its teachers, its policies, its runs."""
-    units: dict[str, Unit] = {}
+    units: dict[str, Unit] = {unit.name: unit for unit in plan_mkd_teachers(suite)}
     first: dict[str, str] = {}
     for index, task in enumerate(suite.tasks):
         teachers = f"teachers-{task.teachers_key}-{task.name}"
         maker = first.setdefault(task.teachers_key, teachers)  # tasks that share their teachers wait for them
-        units[teachers] = Unit(teachers, ("task", index), () if maker == teachers else (maker,))
+        before = tuple(unit.name for unit in units.values() if unit.work[0] == "mkd_teacher")
+        kind = "task" if suite.mkd is None else "mkd_task"
+        units[teachers] = Unit(teachers, (kind, index), before if maker == teachers else (maker,))
         for name in dict.fromkeys(found[0] for spec in task.weightings if (found := task.policy_of(spec))):
             for seed in task.policy_seeds:
                 unit = Unit(f"policy-{task.policy_key(name, seed)}", ("policy", index, name, seed), (teachers,))
                 units[unit.name] = unit
-        for seed in task.seeds:
+        for seed in task.seeds if suite.mkd is None else ():
             for student in task.students:
                 for weighting in task.weightings:
                     found = task.policy_of(weighting)
@@ -49,7 +52,7 @@ def plan_units(suite: Suite) -> list[Unit]:
                     work = ("run", index, student, weighting, seed)
                     name = f"run-{task.name}-{digest(list(work[2:]))}"
                     units[name] = Unit(name, work, (teachers, policy) if policy else (teachers,))
-    return list(units.values())
+    return [*units.values(), *plan_mkd_runs(suite, list(units.values()))]
 
 
 def check_suite(suite: Suite) -> None:
@@ -63,6 +66,7 @@ def check_suite(suite: Suite) -> None:
             check_device(settings.device)
         for policy in task.policies.values():
             check_policy(policy, next(iter(task.students.values())))
+    check_mkd_suite(suite)
 
 
 def run_suite(suite: Suite, output_dir: str | Path, *, jobs: int = 1, progress: bool = False) -> list[dict[str, Any]]:
@@ -119,7 +123,8 @@ class SuiteWorker:
     """Does the units of a suite in one process."""
 
     def __init__(self, suite: Suite, folder: Path, ledger: Ledger, environment: Mapping[str, Any]) -> None:
-        """Open nothing yet."""
+        """Open nothing yet; ``held`` is for what a system's units share."""
+        self.held: dict[Any, Any] = {}
         self.suite, self.folder, self.ledger, self.environment = suite, folder, ledger, environment
         self._contexts: OrderedDict[tuple[int, bool], Context] = OrderedDict()
 
@@ -135,16 +140,16 @@ class SuiteWorker:
             torch.set_num_threads(threads)
 
     def _task(self, unit: Unit, index: int, task: TaskPlan) -> Any:
-        return self._stage(unit, task, {"kind": "task"}, lambda: make_teachers(task, self._teachers_folder(task)))
+        return self.stage(unit, task, {"kind": "task"}, lambda: make_teachers(task, self.teachers_folder(task)))
 
     def _policy(self, unit: Unit, index: int, task: TaskPlan, name: str, seed: int) -> Any:
         def make() -> dict[str, Any]:
             folder = self.folder / "policies" / task.policy_key(name, seed)
-            return make_policy(task, name, seed, self._context(index, task), folder)
+            return make_policy(task, name, seed, self.context(index, task), folder)
 
-        return self._stage(unit, task, {"kind": "policy", "policy": name, "seed": seed}, make)
+        return self.stage(unit, task, {"kind": "policy", "policy": name, "seed": seed}, make)
 
-    def _stage(self, unit: Unit, task: TaskPlan, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
+    def stage(self, unit: Unit, task: TaskPlan, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
         """Make a stage once, and its record once."""
 
         def record() -> Mapping[str, Any]:
@@ -161,7 +166,7 @@ class SuiteWorker:
     def _run(self, unit: Unit, index: int, task: TaskPlan, student: str, weighting: str, seed: int) -> Any:
         try:
             arm = arm_of(task, weighting, seed, self.folder / "policies")
-            context = self._context(index, task, labelled_only=arm.labelled_only)
+            context = self.context(index, task, labelled_only=arm.labelled_only)
         except Exception as error:
             lost = {"kind": "run", "key": unit.name, "suite": self.suite.name, "task": task.name, **failure(error)}
             lost |= {"weighting": weighting, "seed": seed, "student": student}
@@ -178,16 +183,18 @@ class SuiteWorker:
             run_key(context, job), lambda: portable(run_job(context, job, self.folder, self.environment))
         )
 
-    def _teachers_folder(self, task: TaskPlan) -> Path:
+    def teachers_folder(self, task: TaskPlan) -> Path:
+        """Where the teachers of a task and their cache are."""
         return self.folder / "teachers" / task.teachers_key
 
-    def _context(self, index: int, task: TaskPlan, *, labelled_only: bool = False) -> Context:
+    def context(self, index: int, task: TaskPlan, *, labelled_only: bool = False) -> Context:
+        """A task with its teachers' logits; the last few stay open."""
         key = (index, labelled_only)
         if key not in self._contexts:
             if labelled_only:
-                self._contexts[key] = labelled_part(self._context(index, task))
+                self._contexts[key] = labelled_part(self.context(index, task))
             else:
-                self._contexts[key] = open_context(task, self._teachers_folder(task))
+                self._contexts[key] = open_context(task, self.teachers_folder(task))
             while len(self._contexts) > OPEN_CONTEXTS:
                 self._contexts.popitem(last=False)
         self._contexts.move_to_end(key)
@@ -198,5 +205,6 @@ DOES: Mapping[str, Callable[..., Any]] = {
     "task": SuiteWorker._task,
     "policy": SuiteWorker._policy,
     "run": SuiteWorker._run,
+    **MKD_DOES,
 }
 """Kind of unit to what does it."""

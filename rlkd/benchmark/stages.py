@@ -43,7 +43,7 @@ def _done(folder: Path) -> dict[str, Any] | None:
     return read_object(folder / DONE) if (folder / DONE).is_file() else None
 
 
-def _data(plan: TaskPlan) -> tuple[Task, Task]:
+def plan_data(plan: TaskPlan) -> tuple[Task, Task]:
     """The task that teachers learn and the task of the students."""
     task = limit_rows(load_task(**plan.source, name=plan.name), plan.rows, seed=plan.resample)
     if plan.teacher_share is None:
@@ -68,12 +68,17 @@ def _planted_context(plan: TaskPlan) -> Context:
     return Context(case.task, LogitCache(arrays, names, knowledge=knowledge, identity=identity))
 
 
-def make_teachers(plan: TaskPlan, folder: Path) -> dict[str, Any]:
+TeacherMaker = Callable[[TaskPlan, Task, Path], dict[str, Path]]
+"""From a plan, the task that teachers learn and a folder to the folders of teachers by name."""
+
+
+def make_teachers(plan: TaskPlan, folder: Path, *, train: TeacherMaker | None = None) -> dict[str, Any]:
     """Train the teachers of a task, ask them about every instance, and see how much room they leave.
 
     Args:
         plan: The task.
         folder: Of this stage; what is finished in it is kept.
+        train: Makes the teachers. None: as the plan's ``teachers`` say.
 
     Returns:
         Headroom on validation, the teachers' accuracy, seconds and teacher passes.
@@ -87,8 +92,8 @@ def make_teachers(plan: TaskPlan, folder: Path) -> dict[str, Any]:
     if plan.planted is not None:
         context = _planted_context(plan)
     else:
-        taught, task = _data(plan)
-        named = _train_teachers(plan, taught, folder / "teachers")
+        taught, task = plan_data(plan)
+        named = (train or _train_teachers)(plan, taught, folder / "teachers")
         if "paths" not in plan.teachers:
             seconds = sum(_training_seconds(path) for path in named.values())
         started = time.perf_counter()
@@ -163,7 +168,7 @@ def open_context(plan: TaskPlan, folder: Path) -> Context:
     if plan.planted is not None:
         context = _planted_context(plan)
     else:
-        _, task = _data(plan)
+        _, task = plan_data(plan)
         context = Context(task, load_cache(folder / "cache", task))
     return (
         context

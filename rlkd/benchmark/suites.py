@@ -12,6 +12,7 @@ from typing import Any
 import xxhash
 import yaml
 
+from rlkd.benchmark.mkd import LABELS, MkdSettings, parse_arm, teacher_of
 from rlkd.data.loading import load_task
 from rlkd.data.planted import PlantedSettings
 from rlkd.data.splitting import check_seed
@@ -104,8 +105,9 @@ class TaskPlan:
     def policy_of(self, weighting: str) -> tuple[str, str] | None:
         """The policy that a weighting is made of and the control that it is: (name, ``""``, ``shuffle`` or ``mean``).
 
-        None for weightings that read no policy of the suite.
+        None for weightings that read no policy of the suite. Arms of MKD are asked for their teachers' weighting.
         """
+        weighting = teacher_of(weighting)
         if weighting in self.policies:
             return weighting, ""
         name, _, control = weighting.rpartition("_")
@@ -119,6 +121,8 @@ class Suite:
     name: str
     description: str
     tasks: tuple[TaskPlan, ...]
+    mkd: MkdSettings | None = None
+    """Budgets of MKD, whose arms are the tasks' weightings; None: a student is distilled for each task alone."""
 
     @property
     def num_runs(self) -> int:
@@ -149,14 +153,40 @@ def load_suite(path: str | Path) -> Suite:
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
         raise ConfigError(f"expected a suite with a list of tasks in {path}, got something else; see benchmarks/suites")
     content = _with_places(content)
-    defaults = {key: value for key, value in content.items() if key not in ("suite", "description", "tasks")}
-    tasks = tuple(_task_plan(_laid_over(defaults, task), path) for task in content["tasks"])
+    mkd = _mkd_settings(content, path)
+    defaults = {key: value for key, value in content.items() if key not in _SUITE_KEYS}
+    tasks = tuple(_task_plan(_laid_over(defaults, task), path, arms=mkd is not None) for task in content["tasks"])
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
     return Suite(
-        name=str(content.get("suite", path.stem)), description=str(content.get("description", "")), tasks=tasks
+        name=str(content.get("suite", path.stem)),
+        description=str(content.get("description", "")),
+        tasks=tasks,
+        mkd=mkd,
     )
+
+
+_SUITE_KEYS = ("suite", "description", "tasks", "system", "mkd")
+
+
+def _mkd_settings(content: Mapping[str, Any], path: Path) -> MkdSettings | None:
+    system = content.get("system")
+    if system is None and "mkd" not in content:
+        return None
+    if system != "mkd":
+        raise unknown_name("system (expected where mkd is set up)", str(system), ("mkd",))
+    settings: MkdSettings = _built(MkdSettings, content.get("mkd") or {}, f"{path}, mkd")
+    return settings
+
+
+def _check_weighting(task: TaskPlan, spec: str, *, arms: bool) -> None:
+    """Refuse a weighting, or the weighting of an arm of MKD, that does not exist."""
+    if arms:
+        arm = parse_arm(spec)
+        spec = LABELS if arm.weighting is None else arm.weighting
+    if not (arms and spec == LABELS) and task.policy_of(spec) is None:
+        weighting_class(spec)
 
 
 def select(
@@ -186,9 +216,11 @@ def select(
         raise ConfigError(f"a suite needs 1 seed or more, got {seeds}; raise it")
     chosen = [known[name] for name in tasks] or list(suite.tasks)
     for spec in weightings:
-        if any(spec not in task.weightings and task.policy_of(spec) is None for task in chosen):
-            weighting_class(spec)
-    return replace(suite, tasks=tuple(_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen))
+        for task in chosen:
+            if spec not in task.weightings:
+                _check_weighting(task, spec, arms=suite.mkd is not None)
+    changed = tuple(_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen)
+    return replace(suite, tasks=changed, mkd=suite.mkd.smoke() if smoke and suite.mkd else suite.mkd)
 
 
 def _changed(
@@ -239,7 +271,7 @@ def _one_epoch(teachers: Mapping[str, Any]) -> dict[str, Any]:
 _TASK_KEYS = frozenset(f.name for f in fields(TaskPlan)) - {"source"} | {"student", "without"} | _LOADING
 
 
-def _task_plan(content: Mapping[str, Any], path: Path) -> TaskPlan:
+def _task_plan(content: Mapping[str, Any], path: Path, *, arms: bool) -> TaskPlan:
     name = content.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(
@@ -281,13 +313,13 @@ def _task_plan(content: Mapping[str, Any], path: Path) -> TaskPlan:
     if not kept:
         raise ConfigError(f"{where}: expected weightings, got none; name some")
     for spec in kept:
-        if plan.policy_of(spec) is None:
-            weighting_class(spec)
+        _check_weighting(plan, spec, arms=arms)
     return plan
 
 
 def _router_if_asked(weightings: Sequence[str], policies: Mapping[str, PolicyPlan]) -> dict[str, PolicyPlan]:
-    asked = any(spec in ("router", *(f"router_{control}" for control in CONTROLS)) for spec in weightings)
+    names = {teacher_of(spec) for spec in weightings}
+    asked = not names.isdisjoint({"router", *(f"router_{control}" for control in CONTROLS)})
     return {"router": PolicyPlan(name="router", kind="router")} if asked and "router" not in policies else {}
 
 

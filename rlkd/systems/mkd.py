@@ -128,8 +128,8 @@ class Lessons:
     collection: TaskCollection
     caches: Mapping[str, LogitCache] | None = None
     """By task. None: labels alone."""
-    weighting: str = "uniform"
-    """As :func:`rlkd.weighting.build_weighting` takes it; built for each task."""
+    weighting: str | Mapping[str, str] = "uniform"
+    """As :func:`rlkd.weighting.build_weighting` takes it, the same or one by task; built for each task."""
 
     def only(self, task: str) -> "Lessons":
         """The same for one of the tasks."""
@@ -149,7 +149,12 @@ class Lessons:
     def described(self) -> list[Any]:
         """What decides it, as plain values."""
         caches = None if self.caches is None else [self.caches[name].identity for name in self.collection.names]
-        return [self.collection.fingerprint, caches, None if caches is None else self.weighting]
+        specs = None if caches is None else [self.weighting_of(name) for name in self.collection.names]
+        return [self.collection.fingerprint, caches, specs]
+
+    def weighting_of(self, task: str) -> str:
+        """The weighting of one of the tasks."""
+        return self.weighting if isinstance(self.weighting, str) else self.weighting[task]
 
 
 def train_model(
@@ -252,7 +257,7 @@ def _trainer(
     weightings = None
     if lessons.caches is not None:
         weightings = {
-            task.name: build_weighting(lessons.weighting, task, lessons.caches[task.name], seed=seed)
+            task.name: build_weighting(lessons.weighting_of(task.name), task, lessons.caches[task.name], seed=seed)
             for task in collection
         }
     steps = phase.steps(collection)
