@@ -60,3 +60,19 @@ def test_a_step_is_timed_for_the_arm_that_took_it(measure):
         turns.ends.append(turns.ends[-1] + turns.arm_at(step) + 1)
     assert turns.seconds() == pytest.approx(measure.np.tile([[[1.0], [2.0], [3.0]]], (steps // 3, 1, 2)))
     assert {turns.arm_at(step) for step in range(0, steps, 3)} == {0, 1, 2}  # each goes first at times
+
+
+def test_inference_of_teacher_and_student_is_timed_in_turns(texts, tmp_path):
+    spec = importlib.util.spec_from_file_location("inference", SCRIPT.with_name("inference.py"))
+    inference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(inference)
+    output = tmp_path / "inference.json"
+    command = ["--task", str(texts), "--teacher", "rlkd/tiny", "--students", "rlkd/bilstm", "--json", str(output)]
+    records = inference.main([*command, "--rounds", "2", "--calls", "2", "--batch-size", "8"])
+    assert json.loads(output.read_text()) == records
+    ratios = [record for record in records if record["unit"] == "ratio"]
+    assert [record["name"] for record in ratios] == [
+        "rlkd/tiny / rlkd/bilstm, one instance, texts",
+        "rlkd/tiny / rlkd/bilstm, batches of 8, texts",
+    ]
+    assert all(0 < record["low"] <= record["value"] <= record["high"] for record in records)
