@@ -9,14 +9,18 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import BertConfig, BertModel
 
+from rlkd.benchmark.running import run_suite
+from rlkd.benchmark.suites import load_suite
 from rlkd.cli import main
 from rlkd.data.collection import keep_domains
 from rlkd.data.task import Table, Task
 from rlkd.errors import (
     ConfigError,
     OutputDirectoryError,
+    RlkdError,
     StudentError,
     TaskError,
     TeacherError,
@@ -29,6 +33,7 @@ from rlkd.models import load_teachers, train_tokenizer
 from rlkd.models.networks import quiet_transformers
 from rlkd.models.small import save_small_encoder
 from rlkd.prototypes import PrototypeSettings, prototype_scores
+from rlkd.records import read_jsonl
 from rlkd.settings import StudentSettings
 from rlkd.systems.meta_distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
 from rlkd.systems.meta_kd import (
@@ -453,3 +458,91 @@ def test_the_command_refuses_in_one_line_before_anything_is_written(data, encode
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+# --- suites
+
+
+def suite_of(encoder: str, data: str, folder: Path, **changed: Any) -> Path:
+    content = {
+        "system": "meta_kd",
+        "seeds": 1,
+        "source": data,
+        "student": {"student": "rlkd/bilstm", "max_steps": 3, "batch_size": 8, "max_length": 12},
+        "weightings": ["single", "average", "meta_kd", "domain_wise", "uniform", "router"],
+        "meta_kd": {
+            "teachers": {"encoder": encoder, "epochs": 1, "learning_rate": "5e-3", "batch_size": 12, "max_length": 12},
+            "variants": {"by_domain": {"prototypes": {"kind": "domain"}}},
+            "student": {"num_layers": 2, "hidden_size": 8},
+            "distillation": {"feature_steps": 3},
+            "arms": {"domain_wise": {"teachers": ["by_domain"], "attention": 0}},
+        },
+        "tasks": [
+            {"name": "kitchen", "meta_kd": {"domain": "kitchen"}},
+            {"name": "film", "weightings": ["multi_task"], "meta_kd": {"domain": "film & dvd"}},
+            {
+                "name": "few",
+                "weightings": ["single"],
+                "meta_kd": {"domain": "kitchen", "fraction": 0.25},
+            },
+            {"name": "unseen", "weightings": ["average"], "meta_kd": {"domain": "books", "leave_out": True}},
+        ],
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**content, **changed}))
+    return path
+
+
+def test_a_suite_runs_the_papers_rows_and_the_bridge(data, encoder, tmp_path):
+    suite = load_suite(suite_of(encoder, data, tmp_path))
+    records = run_suite(suite, tmp_path / "out")
+    assert [record.get("error") for record in records if record["status"] != "ok"] == []
+    runs = {(r["task"], r["weighting"]): r for r in records if r["kind"] == "run"}
+    assert len(runs) == suite.num_runs == 9
+    bridge = ["single-books", "single-film-dvd", "single-kitchen", "meta"]
+    for weighting in ("uniform", "router"):
+        run = runs["kitchen", weighting]
+        assert run["teachers"] == bridge
+        assert len(run["mean_weights"]) == 4
+        assert run["feature_seconds"] == runs["kitchen", "meta_kd"]["feature_seconds"]  # the same first step
+        assert run["seconds"] > run["feature_seconds"]  # though it did not take that step itself
+    assert runs["kitchen", "uniform"]["mean_weights"] == [0.25] * 4
+    assert runs["kitchen", "average"]["recipe"]["teachers"] == ["singles"]
+    assert runs["kitchen", "domain_wise"]["recipe"]["attention"] == 0
+    assert runs["kitchen", "single"]["recipe"]["expertise"] is False
+    assert runs["kitchen", "meta_kd"]["network"] == "encoder 2x8"
+    assert len({run["data"] for run in runs.values()}) == 4
+    assert runs["few", "single"]["rows"]["train"] < runs["kitchen", "single"]["rows"]["train"]
+    assert runs["few", "single"]["rows"]["test"] == runs["kitchen", "single"]["rows"]["test"]
+    teachers = tmp_path / "out" / "teachers"
+    assert len(list(teachers.glob("meta-kd-*"))) == 3  # whole, few, unseen
+    assert len(list(teachers.glob("meta-kd-*/single-*"))) == 3 + 1 + 2
+    assert len(list((tmp_path / "out" / "features").glob("features-*"))) == 1  # meta_kd's: others are of no more use
+    before = len(read_jsonl(tmp_path / "out" / "results.jsonl"))
+    run_suite(suite, tmp_path / "out")
+    assert len(read_jsonl(tmp_path / "out" / "results.jsonl")) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"teachers": {"kinds": ["tfidf"]}}, "meta_kd tasks bring their teachers"),
+        ({"labels": 20}, "'labels' would be ignored beside meta_kd"),
+        ({"student": {"max_length": 13}}, "they read 13 and 12 tokens"),
+        ({"weightings": ["singel"]}, "unknown weighting 'singel'"),
+        ({"meta_kd": {"domain": "kitchen"}}, "needs the students' domain and teachers with an encoder"),
+        ({"system": "metakd"}, "unknown system"),
+        ({"system": None}, "'system: meta_kd' and meta_kd in every task go together"),
+    ],
+)
+def test_suites_that_say_what_cannot_be_are_refused_by_place(data, encoder, tmp_path, wrong, said):
+    changed = {"weightings": ["meta_kd"], "tasks": [{"name": "kitchen", "meta_kd": {"domain": "kitchen"}}], **wrong}
+    with pytest.raises(RlkdError, match=said):
+        load_suite(suite_of(encoder, data, tmp_path, **changed))
+
+
+def test_unknown_teachers_and_left_out_ones_become_failed_rows(data, encoder, tmp_path):
+    changed = {"tasks": [{"name": "x", "weightings": ["single"], "meta_kd": {"domain": "kitchen", "leave_out": True}}]}
+    records = run_suite(load_suite(suite_of(encoder, data, tmp_path, **changed)), tmp_path / "out")
+    assert {record["status"] for record in records} == {"failed"}
+    assert "has no teacher of its own; drop 'single'" in records[0]["error"]

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +38,33 @@ STUDENTS_FOLDER = "students"
 WEIGHTS_FOLDER = "weights"
 
 
+class Recipe(Protocol):
+    """How a published system distils the student of a run, where that is not one run of the trainer."""
+
+    def described(self) -> Any:
+        """Plain values that change with anything that it changes in a student."""
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it."""
+
+    def distil(
+        self, opened: Any, spec: str, settings: StudentSettings, seed: int, folder: Path
+    ) -> tuple[DistillationTrainer, dict[str, Any]]:
+        """Distil a student; see :func:`run_job`.
+
+        Args:
+            opened: What the system keeps for the runs of a task (``Context.system``).
+            spec: The weighting, as :func:`rlkd.weighting.build_weighting` takes it.
+            settings: The student's budget.
+            seed: Of the student.
+            folder: Where it may keep what several students share.
+
+        Returns:
+            The trainer with the finished student, and figures for the record: ``fit_seconds``, and ``seconds_before``
+            for what was made by an earlier run and used again.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One run: a weighting, a student and a seed."""
@@ -50,6 +77,8 @@ class Job:
     suite: str = ""
     metric: str = "accuracy"
     """The score that counts."""
+    recipe: Recipe | None = None
+    """None: one run of the trainer on the cached logits."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +88,8 @@ class Context:
     task: Task
     cache: LogitCache
     encoded: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    system: Any = None
+    """What a system's recipes need beside it."""
 
     def encoded_for(self, settings: StudentSettings) -> dict[str, Any]:
         """Where tokenizer and encoded inputs of a student are kept between runs."""
@@ -73,6 +104,8 @@ def run_key(context: Context, job: Job) -> str:
     described += [job.settings.record(), job.seed]
     if job.suite:  # in a suite, two tasks may be one and the same
         described.append(context.task.name)
+    if job.recipe is not None:
+        described.append(job.recipe.described())
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -113,6 +146,7 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         "policy": learned_hash(job.arm.spec),
         "policy_seconds": job.arm.policy_seconds,
         "environment": dict(environment),
+        **({} if job.recipe is None else job.recipe.record()),
     }
     started = time.perf_counter()
     threads = torch.get_num_threads()
@@ -124,7 +158,9 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         record |= failure(error)
     finally:
         torch.set_num_threads(threads)
-    return record | {"seconds": round(time.perf_counter() - started, 2), "peak_memory_mb": peak_memory_mb()}
+    # what an earlier run has made for this one too is part of what it costs
+    seconds = time.perf_counter() - started + record.pop("seconds_before", 0.0)
+    return record | {"seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb()}
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -135,14 +171,14 @@ def failure(error: Exception) -> dict[str, Any]:
     return {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)} ({where})"}
 
 
-def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any]:
-    task, cache = context.task, context.cache
+def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrainer, dict[str, Any]]:
+    """The student of a weighting: one run of the trainer on the cached logits."""
     started = time.perf_counter()
-    weighting = build_weighting(job.arm.spec, task, cache, seed=job.seed)
+    weighting = build_weighting(job.arm.spec, context.task, context.cache, seed=job.seed)
     fitted = time.perf_counter()
     trainer = make_trainer(
-        task,
-        cache,
+        context.task,
+        context.cache,
         weighting,
         job.settings,
         folder / STUDENTS_FOLDER,
@@ -150,6 +186,15 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
         shared=context.encoded_for(job.settings),
     )
     trainer.train()
+    return trainer, {"fit_seconds": round(fitted - started, 2)}
+
+
+def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any]:
+    if job.recipe is None:
+        trainer, figures = _one_run(context, job, folder)
+    else:
+        trainer, figures = job.recipe.distil(context.system, job.arm.spec, job.settings, job.seed, folder)
+    task, cache = context.task, trainer.cache
     logits, labels = trainer.predict_split("test"), task.labels("test")
     _write_weights(folder / WEIGHTS_FOLDER / f"{key}.json", trainer)
     early_late = trainer.knowing_mass() or (None, None)
@@ -163,9 +208,9 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
         "knowing_mass_late": early_late[1],
         **choice_figures(weights, state, cache),
         "mean_weights": [round(float(value), 4) for value in weights.mean(0)],
-        "fit_seconds": round(fitted - started, 2),
+        **figures,
         "teacher_passes": teachers_asked(weights) * seen,
-        "falls_back": _fall_back(weighting, task),
+        "falls_back": _fall_back(trainer.weighting, task),
         "rows": {split: len(ids) for split, ids in task.splits.items()},
         "correct": pack_bits(np.asarray(logits.argmax(-1) == labels)),
     }

@@ -178,6 +178,7 @@ class SuiteWorker:
             student=student,
             suite=self.suite.name,
             metric=task.metric,
+            recipe=None if task.meta_kd is None else task.meta_kd.recipe(weighting),
         )
         return self.ledger.once(
             run_key(context, job), lambda: portable(run_job(context, job, self.folder, self.environment))

@@ -12,11 +12,13 @@ from typing import Any
 import xxhash
 import yaml
 
+from rlkd.benchmark.meta_kd import MetaKdPlan, meta_kd_plan
 from rlkd.benchmark.mkd import LABELS, MkdSettings, parse_arm, teacher_of
+from rlkd.benchmark.reading import built, check_keys, mapping_in, names_in
 from rlkd.data.loading import load_task
 from rlkd.data.planted import PlantedSettings
 from rlkd.data.splitting import check_seed
-from rlkd.errors import ConfigError, nearest, one_line, unknown_name
+from rlkd.errors import ConfigError, one_line, unknown_name
 from rlkd.models.training import plan_teachers
 from rlkd.settings import StudentSettings
 from rlkd.weighting import weighting_class
@@ -82,14 +84,18 @@ class TaskPlan:
     """Student seed number i is given the policy of seed number i modulo their count."""
     resample: int = 0
     """Seed of row limits, of the teachers' share and of the labels that are kept."""
+    meta_kd: MetaKdPlan | None = None
+    """In a suite of ``system: meta_kd``: the students' domain, teachers and arms, which stand among the weightings."""
 
     @property
     def teachers_key(self) -> str:
         """Names what the teachers and their cache are made of: tasks that agree in it share them."""
         planted = None if self.planted is None else asdict(self.planted)
-        made_of = [dict(self.source), planted, dict(self.rows), dict(self.teachers), self.teacher_share]
+        made_of: list[Any] = [dict(self.source), planted, dict(self.rows), dict(self.teachers), self.teacher_share]
+        made_of += [self.embedder, self.embeddings, self.resample]
+        made_of += [] if self.meta_kd is None else [self.meta_kd.made_of()]
         name = re.sub(r"[^\w.-]+", "-", Path(str(self.source.get("source", "planted"))).name)
-        return f"{name}-{digest([*made_of, self.embedder, self.embeddings, self.resample])}"
+        return f"{name}-{digest(made_of)}"
 
     def policy_key(self, policy: str, seed: int) -> str:
         """Names what a trained policy is made of."""
@@ -156,6 +162,11 @@ def load_suite(path: str | Path) -> Suite:
     mkd = _mkd_settings(content, path)
     defaults = {key: value for key, value in content.items() if key not in _SUITE_KEYS}
     tasks = tuple(_task_plan(_laid_over(defaults, task), path, arms=mkd is not None) for task in content["tasks"])
+    for task in tasks:
+        if (task.meta_kd is not None) != (content.get("system") == "meta_kd"):
+            raise ConfigError(
+                f"{path}: 'system: meta_kd' and meta_kd in every task go together, see task {task.name!r}"
+            )
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
@@ -167,6 +178,7 @@ def load_suite(path: str | Path) -> Suite:
     )
 
 
+SYSTEMS = ("mkd", "meta_kd")
 _SUITE_KEYS = ("suite", "description", "tasks", "system", "mkd")
 
 
@@ -174,14 +186,18 @@ def _mkd_settings(content: Mapping[str, Any], path: Path) -> MkdSettings | None:
     system = content.get("system")
     if system is None and "mkd" not in content:
         return None
+    if system == "meta_kd" and "mkd" not in content:
+        return None
     if system != "mkd":
-        raise unknown_name("system (expected where mkd is set up)", str(system), ("mkd",))
-    settings: MkdSettings = _built(MkdSettings, content.get("mkd") or {}, f"{path}, mkd")
+        raise unknown_name("system (expected where mkd is set up)", str(system), SYSTEMS)
+    settings: MkdSettings = built(MkdSettings, content.get("mkd") or {}, f"{path}, mkd")
     return settings
 
 
 def _check_weighting(task: TaskPlan, spec: str, *, arms: bool) -> None:
     """Refuse a weighting, or the weighting of an arm of MKD, that does not exist."""
+    if task.meta_kd is not None and spec in task.meta_kd.arms:
+        return
     if arms:
         arm = parse_arm(spec)
         spec = LABELS if arm.weighting is None else arm.weighting
@@ -234,7 +250,8 @@ def _changed(
     if device is not None:
         task = replace(
             task,
-            teachers=task.teachers if task.planted or "paths" in task.teachers else {**task.teachers, "device": device},
+            teachers={**task.teachers, "device": device} if _trains_teachers(task) else task.teachers,
+            meta_kd=task.meta_kd and task.meta_kd.on_device(device),
             students={name: replace(settings, device=device) for name, settings in task.students.items()},
             policies={
                 name: plan if plan.kind == "router" else replace(plan, settings={**plan.settings, "device": device})
@@ -251,16 +268,21 @@ def _smoke(task: TaskPlan) -> TaskPlan:
         name: replace(plan, settings={**plan.settings, **SMOKE_TRAINING.get(plan.kind, {})})
         for name, plan in task.policies.items()
     }
-    teachers = task.teachers if task.planted or "paths" in task.teachers else _one_epoch(task.teachers)
+    teachers = _one_epoch(task.teachers) if _trains_teachers(task) else task.teachers
     return replace(
         task,
         rows=rows,
         teachers=teachers,
+        meta_kd=task.meta_kd and task.meta_kd.smoke(),
         students=small,
         policies=policies,
         seeds=task.seeds[:1],
         labels=None if task.labels is None else min(task.labels, 100),
     )
+
+
+def _trains_teachers(task: TaskPlan) -> bool:
+    return "kinds" in task.teachers or "sets" in task.teachers
 
 
 def _one_epoch(teachers: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,23 +300,23 @@ def _task_plan(content: Mapping[str, Any], path: Path, *, arms: bool) -> TaskPla
             f"{path}: every task needs a name of letters, digits, '_', '-' and '.', got {name!r}; give one"
         )
     where = f"{path}, task {name!r}"
-    _check_keys(content, _TASK_KEYS, where)
+    check_keys(content, _TASK_KEYS, where)
     planted = content.get("planted")
     if (planted is None) == ("source" not in content):
         raise ConfigError(f"{where}: expected a source or planted, one of the two; mend it")
-    weightings = _names(content, "weightings", where)
-    without = _names(content, "without", where)
+    weightings = names_in(content, "weightings", where)
+    without = names_in(content, "without", where)
     for spec in without:
         if spec not in weightings:
             raise unknown_name("weighting to leave out", spec, weightings)
     kept = tuple(spec for spec in weightings if spec not in without)
-    policies = _policies(_mapping(content, "policies", where), where)
+    policies = _policies(mapping_in(content, "policies", where), where)
     plan = TaskPlan(
         name=name,
         source={key: value for key, value in content.items() if key in _LOADING},
-        planted=None if planted is None else _built(PlantedSettings, planted, f"{where}, planted"),
-        rows=_mapping(content, "rows", where),
-        teachers=_teachers(content, planted is not None, where),
+        planted=None if planted is None else built(PlantedSettings, planted, f"{where}, planted"),
+        rows=mapping_in(content, "rows", where),
+        teachers=_teachers(content, where),
         teacher_share=content.get("teacher_share"),
         embedder=content.get("embedder"),
         embeddings=bool(content.get("embeddings", False)),
@@ -302,11 +324,12 @@ def _task_plan(content: Mapping[str, Any], path: Path, *, arms: bool) -> TaskPla
         students=_students(content, where),
         policies=policies | _router_if_asked(kept, policies),
         weightings=kept,
-        labelled_only=frozenset(_names(content, "labelled_only", where)),
+        labelled_only=frozenset(names_in(content, "labelled_only", where)),
         metric=content.get("metric", "accuracy"),
         seeds=_seeds(content.get("seeds", 5), where),
         policy_seeds=_seeds(content.get("policy_seeds", 1), where),
         resample=content.get("resample", 0),
+        meta_kd=_meta_kd(content, where),
     )
     if plan.metric not in METRICS:
         raise unknown_name("metric", str(plan.metric), METRICS)
@@ -323,28 +346,6 @@ def _router_if_asked(weightings: Sequence[str], policies: Mapping[str, PolicyPla
     return {"router": PolicyPlan(name="router", kind="router")} if asked and "router" not in policies else {}
 
 
-def _check_keys(content: Mapping[str, Any], known: frozenset[str], where: str) -> None:
-    for key in content:
-        if key not in known:
-            raise ConfigError(
-                f"{where} has the unknown key {key!r}; {nearest(str(key), known)}known are: {', '.join(sorted(known))}"
-            )
-
-
-def _mapping(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    value = content.get(key) or {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected names and values in {key!r}, got {type(value).__name__}; mend it")
-    return value
-
-
-def _names(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = content.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value) or len(set(value)) < len(value):
-        raise ConfigError(f"{where}: expected a list of different names in {key!r}, got {value!r:.80}; mend it")
-    return tuple(value)
-
-
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     seeds = tuple(range(value)) if isinstance(value, int) else tuple(value) if isinstance(value, list) else ()
     if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
@@ -356,53 +357,51 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     return seeds
 
 
-def _built(cls: Any, content: Any, where: str) -> Any:
-    """A dataclass of settings from a mapping, its numbers as it wants them."""
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: expected settings, got {type(content).__name__}; write 'name: value'")
-    known = {f.name: f for f in fields(cls)}
-    _check_keys(content, frozenset(known), where)
-    try:
-        return cls(**{key: as_number(value, known[key].type) for key, value in content.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where}: a value has the wrong type: {one_line(error)}; mend it") from error
-
-
-def as_number(value: Any, wanted: Any) -> Any:
-    """YAML reads ``2e-3`` as text; where a float is wanted it is a number."""
-    if isinstance(value, str) and wanted is float:
-        try:
-            return float(value)
-        except ValueError as error:
-            raise ConfigError(f"expected a number, got {value!r}; mend it") from error
-    return value
-
-
 def _students(content: Mapping[str, Any], where: str) -> dict[str, StudentSettings]:
-    named, single = _mapping(content, "students", where), content.get("student")
+    named, single = mapping_in(content, "students", where), content.get("student")
     if bool(named) == (single is not None):
         raise ConfigError(f"{where}: expected student, or students by name, one of the two; give one")
     if not named:
-        settings = _built(StudentSettings, single, f"{where}, student")
+        settings = built(StudentSettings, single, f"{where}, student")
         return {settings.student: settings}
-    return {name: _built(StudentSettings, value, f"{where}, student {name!r}") for name, value in named.items()}
+    return {name: built(StudentSettings, value, f"{where}, student {name!r}") for name, value in named.items()}
 
 
-def _teachers(content: Mapping[str, Any], planted: bool, where: str) -> dict[str, Any]:
-    teachers = _mapping(content, "teachers", where)
-    if planted:
+def _meta_kd(content: Mapping[str, Any], where: str) -> MetaKdPlan | None:
+    """What the task says of Meta-KD; keys of other suites that it does not read are refused."""
+    if "meta_kd" not in content:
+        return None
+    for key in ("planted", "teacher_share", "labels", "labelled_only", "embedder", "embeddings"):
+        if content.get(key):
+            raise ConfigError(f"{where}: {key!r} would be ignored beside meta_kd; leave it out")
+    plan = meta_kd_plan(mapping_in(content, "meta_kd", where), where)
+    for name, student in _students(content, where).items():
+        if student.max_length != plan.teachers.max_length:
+            raise ConfigError(
+                f"{where}: student {name!r} and its teachers are compared token by token, they read "
+                f"{student.max_length} and {plan.teachers.max_length} tokens; give both the same max_length"
+            )
+    return plan
+
+
+def _teachers(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    teachers = mapping_in(content, "teachers", where)
+    bringing = [key for key in ("planted", "meta_kd") if content.get(key) is not None]
+    if bringing:
         if teachers:
-            raise ConfigError(f"{where}: planted tasks bring their teachers, others would be ignored; leave them out")
+            raise ConfigError(
+                f"{where}: {bringing[0]} tasks bring their teachers, others would be ignored; leave them out"
+            )
         return {}
-    _check_keys(teachers, _TEACHING, f"{where}, teachers")
+    check_keys(teachers, _TEACHING, f"{where}, teachers")
     if sum(key in teachers for key in ("kinds", "paths", "sets")) != 1:
         raise ConfigError(
             f"{where}: expected kinds of teachers, sets of them or paths of some, one of the three; give one"
         )
     if "paths" in teachers and set(teachers) - {"paths", "max_length", "device"}:
         raise ConfigError(f"{where}: training settings beside paths of teachers would be ignored; leave them out")
-    for name, settings in _mapping(teachers, "sets", where).items():
-        _check_keys(settings, _TEACHING - {"sets", "paths", "max_length", "device"}, f"{where}, teachers {name!r}")
+    for name, settings in mapping_in(teachers, "sets", where).items():
+        check_keys(settings, _TEACHING - {"sets", "paths", "max_length", "device"}, f"{where}, teachers {name!r}")
         if "kinds" not in settings:
             raise ConfigError(f"{where}: expected kinds of teachers in the set {name!r}, got none; name some")
     return teachers

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
@@ -194,6 +195,7 @@ def distil_meta_student(
     *,
     seed: int = 0,
     shared: dict[str, Any] | None = None,
+    keep_features: bool = True,
     callbacks: Sequence[Any] = (),
     **arguments: Any,
 ) -> tuple[DistillationTrainer, dict[str, Any]]:
@@ -207,6 +209,7 @@ def distil_meta_student(
         folder: The first step is kept here, in a directory named after all that it is made of.
         seed: Of projections, order of batches and dropout.
         shared: A dict that keeps tokenizer and encoded inputs between students of one task.
+        keep_features: Keep the student of the first step for others that begin alike.
         callbacks: Further ``TrainerCallback`` s of the last step.
         **arguments: Fields of :class:`~rlkd.trainer.DistillationArguments` of the last step.
 
@@ -250,6 +253,8 @@ def distil_meta_student(
         **arguments,
     )
     _train(trainer, arguments)
+    if not keep_features:
+        shutil.rmtree(first)
     return trainer, figures
 
 
@@ -269,25 +274,27 @@ def _first_step(
 ) -> tuple[Path, dict[str, Any]]:
     """The student after the step on features; students that differ only in what comes after share it."""
     path = folder / f"features-{_made_of(lesson, start, recipe, settings, seed)}"
-    reused = verify_manifest(path)
-    if not reused:
-        shutil.rmtree(path, ignore_errors=True)  # an interrupted one
-        started = time.perf_counter()
-        step = replace(
-            settings,
-            student=str(start),
-            num_layers=None,
-            max_steps=recipe.feature_steps,
-            learning_rate=recipe.feature_learning_rate,
-        )
-        trainer = _with_features(
-            lesson, recipe, step, folder, 0.0, seed, shared, lr_scheduler_type="constant", callbacks=()
-        )
-        trainer.train()
-        with quiet_transformers():
-            write_hf(trainer.model, trainer.processing_class, path)
-        write_json_atomic(path / STAGE, {"seconds": round(time.perf_counter() - started, 2)})
-        write_manifest(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{path.name}.lock"):  # another program may make the same
+        reused = verify_manifest(path)
+        if not reused:
+            shutil.rmtree(path, ignore_errors=True)  # an interrupted one
+            started = time.perf_counter()
+            step = replace(
+                settings,
+                student=str(start),
+                num_layers=None,
+                max_steps=recipe.feature_steps,
+                learning_rate=recipe.feature_learning_rate,
+            )
+            trainer = _with_features(
+                lesson, recipe, step, folder, 0.0, seed, shared, lr_scheduler_type="constant", callbacks=()
+            )
+            trainer.train()
+            with quiet_transformers():
+                write_hf(trainer.model, trainer.processing_class, path)
+            write_json_atomic(path / STAGE, {"seconds": round(time.perf_counter() - started, 2)})
+            write_manifest(path)
     return path, {"feature_seconds": float(read_object(path / STAGE)["seconds"]), "features_reused": reused}
 
 

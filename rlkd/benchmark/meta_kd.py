@@ -1,0 +1,384 @@
+"""Meta-KD in suites: a task is one domain, arms are teachers with the same distillation, weightings the bridge.
+
+The teachers are shared by the tasks of one source: one a domain, three that learn all domains, meta-teachers of other
+switches. An arm of the system distils from some of them, features first, then logits. An ordinary weighting
+(``uniform``, ``router``, a policy) starts from the meta-distilled features of its seed and weights the logits of the
+single-domain teachers and the meta-teacher.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from rlkd.benchmark.reading import built, check_keys, mapping_in
+from rlkd.data.collection import keep_fraction, leave_domain_out
+from rlkd.data.task import Task
+from rlkd.errors import ConfigError, unknown_name
+from rlkd.logit_cache import LiveEncoders, LogitCache, build_cache
+from rlkd.models.small import save_small_encoder
+from rlkd.models.teacher_files import read_info
+from rlkd.models.teachers import HfTeacher
+from rlkd.prototypes import PrototypeSettings
+from rlkd.records import read_object
+from rlkd.settings import StudentSettings
+from rlkd.systems.meta_distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
+from rlkd.systems.meta_kd import (
+    META,
+    MIXED,
+    MULTI_TASK,
+    DomainCorruption,
+    DomainHeads,
+    MetaKdSettings,
+    corruption_of,
+    domain_task,
+    instance_embeddings,
+    instance_scores,
+    load_meta_kd_teachers,
+    seen_domains,
+    single_name,
+    train_meta_kd_teachers,
+)
+from rlkd.trainer import DistillationTrainer
+from rlkd.weighting import build_weighting
+
+OWN, SINGLES = "own", "singles"
+"""In an arm's teachers: the one of the student's domain; those of all single domains that were seen."""
+META_KD = "meta_kd"
+FEATURES_FOLDER = "features"
+"""Students after their first step, kept for the arms that share it."""
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "single": {"teachers": [OWN], **TINY_BERT},
+    "mixed": {"teachers": [MIXED], **TINY_BERT},
+    "multi_task": {"teachers": [MULTI_TASK], **TINY_BERT},
+    "average": {"teachers": [SINGLES], **TINY_BERT},
+    "meta": {"teachers": [META], **TINY_BERT},
+    META_KD: {"teachers": [META]},
+}
+"""Rows of the paper's tables: every teacher with TinyBERT's distillation, the average of all single-domain teachers,
+and the meta-teacher with meta-distillation, which is what arms have unless they say otherwise."""
+SMOKE_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaKdArm:
+    """One row of a table."""
+
+    teachers: tuple[str, ...]
+    recipe: DistillationSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaKdPlan:
+    """What Meta-KD adds to a task of a suite."""
+
+    domain: str
+    """The students'."""
+    fraction: float | None = None
+    """Share of the domain's training rows that teachers and students have; the other domains keep theirs."""
+    leave_out: bool = False
+    """Teachers never see the domain."""
+    teachers: MetaKdSettings
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Further meta-teachers: name to the switches in which they differ."""
+    set: tuple[str, ...] = (SINGLES, META)
+    """Teachers whose logits the ordinary weightings weight."""
+    num_layers: int = 3
+    """Of the student, from scratch."""
+    hidden_size: int = 96
+    """Of the student; a multiple of the encoder's heads."""
+    arms: Mapping[str, MetaKdArm]
+    keep_gib: float = 2.0
+    """Inner states of teachers that a process keeps in memory."""
+    device: str = "cpu"
+
+    def made_of(self) -> Any:
+        """What decides teachers and students beside the arms; the suite's own keys hash it."""
+        kept = ("domain", "fraction", "leave_out", "variants", "set", "num_layers", "hidden_size")
+        return [asdict(self.teachers), {name: getattr(self, name) for name in kept}]
+
+    def smoke(self) -> Self:
+        """A version that is done in seconds."""
+        arms = {
+            name: replace(arm, recipe=replace(arm.recipe, feature_steps=SMOKE_STEPS)) for name, arm in self.arms.items()
+        }
+        return replace(self, teachers=replace(self.teachers, epochs=1), arms=arms)
+
+    def on_device(self, device: str) -> Self:
+        """Its networks elsewhere."""
+        return replace(self, device=device)
+
+    def recipe(self, weighting: str) -> "MetaKdRecipe":
+        """How the students of an arm, or of an ordinary weighting, are distilled."""
+        return MetaKdRecipe(self, weighting)
+
+    def open(self, task: Task, name: str, weightings: Sequence[str], place: Path, seed: int) -> "MetaKdBench":
+        """Train what is not there and ask it about every instance.
+
+        Args:
+            task: All domains.
+            name: Of the students' task.
+            weightings: Of the task; they decide which teachers are needed.
+            place: Holds the teachers of all tasks.
+            seed: Of the rows that a fraction keeps.
+        """
+        if self.domain not in task.domain_names:
+            raise unknown_name(f"domain of task {task.name!r}", self.domain, task.domain_names)
+        whole = task if self.fraction is None else keep_fraction(task, self.fraction, domains=[self.domain], seed=seed)
+        return MetaKdBench(self, whole, name, weightings, place)
+
+
+class MetaKdBench:
+    """A task of one domain with its teachers, trained, asked, and held for features."""
+
+    def __init__(self, plan: MetaKdPlan, whole: Task, name: str, weightings: Sequence[str], place: Path) -> None:
+        """Open or make everything."""
+        self.plan, self._whole = plan, whole
+        self._taught = leave_domain_out(whole, plan.domain)[0] if plan.leave_out else whole
+        made_of = json.dumps([self._taught.fingerprint, asdict(plan.teachers)], sort_keys=True)
+        self.folder = place / f"meta-kd-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
+        wanted = [plan.arms[spec].teachers if spec in plan.arms else plan.set for spec in weightings]
+        wanted += [plan.arms[META_KD].teachers] if any(spec not in plan.arms for spec in weightings) else []
+        self.names = self.resolve([teacher for names in wanted for teacher in names])
+        self._paths = self._train()
+        self._teachers = load_meta_kd_teachers(self._paths, whole, device=plan.device)
+        cache, self._embeddings = self._ask()
+        rows = np.flatnonzero(whole.table.domains == whole.domain_names.index(plan.domain))
+        self._rows = rows
+        self.task = replace(domain_task(whole, plan.domain), name=name)
+        self.logits = cache.take(rows)
+        bridge = [teacher for teacher in self.resolve(plan.set) if teacher in self.names]
+        self.cache = self.logits.pick(bridge) if bridge else self.logits
+        self.training_seconds = round(sum(map(_training_seconds, self._paths.values())), 2)
+        self.shared: dict[int, dict[str, Any]] = {}
+        """Tokenizer and encoded inputs of students, by length."""
+
+    def resolve(self, teachers: Sequence[str]) -> list[str]:
+        """Names of teachers, each once: ``own`` and ``singles`` become those of this task.
+
+        Raises:
+            ConfigError: There is no such teacher, or the domain's own one although it is left out.
+        """
+        seen = seen_domains(self._taught)
+        singles = [single_name(domain) for domain in seen]
+        known = [*singles, MIXED, MULTI_TASK, META, *self.plan.variants]
+        found: list[str] = []
+        for name in teachers:
+            if name == OWN and self.plan.domain not in seen:
+                raise ConfigError(
+                    f"domain {self.plan.domain!r} is left out and has no teacher of its own; drop 'single'"
+                )
+            found += singles if name == SINGLES else [single_name(self.plan.domain) if name == OWN else name]
+        for name in found:
+            if name not in known:
+                raise unknown_name("teacher of Meta-KD", name, [OWN, SINGLES, *known])
+        return list(dict.fromkeys(found))
+
+    def _train(self) -> dict[str, Path]:
+        plan, device = self.plan, self.plan.device
+        ordinary = [name for name in self.names if name not in plan.variants]
+        paths = train_meta_kd_teachers(self._taught, self.folder, plan.teachers, names=ordinary, device=device)
+        for name in self.names:
+            if name in plan.variants:
+                made = train_meta_kd_teachers(
+                    self._taught, self.folder / "variants" / name, self._variant(name), names=[META], device=device
+                )
+                paths[name] = made[META]
+        return paths
+
+    def _variant(self, name: str) -> MetaKdSettings:
+        return _teacher_settings({**asdict(self.plan.teachers), **self.plan.variants.get(name, {})}, name)
+
+    def _ask(self) -> tuple[LogitCache, NDArray[np.float32]]:
+        settings = self.plan.teachers
+        with FileLock(self.folder / ".asking.lock"):
+            found = instance_embeddings(self._whole, self.folder, settings, device=self.plan.device)
+            teachers = [_named(self._teachers[name], name) for name in self.names]
+            described = json.dumps([self._whole.fingerprint, self.names, dict(self.plan.variants)], sort_keys=True)
+            cache = build_cache(
+                teachers,
+                self._whole,
+                self.folder / f"cache-{hashlib.sha256(described.encode()).hexdigest()[:8]}",
+                max_length=settings.max_length,
+                embedder=_Embedded(settings.encoder, found),
+            )
+        return cache, found
+
+    @cached_property
+    def encoders(self) -> LiveEncoders:
+        """All teachers as encoders of the domain's texts; the multi-task one with the head of the domain."""
+        heads = [t.head(self.plan.domain) if isinstance(t, DomainHeads) else t for t in self._teachers.values()]
+        found: list[HfTeacher] = [_named(t, name) for t, name in zip(heads, self._teachers, strict=True)]
+        keep = int(self.plan.keep_gib * 2**30)
+        return LiveEncoders(found, self.task, max_length=self.plan.teachers.max_length, keep_bytes=keep)
+
+    def corruption(self, name: str) -> DomainCorruption:
+        """The module of a meta-teacher."""
+        (teacher,) = self.encoders.only([name]).encoders
+        return corruption_of(self._paths[name], teacher, self._whole)
+
+    def scores(self, name: str) -> NDArray[np.float64]:
+        """The prototype scores that belong to a meta-teacher, of the domain's instances."""
+        settings = self._variant(name).prototypes
+        seen = seen_domains(self._taught)
+        return instance_scores(self._whole, self._embeddings, settings, domains=seen)[self._rows]
+
+    def start(self, seed: int) -> Path:
+        """The student of a seed before it learns."""
+        plan, name = self.plan, f"student-{self.plan.num_layers}x{self.plan.hidden_size}-{seed}"
+        path = self.folder / "starts" / name
+        with FileLock(self.folder / ".starts.lock"):
+            if not (path / "config.json").is_file():
+                save_small_encoder(
+                    plan.teachers.encoder,
+                    self.task,
+                    path,
+                    num_layers=plan.num_layers,
+                    hidden_size=plan.hidden_size,
+                    seed=seed,
+                )
+        return path
+
+
+@dataclass(frozen=True)
+class MetaKdRecipe:
+    """One arm of Meta-KD, or a weighting of logits on top of its features."""
+
+    plan: MetaKdPlan
+    weighting: str
+
+    @property
+    def _arm(self) -> MetaKdArm:
+        return self.plan.arms.get(self.weighting, self.plan.arms[META_KD])
+
+    def described(self) -> Any:
+        """What decides the student beside data, logits and weighting."""
+        return [self.plan.made_of(), asdict(self._arm)]
+
+    def record(self) -> dict[str, Any]:
+        """What a run's line says of it."""
+        size = f"encoder {self.plan.num_layers}x{self.plan.hidden_size}"
+        return {"recipe": {"teachers": list(self._arm.teachers), **asdict(self._arm.recipe)}, "network": size}
+
+    def distil(
+        self, opened: MetaKdBench, spec: str, settings: StudentSettings, seed: int, folder: Path
+    ) -> tuple[DistillationTrainer, dict[str, Any]]:
+        """Distil a student; features of the same arm and seed are made once."""
+        bench, arm, task, started = opened, self._arm, opened.task, time.perf_counter()
+        names = bench.resolve(arm.teachers)
+        live = bench.encoders.only(names)
+        meta = names[0] if arm.recipe.transfer or arm.recipe.expertise else None
+        weighting = None
+        source: LogitCache | None = bench.logits.pick(names)
+        if self.weighting not in self.plan.arms:
+            source = bench.cache
+            weighting = build_weighting(spec, task, bench.cache, seed=seed)
+        fit_seconds = round(time.perf_counter() - started, 2)
+        lesson = Lesson(
+            task=task,
+            encoders=live.encoders,
+            corruption=bench.corruption(names[0]) if arm.recipe.transfer else None,
+            scores=None if meta is None else bench.scores(meta),
+            source=None if arm.recipe.schedule == "joint" and weighting is None else source,
+            weighting=weighting,
+            live=live,
+        )
+        shared = bench.shared.setdefault(settings.max_length, {})
+        trainer, figures = distil_meta_student(
+            lesson,
+            bench.start(seed),
+            arm.recipe,
+            settings,
+            folder / FEATURES_FOLDER,
+            seed=seed,
+            shared=shared,
+            keep_features=arm == self.plan.arms[META_KD],  # those that weightings start from
+        )
+        reused = figures.pop("features_reused")
+        before = figures["feature_seconds"] if reused else 0.0
+        return trainer, {**figures, "fit_seconds": fit_seconds, "seconds_before": before}
+
+
+def meta_kd_plan(content: Mapping[str, Any], where: str) -> MetaKdPlan:
+    """Read what a suite says of Meta-KD.
+
+    Its keys are ``domain``, ``fraction``, ``leave_out``; ``teachers`` (fields of :class:`MetaKdSettings`) and
+    ``variants`` of the meta-teacher; ``student`` (``num_layers``, ``hidden_size``); ``distillation`` (fields of
+    :class:`DistillationSettings`) and ``arms``, which say what differs; ``set``; ``keep_gib``.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value out of range.
+    """
+    known = ("domain", "fraction", "leave_out", "teachers", "variants", "student", "distillation", "arms", "set")
+    check_keys(content, (*known, "keep_gib", "device"), f"{where}, meta_kd")
+    if not isinstance(content.get("domain"), str) or "encoder" not in (content.get("teachers") or {}):
+        raise ConfigError(f"{where}: meta_kd needs the students' domain and teachers with an encoder; give both")
+    variants = mapping_in(content, "variants", where)
+    for name, changes in variants.items():
+        _teacher_settings({**content["teachers"], **changes}, f"{where}, variant {name!r}")
+    base = mapping_in(content, "distillation", where)
+    arms = {
+        name: _arm(base, arm, f"{where}, arm {name!r}")
+        for name, arm in {**ARMS, **mapping_in(content, "arms", where)}.items()
+    }
+    student = mapping_in(content, "student", where)
+    check_keys(student, ("num_layers", "hidden_size"), f"{where}, meta_kd student")
+    rest = {key: content[key] for key in ("fraction", "leave_out", "keep_gib", "device") if key in content}
+    return MetaKdPlan(
+        domain=content["domain"],
+        teachers=_teacher_settings(content["teachers"], f"{where}, meta_kd teachers"),
+        variants=variants,
+        arms=arms,
+        set=tuple(content.get("set", (SINGLES, META))),
+        **student,
+        **rest,
+    )
+
+
+def _arm(base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> MetaKdArm:
+    teachers = changes.get("teachers")
+    if not isinstance(teachers, Sequence) or isinstance(teachers, str) or not teachers:
+        raise ConfigError(f"{where}: expected a list of teachers, got {teachers!r:.60}; name some")
+    own = {key: value for key, value in changes.items() if key != "teachers"}
+    return MetaKdArm(teachers=tuple(teachers), recipe=built(DistillationSettings, {**base, **own}, where))
+
+
+def _teacher_settings(content: Mapping[str, Any], where: str) -> MetaKdSettings:
+    prototypes = content.get("prototypes") or {}
+    settings: MetaKdSettings = built(
+        MetaKdSettings,
+        {**content, "prototypes": built(PrototypeSettings, prototypes, f"{where}, prototypes")},
+        where,
+    )
+    return settings
+
+
+class _Embedded:
+    """Embeddings that were made before, as an embedder."""
+
+    def __init__(self, name: str, embeddings: NDArray[np.float32]) -> None:
+        self.name, self._embeddings = name, embeddings
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._embeddings
+
+
+def _named(teacher: Any, name: str) -> Any:
+    teacher.name = name
+    return teacher
+
+
+def _training_seconds(path: Path) -> float:
+    """What a teacher's training took, wherever that is written."""
+    info = read_info(path)
+    if info is not None:
+        return float(info.metrics.get("seconds") or 0.0)
+    return float(read_object(path / "stage.json")["seconds"])
