@@ -181,6 +181,7 @@ def test_two_programs_share_a_suite_and_a_killed_one_costs_nothing_finished(tmp_
     deadline = time.monotonic() + 120
     while not results.exists() or results.read_bytes().count(b"\n") < 5:
         assert time.monotonic() < deadline
+        assert first.poll() is None, first.communicate()[0]
         time.sleep(0.02)
     first.kill()
     before = results.read_bytes()
