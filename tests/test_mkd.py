@@ -451,7 +451,7 @@ def test_what_cannot_run_is_told_before_anything_is_written(arguments, message, 
 
 # -- suites ----------------------------------------------------------------------------------------
 
-ARMS = ["uniform", "labels>single", "multi>multi", "multi>multi+refined", "router>single+refined"]
+ARMS = ["uniform", "labels/single", "multi/multi", "multi/multi+refined", "router/single+refined"]
 
 
 @pytest.fixture
@@ -496,13 +496,14 @@ def test_a_suite_of_mkd_gives_the_records_of_any_other(suite, tmp_path):
         assert (run["mean_weights"] is None) == arm.startswith("labels")
         assert len(unpack_bits(run["correct"])) == run["rows"]["test"]
         assert run["accuracy"] == pytest.approx(unpack_bits(run["correct"]).mean())
-    assert runs["two", "multi>multi", 0]["mean_weights"] == [0, 1]
+    assert runs["two", "multi/multi", 0]["mean_weights"] == [0, 1]
     assert runs["two", "uniform", 0]["mean_weights"] == [0.5, 0.5]
+    assert len({json.dumps(run["settings"]) for run in runs.values()}) == 1  # arms are paired
     students = [record for record in records if record["kind"] == "student"]
     # joint: uniform, and multi for both of its arms; alone: labels and router on both tasks
     assert len(students) == 2 + 2 * 2
     steps = {(s["weighting"].partition("+")[0], s["task"]): s["steps"] for s in students}
-    assert steps["multi>multi", "two"] == sum(steps["router>single", task] for task in ("two", "pairs"))
+    assert steps["multi/multi", "two"] == sum(steps["router/single", task] for task in ("two", "pairs"))
     assert not list((folder / "models").iterdir())  # every student was used
     assert {record["key"] for record in run_suite(plan, folder)} == {record["key"] for record in records}
     (tables,) = [group_runs([r for r in records if r["kind"] == "run"], np.random.default_rng(0), 50)]
@@ -529,8 +530,8 @@ def test_an_arm_that_is_added_distils_its_student_again(suite, tmp_path):
         ({"mkd": {"epoch": 3}}, "did you mean 'epochs'"),
         ({"mkd": {"epochs": {"large": 3}}}, "no epochs for student 'small'"),
         ({"mkd": {"epochs": 0}}, "epochs and refine_epochs > 0"),
-        ({"weightings": ["uniform>both"]}, "expected an arm of MKD"),
-        ({"weightings": ["unifrom>single"]}, "did you mean 'uniform'"),
+        ({"weightings": ["uniform+refined+refined"]}, "expected an arm of MKD"),
+        ({"weightings": ["unifrom/single"]}, "did you mean 'uniform'"),
         ({"teachers": {"kinds": ["rlkd/bilstm"], "specialize": "class"}}, "got 'specialize'"),
         ({"students": {"small": {"student": "rlkd/bilstm", "max_steps": 77}}}, "max_steps of student 'small'"),
     ],
@@ -548,4 +549,4 @@ def test_the_suite_of_the_repository_can_be_planned():
     check_suite(plan)
     assert len(plan.tasks) >= 5
     for teacher, student, refined in itertools.product(("single", "multi"), ("single", "multi"), ("", "+refined")):
-        assert f"{teacher}>{student}{refined}" in plan.tasks[0].weightings
+        assert f"{teacher}/{student}{refined}" in plan.tasks[0].weightings

@@ -1,6 +1,6 @@
 """What a suite of ``system: mkd`` says beside tasks, teachers, students and seeds: budgets, and arms.
 
-An arm stands where other suites have a weighting and is written ``TEACHER[>STUDENT][+refined]``. TEACHER is ``labels``
+An arm stands where other suites have a weighting and is written ``TEACHER[/STUDENT][+refined]``. TEACHER is ``labels``
 (no teacher), ``single`` (that of the task alone), ``multi`` (that of all tasks) or a weighting of the two; STUDENT is
 ``multi`` (one of all tasks, the default) or ``single`` (one a task); ``+refined`` fine-tunes it on the task afterwards.
 """
@@ -14,7 +14,7 @@ from rlkd.errors import ConfigError
 LABELS = "labels"
 TEACHERS: Mapping[str, str] = {"single": "fixed:1,0", "multi": "fixed:0,1"}
 """Teachers alone, as weightings of the two."""
-_ARM = re.compile(r"(?P<teacher>.+?)(?:>(?P<student>single|multi))?(?P<refined>\+refined)?")
+_ARM = re.compile(r"(?P<teacher>.+?)(?:/(?P<student>single|multi))?(?P<refined>\+refined)?")
 _SMOKE_EPOCHS = 0.2
 
 
@@ -34,7 +34,8 @@ class MkdArm:
 
 def teacher_of(name: str) -> str:
     """The teacher part of an arm; a plain weighting is its own."""
-    return name.partition(">")[0].removesuffix("+refined")
+    match = _ARM.fullmatch(name)
+    return name if match is None else match["teacher"]
 
 
 def parse_arm(name: str) -> MkdArm:
@@ -44,9 +45,9 @@ def parse_arm(name: str) -> MkdArm:
         ConfigError: It is not written as one.
     """
     match = _ARM.fullmatch(name)
-    if match is None or ">" in match["teacher"] or match["teacher"].endswith("+refined"):
+    if match is None or match["teacher"].endswith("+refined"):
         raise ConfigError(
-            f"expected an arm of MKD such as 'multi', 'single>single' or 'entropy>multi+refined', got {name!r}; mend it"
+            f"expected an arm of MKD such as 'multi', 'single/single' or 'entropy/multi+refined', got {name!r}; mend it"
         )
     return MkdArm(teacher=match["teacher"], student=match["student"] or "multi", refined=match["refined"] is not None)
 

@@ -279,8 +279,6 @@ def _run_key(suite: Suite, task: TaskPlan, student: str, name: str, seed: int, m
 
 
 def _head(worker: Worker, task: TaskPlan, student: str, name: str, seed: int) -> dict[str, Any]:
-    arm, mkd = parse_arm(name), worker.suite.mkd
-    assert mkd is not None
     return {
         "kind": "run",
         "suite": worker.suite.name,
@@ -291,11 +289,19 @@ def _head(worker: Worker, task: TaskPlan, student: str, name: str, seed: int) ->
         "metric": task.metric,
         "labelled_only": False,
         "teachers": ["single", "multi"],
-        "settings": task.students[student].record() | {"epochs": mkd.epochs_of(student), "mkd": str(arm)},
+        "settings": _settings(worker.suite, task, student),
         "policy": None,
         "regret": None,
         "environment": dict(worker.environment),
     }
+
+
+def _settings(suite: Suite, task: TaskPlan, student: str) -> dict[str, Any]:
+    """What all arms of a student share: passes stand for steps, of which a joint student takes more."""
+    assert suite.mkd is not None
+    given = task.students[student].record() | {"epochs": suite.mkd.epochs_of(student)}
+    given |= {"refine_epochs": suite.mkd.refine_epochs, "refine_kd_ratio": suite.mkd.refine_kd_ratio}
+    return {key: value for key, value in given.items() if key != "max_steps"}
 
 
 def _scored(worker: Worker, index: int, student: str, name: str, seed: int, alone: int | None) -> dict[str, Any]:
@@ -323,6 +329,7 @@ def _scored(worker: Worker, index: int, student: str, name: str, seed: int, alon
     found = plan.policy_of(name)
     return {
         **student_scores(logits, labels),
+        "steps": done["steps"],
         "student_seconds": round(seconds, 2),
         "policy_seconds": 0.0
         if found is None

@@ -174,7 +174,8 @@ def setting_line(runs: TaskRuns) -> list[str]:
         parts.append(f"Teachers {', '.join(f'`{name}`' for name in teachers)}.")
     if runs.student:
         layers = f", first {settings['num_layers']} layers" if settings.get("num_layers") else ""
-        known = {"max_steps": "steps", "batch_size": "batch", "learning_rate": "learning rate", "kd_ratio": "kd_ratio"}
+        known = {"max_steps": "steps", "epochs": "epochs", "batch_size": "batch", "learning_rate": "learning rate"}
+        known |= {"kd_ratio": "kd_ratio"}
         figures = [f"{label} {settings[key]:g}" for key, label in known.items() if settings.get(key) is not None]
         parts.append(f"Student `{runs.student}`{layers}{''.join(f', {figure}' for figure in figures)}.")
     seeds = sorted({int(record["seed"]) for record in runs.records})
