@@ -338,6 +338,33 @@ class FeatureLosses(nn.Module):
         return total
 
 
+def make_feature_losses(
+    student: Any,
+    teachers: Sequence[Any],
+    settings: FeatureSettings,
+    *,
+    weighting: Weighting | None = None,
+    seed: int = 0,
+) -> FeatureLosses:
+    """Feature losses for a student, ready for :class:`~rlkd.trainer.DistillationTrainer`.
+
+    Args:
+        student: The network.
+        teachers: The K teachers' networks, in the order of the :class:`~rlkd.logit_cache.LiveEncoders` of the run.
+        settings: Weights of the terms.
+        weighting: Weights teachers in these terms. None: the weighting of the distillation loss.
+        seed: Of the projections.
+
+    Raises:
+        StudentError: A network has no inner states, or their sizes do not fit.
+    """
+    for model in (student, *teachers):
+        check_encoder(model, attention=settings.attention > 0)
+    sizes, others = EncoderSizes.of(student), [EncoderSizes.of(teacher) for teacher in teachers]
+    terms = feature_terms(sizes, others, settings, Projections(sizes, others, seed=seed))
+    return FeatureLosses(terms, logits_weight=settings.logits, weighting=weighting)
+
+
 _TOKENS = ("input_ids", "attention_mask")
 _COMPARED_ROWS = 64
 

@@ -19,9 +19,9 @@ from rlkd.feature_losses import (
     Projections,
     attention_layer_map,
     attention_loss,
-    feature_terms,
     hidden_layer_map,
     hidden_loss,
+    make_feature_losses,
 )
 from rlkd.logit_cache import LiveEncoders, LogitCache
 from rlkd.models import HfTeacher, load_student, save_hf_teacher, train_tokenizer
@@ -184,21 +184,20 @@ def test_kept_states_are_those_of_a_fresh_pass_wherever_the_row_stands(teachers,
     assert torch.allclose(kept.rows(ids), fresh.rows(ids), atol=1e-5)
 
 
-def losses_for(task, teachers, settings, seed=0):
-    def make(student):
-        sizes, others = EncoderSizes.of(student), [EncoderSizes.of(teacher.model) for teacher in teachers]
-        terms = feature_terms(sizes, others, settings, Projections(sizes, others, seed=seed))
-        return FeatureLosses(terms, logits_weight=settings.logits)
-
-    return make
-
-
 def trainer_of(task, source, teachers, folder, student, settings, **arguments):
     student_settings = StudentSettings(
         student=student, max_steps=arguments.pop("max_steps", 30), batch_size=8, learning_rate=5e-3, max_length=16
     )
-    make = losses_for(task, teachers, settings)
-    return make_trainer(task, source, Uniform(), student_settings, folder, features=make, **arguments)
+    networks = [teacher.model for teacher in teachers]
+    return make_trainer(
+        task,
+        source,
+        Uniform(),
+        student_settings,
+        folder,
+        features=lambda network: make_feature_losses(network, networks, settings),
+        **arguments,
+    )
 
 
 EVERYTHING = FeatureSettings(embedding=1.0, hidden=1.0, attention=1.0, logits=0.0)
@@ -253,3 +252,5 @@ def test_what_cannot_be_compared_is_refused_by_name(task, teachers, student_fold
     bilstm, _ = load_student("rlkd/bilstm", task, tokenizer=teachers[0].tokenizer)
     with pytest.raises(StudentError, match="BiLstmForSequenceClassification"):
         some.check(bilstm, source, teachers[0].inputs(task, 16), task.splits["train"])
+    with pytest.raises(StudentError, match="BiLstmForSequenceClassification"):
+        make_feature_losses(bilstm, [teacher.model for teacher in teachers], EVERYTHING)

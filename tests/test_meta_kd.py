@@ -12,8 +12,8 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel
 
-from rlkd.benchmark.running import run_suite
-from rlkd.benchmark.suites import load_suite
+from rlkd.benchmark.running import check_suite, run_suite
+from rlkd.benchmark.suites import load_suite, select
 from rlkd.cli import main
 from rlkd.data.collection import keep_domains
 from rlkd.data.task import Table, Task
@@ -546,3 +546,20 @@ def test_unknown_teachers_and_left_out_ones_become_failed_rows(data, encoder, tm
     records = run_suite(load_suite(suite_of(encoder, data, tmp_path, **changed)), tmp_path / "out")
     assert {record["status"] for record in records} == {"failed"}
     assert "has no teacher of its own; drop 'single'" in records[0]["error"]
+
+
+def test_the_suite_of_the_repository_can_be_planned_and_says_what_it_must():
+    path = Path(__file__).parents[1] / "benchmarks" / "suites" / "meta_kd.yaml"
+    suite = load_suite(path)
+    tasks = {task.name: task for task in suite.tasks}
+    assert all(len(tasks[name].seeds) >= 5 for name in ("books", "dvd", "electronics", "kitchen"))
+    assert all(len(task.seeds) >= 3 for task in suite.tasks)
+    rows = {"single", "mixed", "multi_task", "average", "meta", "meta_kd", "router", "policy", "policy_shuffle"}
+    assert rows <= set(tasks["travel"].weightings)
+    assert sorted(t.meta_kd.fraction for t in suite.tasks if t.meta_kd.fraction) == [0.02, 0.05, 0.1, 0.5]
+    assert tasks["fiction-unseen"].meta_kd.leave_out
+    ablated = [tasks["kitchen-ablated"].meta_kd.arms[name] for name in tasks["kitchen-ablated"].weightings]
+    assert len({repr(arm) for arm in ablated}) == len(ablated)  # no two arms are the same
+    plan = select(suite, smoke=True)
+    check_suite(plan)
+    assert {arm.recipe.feature_steps for task in plan.tasks for arm in task.meta_kd.arms.values()} == {10}
