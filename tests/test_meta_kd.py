@@ -290,6 +290,8 @@ def test_what_meta_kd_cannot_learn_from_is_refused_before_anything_is_written(ta
         refused(replace(task, domain_names=("a b", "a-b", "c")))
     with pytest.raises(StudentError, match="nowhere"):
         refused(task, chosen=replace(settings, encoder="nowhere"))
+    with pytest.raises(TeacherError, match="fine-tunes a pretrained encoder"):
+        refused(task, chosen=replace(settings, encoder="rlkd/tiny"))
     with pytest.raises(ConfigError, match="corruption_weight"):
         replace(settings, corruption_weight=-1)
     assert not (tmp_path / "none").exists()

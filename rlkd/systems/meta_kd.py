@@ -37,7 +37,7 @@ from rlkd.models.embedding import TextEmbedder
 from rlkd.models.inner_states import encoder_config
 from rlkd.models.networks import quiet_transformers
 from rlkd.models.specialists import known_rows
-from rlkd.models.students import check_student, seeded_weights
+from rlkd.models.students import PREFIX, check_student, seeded_weights
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.models.training import FINE_TUNING_RATE, Plan, check_rows, plan_teachers, train_teacher
 from rlkd.prototypes import PrototypeSettings, prototype_scores
@@ -229,12 +229,17 @@ def check_meta_kd(task: Task, settings: MetaKdSettings, names: Sequence[str]) ->
         )
     if task.table.texts is None:
         raise TaskError(f"Meta-KD distils encoders of texts, task {task.name!r} has vectors; give it texts")
+    if settings.encoder.startswith(PREFIX):
+        raise TeacherError(
+            f"Meta-KD fine-tunes a pretrained encoder, got {settings.encoder!r}; name a hub id or a path"
+        )
     check_student(settings.encoder, task, num_layers=settings.num_layers, max_length=settings.max_length)
-    for name in names:
-        check_rows(task, _plan(task, settings, name), name)
+    for name, plan in _plans(task, settings, names).items():
+        check_rows(task, plan, name)
 
 
-def _plan(task: Task, settings: MetaKdSettings, name: str) -> Plan:
+def _plans(task: Task, settings: MetaKdSettings, names: Sequence[str]) -> dict[str, Plan]:
+    """How each teacher is fine-tuned: all alike, but for the domains that it sees."""
     (plan,) = plan_teachers(
         task,
         kinds=[settings.encoder],
@@ -246,7 +251,7 @@ def _plan(task: Task, settings: MetaKdSettings, name: str) -> Plan:
         num_layers=settings.num_layers,
     )
     by: KnowsBy = "domain"
-    return replace(plan, known=_known(task, name), knows_by=by)
+    return {name: replace(plan, known=_known(task, name), knows_by=by) for name in names}
 
 
 def _known(task: Task, name: str) -> tuple[str, ...]:
@@ -314,11 +319,17 @@ def train_meta_kd_teachers(
     check_meta_kd(task, settings, names)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
+    plans = _plans(task, settings, names)
     with FileLock(place / ".lock"):
-        return {name: _train(task, place, settings, name, device=device, progress=progress) for name in names}
+        return {
+            name: _train(task, place, settings, name, plan, device=device, progress=progress)
+            for name, plan in plans.items()
+        }
 
 
-def _train(task: Task, place: Path, settings: MetaKdSettings, name: str, *, device: str | None, progress: bool) -> Path:
+def _train(
+    task: Task, place: Path, settings: MetaKdSettings, name: str, plan: Plan, *, device: str | None, progress: bool
+) -> Path:
     if name == MULTI_TASK:
         return _train_multi_task(task, place, settings, device=device, progress=progress)
     objective = None
@@ -327,7 +338,7 @@ def _train(task: Task, place: Path, settings: MetaKdSettings, name: str, *, devi
         width = AutoConfig.from_pretrained(settings.encoder, trust_remote_code=False).hidden_size
         objective = MetaTeacherObjective(task, scores, settings, width)
     path = place / name
-    train_teacher(task, path, _plan(task, settings, name), objective=objective, device=device, progress=progress)
+    train_teacher(task, path, plan, objective=objective, device=device, progress=progress)
     return path
 
 
