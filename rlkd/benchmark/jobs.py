@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from rlkd.benchmark.arms import Arm, learned_hash
 from rlkd.benchmark.measuring import (
@@ -26,6 +25,7 @@ from rlkd.benchmark.measuring import (
 from rlkd.data.task import Task
 from rlkd.errors import one_line
 from rlkd.logit_cache import LogitCache
+from rlkd.models.networks import one_thread
 from rlkd.records import pack_bits, write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
@@ -149,15 +149,12 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         **({} if job.recipe is None else job.recipe.record()),
     }
     started = time.perf_counter()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     reset_peak_memory()
     try:
-        record |= _distil(context, job, folder, key) | {"status": "ok"}
+        with one_thread():
+            record |= _distil(context, job, folder, key) | {"status": "ok"}
     except Exception as error:
         record |= failure(error)
-    finally:
-        torch.set_num_threads(threads)
     # what an earlier run has made for this one too is part of what it costs
     seconds = time.perf_counter() - started + record.pop("seconds_before", 0.0)
     return record | {"seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb()}

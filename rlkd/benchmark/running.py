@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from rlkd.benchmark.comparing import Ledger
@@ -19,7 +18,7 @@ from rlkd.benchmark.stages import arm_of, check_policy, labelled_part, make_poli
 from rlkd.benchmark.suites import Suite, TaskPlan, digest, portable
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.errors import ConfigError
-from rlkd.models.networks import check_device
+from rlkd.models.networks import check_device, one_thread
 from rlkd.records import environment
 
 log = logging.getLogger(__name__)
@@ -132,12 +131,8 @@ class SuiteWorker:
         """The record of a unit, done here unless it is there; ``Busy`` while another program is at it."""
         kind, index, *rest = unit.work
         task = self.suite.tasks[index]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             return DOES[kind](self, unit, index, task, *rest)
-        finally:
-            torch.set_num_threads(threads)
 
     def _task(self, unit: Unit, index: int, task: TaskPlan) -> Any:
         return self.stage(unit, task, {"kind": "task"}, lambda: make_teachers(task, self.teachers_folder(task)))

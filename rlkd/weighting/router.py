@@ -10,6 +10,7 @@ from rlkd.errors import PolicyError, WeightingError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import read_state
 from rlkd.losses import teacher_cross_entropy
+from rlkd.models.networks import one_thread
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, normalised, refuse_argument
 from rlkd.weighting.heuristic import Oracle
@@ -61,7 +62,7 @@ def fit_router(
     steps = max(600, epochs * len(features) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     present = features[..., 0] > 0
-    with torch.enable_grad():
+    with one_thread(), torch.enable_grad():
         for _ in range(steps):
             rows = torch.randint(len(features), (min(batch_size, len(features)),), generator=generator)
             log_weights = action_weights(policy(features[rows]), present[rows]).clamp_min(1e-8).log()

@@ -8,6 +8,7 @@ from rlkd.data import load_task
 from rlkd.errors import ConfigError
 from rlkd.logit_cache import build_cache
 from rlkd.models import load_teachers, train_teachers
+from rlkd.models.networks import one_thread
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir
 from rlkd.settings import StudentSettings
 from rlkd.workflow.comparing import compare_and_report, default_arms
@@ -64,20 +65,21 @@ def run_quickstart(
     )
     teachers = load_teachers([str(path) for path in paths], task)
     cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
-    run_train_policy(
-        task_options,
-        str(folder / "cache"),
-        str(folder / "policy"),
-        student=settings.student,
-        training=training,
-        episode={
-            "max_length": settings.max_length,
-            "learning_rate": settings.learning_rate,
-            "teacher_copies": QUICKSTART_COPIES,
-        },
-        resume=True,
-        progress=progress,
-    )
+    with one_thread():
+        run_train_policy(
+            task_options,
+            str(folder / "cache"),
+            str(folder / "policy"),
+            student=settings.student,
+            training=training,
+            episode={
+                "max_length": settings.max_length,
+                "learning_rate": settings.learning_rate,
+                "teacher_copies": QUICKSTART_COPIES,
+            },
+            resume=True,
+            progress=progress,
+        )
     curve = learning_curve(folder / "policy")
     arms = default_arms(cache, str(folder / "policy" / "policy"))
     return compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
