@@ -103,7 +103,9 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             student = "rlkd/mlp" if task.table.texts is None else "rlkd/tiny"
         self.observation_config = observation or ObservationConfig()
         if self.observation_config.affinity and not cache.has_affinity:
-            raise PolicyError("the observation reads 'affinity', the cache has none; build it with rlkd cache --embedder")
+            raise PolicyError(
+                "the observation reads 'affinity', the cache has none; build it with rlkd cache --embedder"
+            )
         self.episode = DistillationEpisode(task, cache, student, make_reward(reward), settings, device)
         self.num_envs = settings.batch_size
         self.num_teachers = len(cache.teacher_names) + settings.teacher_copies
