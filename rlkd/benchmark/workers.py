@@ -142,7 +142,9 @@ def _run_in_pool(waiting: list[Unit], pool: ProcessPoolExecutor, processes: int)
             if len(running) >= processes:
                 break
             waiting.remove(unit)
-            running[pool.submit(_do_in_worker, unit)] = unit
+            with _starting_process():  # the pool starts one whenever it has fewer than it may
+                future = pool.submit(_do_in_worker, unit)
+            running[future] = unit
         if not running:
             time.sleep(POLL_SECONDS)
             continue
@@ -152,6 +154,30 @@ def _run_in_pool(waiting: list[Unit], pool: ProcessPoolExecutor, processes: int)
                 resting.append((time.monotonic() + POLL_SECONDS, unit))
             else:
                 yield unit, result
+
+
+@contextmanager
+def _starting_process() -> Iterator[None]:
+    """Hold Ctrl-C back until a process is started.
+
+    A start that is cut short leaves a child that waits for the rest of what it is to do; and a child that Ctrl-C
+    reaches before it ignores the signal dies of it. Each would print a traceback after the parent's one line.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are handled in the main thread alone
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    blocks = hasattr(signal, "pthread_sigmask")  # what is blocked stays blocked in the child
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 _worker: Worker | None = None
