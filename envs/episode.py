@@ -1,5 +1,6 @@
 """One student's training run, a batch at a time: what both faces of the environment stand on."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from rlkd.data.batching import bucketed_order, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
 from rlkd.logit_cache import read_state
-from rlkd.losses import distillation_loss, soft_targets
+from rlkd.losses import cross_entropy, distillation_loss, soft_targets
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device
@@ -98,6 +99,7 @@ class DistillationEpisode:
         self.settings, self.reward, self.device = settings, reward, torch.device(device)
         self._train_ids = self.task.labelled_ids("train")
         self._probe_ids = self.task.labelled_ids("probe")
+        self._validation_ids = self.task.labelled_ids("validation")
         if len(self._train_ids) == 0 or len(self._probe_ids) == 0:
             raise TaskError(
                 f"rewards need labelled train and probe rows, task {task.name!r} has {len(self._train_ids)} and "
@@ -174,14 +176,37 @@ class DistillationEpisode:
         return replace(state, student_logits=self.batch_logits()) if student else state
 
     def validation_state(self, *, student: bool, max_rows: int = 2000) -> State:
-        """The state of labelled validation rows, by which policies are chosen."""
-        ids = self.task.labelled_ids("validation")[:max_rows]
+        """The state of labelled validation rows."""
+        ids = self._validation_ids[:max_rows]
         state = replace(read_state(self.task, self.source, torch.from_numpy(ids)), progress=self.progress)
-        if not student:
-            return state
+        return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state
+
+    def trial_loss(self, weigh: Callable[[State], Tensor], seed: int, *, student: bool) -> float:
+        """What a student that is taught by a weighting loses on validation: that is what policies are chosen by.
+
+        A fresh student is distilled over the whole horizon, without exploration. The episode at hand, and the global
+        random state, are left as they are.
+
+        Args:
+            weigh: From the state of a batch to weights (B, K).
+            seed: Of the student, its batches and its sets of teachers: weightings that share it are paired.
+            student: Whether ``weigh`` reads the student's logits.
+
+        Returns:
+            Mean cross entropy of the labelled validation rows, in nats.
+        """
+        trial = copy.copy(self)
+        trial.start(seed)
+        while not trial.done:
+            trial._optimise(weigh(trial.observed_state(student=student)).to(self.device))
+            trial.step_index += 1
+            trial._next_batch()
+        labels = torch.from_numpy(self.task.table.labels[self._validation_ids]).to(self.device)
+        return float(cross_entropy(trial._logits_of(self._validation_ids), labels).mean())
+
+    def _logits_of(self, ids: NDArray[np.int64]) -> Tensor:
         chunks = np.array_split(ids, max(1, len(ids) // 256))
-        logits = [self._evaluate(self._to_device(self._inputs.batch(chunk))) for chunk in chunks]
-        return replace(state, student_logits=torch.cat(logits).cpu())
+        return torch.cat([self._evaluate(self._to_device(self._inputs.batch(chunk))) for chunk in chunks])
 
     def step(self, weights: Tensor) -> tuple[Tensor, float]:
         """Take one optimisation step with these weights and move on to the next batch.

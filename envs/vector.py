@@ -1,5 +1,6 @@
 """The documented face: one sub-environment per slot of the mini-batch, with its own observation, action and reward."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from .episode import DistillationEpisode, EpisodeSettings, StudentFactory
 from .rewards import make_reward
 
 Array = NDArray[np.float32]
+TRIALS = 1
+"""Sets the seeds of trial students apart from those of episodes."""
 
 
 class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
@@ -178,5 +181,16 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         return padded
 
     def validation_state(self) -> State:
-        """The state of validation rows, by which the agent chooses its best policy."""
+        """The state of validation rows."""
         return self.episode.validation_state(student=self.observation_config.student)
+
+    def trial_loss(self, weigh: Callable[[State], torch.Tensor], trial: int) -> float:
+        """Validation loss of a student that a weighting teaches, see :meth:`DistillationEpisode.trial_loss`.
+
+        Args:
+            weigh: From the state of a batch to weights (B, K).
+            trial: Number of the student, >= 0. It is none that the agent meets in an episode, and the same one for all
+                weightings of an environment's seed.
+        """
+        seed = int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
+        return self.episode.trial_loss(weigh, seed, student=self.observation_config.student)

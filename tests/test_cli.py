@@ -205,8 +205,10 @@ def test_reports_stand_alone(chain: Chain) -> None:
 def test_the_policy_that_was_trained_is_the_one_that_is_deployed(chain: Chain) -> None:
     curve = read_jsonl(chain.folder / "policy" / "metrics.jsonl")
     (row,) = chain.records("train-policy")
-    assert row["validation_best"] == max(line["validation/label_probability"] for line in curve)
-    rlkd.load_weighting(chain.folder / "policy" / "policy")
+    losses = {line["step"]: line["validation/student_loss"] for line in curve if "validation/student_loss" in line}
+    assert row["validation_loss"] == losses[row["kept_at"]] == min(losses.values())
+    policy = rlkd.load_weighting(chain.folder / "policy" / "policy")
+    assert policy.training_record["kept_at"] == row["kept_at"]
 
 
 def test_a_finished_run_is_left_as_it_is_and_resumed_in_no_time(chain: Chain, tmp_path: Path) -> None:

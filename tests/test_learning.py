@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from rlkd_envs.rewards import REWARDS, LogitGain
+from rlkd_envs.vector import TeacherWeightingVectorEnv
 
-from rlkd.agents import PolicyTraining, train_policy, validation_score
+from rlkd.agents import PolicyTraining, train_policy
 from rlkd.data.planted import planted, planted_logits
 from rlkd.errors import ConfigError, PolicyError, UnknownNameError
 from rlkd.features import ObservationConfig
@@ -111,26 +112,50 @@ def test_a_policy_of_short_episodes_does_not_age_over_a_longer_run(unclear, poli
     assert late == pytest.approx(early, abs=0.03)
 
 
-def test_the_policy_that_was_best_on_validation_is_kept(unclear, tmp_path):
-    task, cache = unclear
-    policy = learned(task, cache, output_dir=tmp_path, total_timesteps=4000, seed=1)
+def trial_loss(policy, task, cache, **settings):
+    """Mean validation loss of the students that policies of seed 0 are chosen by."""
+    env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE, **settings)
+    env.reset(seed=0)
+    return np.mean([env.trial_loss(policy.weights, trial) for trial in range(PolicyTraining.trials)])
+
+
+def test_the_policy_whose_students_lose_least_on_validation_is_kept(unclear, tmp_path):
+    policy = learned(*unclear, output_dir=tmp_path)
     curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    scores = [point["validation/label_probability"] for point in curve]
-    assert scores[0] < max(scores) - 0.1
-    state = read_state(task, cache, torch.from_numpy(task.splits["validation"]))
-    assert validation_score(policy, state) == pytest.approx(max(scores))
+    losses = {point["step"]: point["validation/student_loss"] for point in curve if "validation/student_loss" in point}
+    assert len(losses) == 3  # at the start of two episodes, and at the end
+    kept = policy.training_record["kept_at"]
+    assert losses[kept] == min(losses.values()) < losses[0] - 0.05
+    assert trial_loss(policy, *unclear) == pytest.approx(losses[kept])
+    assert policy.origin == "learned"
     assert not policy.training
 
 
-def test_a_warm_start_is_the_router(unclear):
-    """Before the first update the policy is the router; it can only be replaced by one that is better."""
+def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
     task, cache = unclear
-    state = read_state(task, cache, torch.from_numpy(task.splits["validation"]))
-    router = build_weighting("router", task, cache)
-    warm = learned(task, cache, warm_start=True, total_timesteps=64 * 15)
-    assert validation_score(warm, state) >= validation_score(router.policy, state) - 1e-6
-    cold = learned(task, cache, total_timesteps=64 * 15)
-    assert validation_score(warm, state) > validation_score(cold, state) + 0.05
+
+    def rewards(tried):
+        env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE)
+        env.reset(seed=0)
+        found = []
+        for _ in range(3):
+            if tried:
+                before = torch.get_rng_state()
+                env.trial_loss(build_weighting("uniform", task, cache).weights, 0)
+                assert torch.equal(torch.get_rng_state(), before)
+            found.append(env.step(np.zeros(env.action_space.shape, np.float32))[1])
+        return np.stack(found)
+
+    np.testing.assert_array_equal(rewards(tried=False), rewards(tried=True))
+
+
+def test_a_warm_start_is_the_router(unclear):
+    """Before the first update the policy is the router; it can only be replaced by one that teaches better."""
+    router = build_weighting("router", *unclear).policy
+    warm = learned(*unclear, warm_start=True, total_timesteps=64 * 15)
+    cold = learned(*unclear, total_timesteps=64 * 15)
+    assert trial_loss(warm, *unclear) <= trial_loss(router, *unclear) < trial_loss(cold, *unclear) - 0.02
+    assert (router.origin, warm.origin) in ((None, "router"), (None, "learned"))
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,27 @@ def test_a_benchmark_says_where_the_policy_pays(tmp_path: Path) -> None:
     assert "<script" not in page
 
 
+@pytest.mark.parametrize(
+    ("origins", "said"),
+    [
+        (["learned"] * 5, None),
+        ([None] * 5, None),
+        (["router"] * 5, "`policy` is the router that it started from; nothing"),
+        (
+            ["untrained", "learned", "learned", "untrained", "learned"],
+            "the untrained network that it started from in 2 of",
+        ),
+    ],
+)
+def test_a_policy_that_rewards_taught_nothing_is_named(origins: list[str | None], said: str | None) -> None:
+    policies = [run("policy", seed, 150, policy_origin=origin) for seed, origin in enumerate(origins)]
+    rng = np.random.default_rng(0)
+    (runs,) = group_runs([*suite({"uniform": 100}), *policies], rng)
+    text = " ".join(task_sentences(runs, task_rows(runs, rng)))
+    assert ("Reinforcement learning added nothing" in text) == (said is not None)
+    assert said is None or said in text
+
+
 def test_what_harms_and_what_never_finished_is_said() -> None:
     failed = run("entropy", 0, 0) | {"status": "failed", "error": "ValueError: bad luck"}
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
-from rlkd.types import State
+from rlkd.types import State, on_device
 from rlkd.weighting.base import Weighting
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ class PolicyTraining:
     """Clone the supervised router first, then learn from there."""
     warm_start_rows: int | None = None
     """Use at most so many labelled rows for the router."""
+    trials: int = 2
+    """Students that are distilled with the policy as it stands at the start of every episode and at the end; the
+    policy whose students lose least on validation is kept. Range: >= 1."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,6 +77,8 @@ class PolicyTraining:
                 "policy training needs total_timesteps >= 1, n_steps >= 2 and gamma in [0, 1], got "
                 f"{self.total_timesteps}, {self.n_steps}, {self.gamma}"
             )
+        if self.trials < 1:
+            raise ConfigError(f"policy training needs trials >= 1 to choose a policy by, got {self.trials}; raise it")
         if not self.agent_learning_rate > 0:
             raise ConfigError(f"agent_learning_rate must be > 0, got {self.agent_learning_rate}; raise it")
         if self.warm_start_rows is not None and not self.warm_start:
@@ -82,10 +88,10 @@ class PolicyTraining:
 
 
 def validation_score(policy: Weighting, state: State) -> float:
-    """Geometric mean of the label's probability in what the policy has a student taught, in [0, 1].
+    """Geometric mean of the label's probability in what the policy would have a student taught, in [0, 1].
 
-    Policies are chosen by it. An arithmetic mean would favour those that bet everything on one teacher; a bet that is
-    lost costs the student more than a bet that is won gives it.
+    Cheap, and told at every rollout. Policies are not chosen by it: a student averages over what it is taught of alike
+    instances, so that a policy that hedges on each of them scores best here and teaches worse.
     """
     assert state.labels is not None
     mixture = soft_targets(state.teacher_logits, policy.weights(state), labels=state.labels)
@@ -120,7 +126,7 @@ class PolicyCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._run.note_policy()
+        self._run.note_policy(last=True)
         self._bar.close()
 
 
@@ -147,13 +153,14 @@ class PolicyRun(Generic[PolicyT]):
             directory: For metrics and checkpoints.
             tensorboard: Write TensorBoard logs into the directory.
             make_agent: Builds another agent than ``training`` names; of ``training`` it is left to say how long.
-            keep_best: Keep the policy that was best on validation, which is looked at before every rollout. False:
-                keep the last, and look once an episode.
+            keep_best: Keep the policy whose trial students lose least on validation. False: keep the last, and look at
+                it once an episode.
         """
         self.keep_best = keep_best
         self.env, self.policy, self.training, self.directory = env, policy, training, directory
         self.best = copy.deepcopy(policy)
-        self.best_score = -1.0
+        self.best_loss = math.inf
+        self.best_at = 0
         self.reward_mean: float | None = None
         self._noted_at = -1
         self._random_state: tuple[Tensor, Tensor, int] | None = None
@@ -190,21 +197,38 @@ class PolicyRun(Generic[PolicyT]):
         buffer = self.agent.rollout_buffer
         self.reward_mean = float(buffer.rewards[buffer.observations.any(axis=-1)].mean())
 
-    def note_policy(self) -> None:
-        """Log a point of the learning curve, and keep the policy if it is the best so far."""
+    def note_policy(self, *, last: bool = False) -> None:
+        """Log a point of the learning curve, and keep the policy if it is the best so far.
+
+        Args:
+            last: Training has ended, be it in the middle of an episode.
+        """
         step = self.agent.num_timesteps
         if step == self._noted_at or not (self.keep_best or self.at_episode_start):
             return
         self._noted_at = step
         weighting: Any = self.policy
-        score = validation_score(weighting, self.env.validation_state())
-        if score > self.best_score or not self.keep_best:
-            self.best_score = score
-            self.best.load_state_dict(self.policy.state_dict())
-        self.agent.logger.record("validation/label_probability", score)
+        values = {"validation/label_probability": validation_score(weighting, self.env.validation_state())}
+        if not self.keep_best:
+            self._keep(step)
+        elif last or self.at_episode_start:
+            losses = [self.env.trial_loss(self._weights, trial) for trial in range(self.training.trials)]
+            values["validation/student_loss"] = loss = float(np.mean(losses))
+            if loss < self.best_loss:
+                self._keep(step, loss)
+        for name, value in values.items():
+            self.agent.logger.record(name, value)
         if self.directory is not None:
-            values = {"rollout/reward_mean": self.reward_mean, "validation/label_probability": score}
-            self.directory.log(step, **values)
+            self.directory.log(step, **{"rollout/reward_mean": self.reward_mean, **values})
+
+    def _weights(self, state: State) -> Tensor:
+        weighting: Any = self.policy
+        weights: Tensor = weighting.weights(on_device(state, torch.device("cpu")))  # where the agent is
+        return weights
+
+    def _keep(self, step: int, loss: float = math.inf) -> None:
+        self.best_at, self.best_loss = step, loss
+        self.best.load_state_dict(self.policy.state_dict())
 
     def learn(self, *, progress: bool, callback: BaseCallback | None) -> None:
         """Train until ``total_timesteps``, counting what was done before an interruption."""
@@ -242,7 +266,8 @@ class PolicyRun(Generic[PolicyT]):
             "n_updates": self.agent._n_updates,
             "episode": self.env.episode_number,
             "numpy_position": int(numpy_state["state"]["pos"]),
-            "best_score": self.best_score,
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "best_at": self.best_at,
             "reward_mean": self.reward_mean,
         }
         write_json_atomic(folder / "state.json", plain)
@@ -265,7 +290,8 @@ class PolicyRun(Generic[PolicyT]):
         self.agent.num_timesteps = plain["num_timesteps"]
         self.agent._n_updates = plain["n_updates"]
         self.slots.first_episode = plain["episode"]
-        self.best_score, self.reward_mean = plain["best_score"], plain["reward_mean"]
+        self.best_loss = math.inf if plain["best_loss"] is None else plain["best_loss"]
+        self.best_at, self.reward_mean = plain["best_at"], plain["reward_mean"]
         self._random_state = tensors["random.torch"], tensors["random.numpy"], plain["numpy_position"]
 
     def restore_random_state(self) -> None:

@@ -58,7 +58,8 @@ def train_policy(
         **training_kwargs: Fields of :class:`PolicyTraining`, when ``training`` is None.
 
     Returns:
-        The policy that was best on validation, in eval mode.
+        The policy whose trial students lost least on validation, in eval mode. Its ``training_record`` says at which
+        timestep that was (``kept_at``).
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
@@ -108,9 +109,17 @@ class PreparedTraining:
             run.resume()
         run.learn(progress=progress, callback=callback)
         self.env.close()
+        kept = self._kept(run)
         if directory is not None:
-            run.best.save_pretrained(directory.path / "policy")
-        return run.best.eval()
+            kept.save_pretrained(directory.path / "policy")
+        return kept.eval()
+
+    def _kept(self, run: PolicyRun[Policy]) -> Policy:
+        """The policy that was best, which remembers when that was: at 0 it is what training started from."""
+        record = {**run.best.training_record, "kept_at": run.best_at}
+        kept = Policy.create(self.observation, training=record, seed=self.training.seed)
+        kept.load_state_dict(run.best.state_dict())
+        return kept
 
     def _initial_policy(self) -> Policy:
         training, observation = self.training, self.observation

@@ -30,6 +30,7 @@ from rlkd.records import pack_bits, write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
 from rlkd.weighting import Weighting, build_weighting
+from rlkd.weighting.learned import Policy
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,10 @@ def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrai
         shared=context.encoded_for(job.settings),
     )
     trainer.train()
-    return trainer, {"fit_seconds": round(fitted - started, 2)}
+    return trainer, {
+        "fit_seconds": round(fitted - started, 2),
+        "policy_origin": weighting.origin if isinstance(weighting, Policy) else None,
+    }
 
 
 def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def train_policy(
     log_std: Annotated[float, typer.Option(help="Initial log standard deviation of the actions.")] = -0.7,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Clone the supervised router first.")] = False,
     warm_start_rows: Annotated[int | None, typer.Option(help="Labelled rows for the warm start.")] = None,
+    trials: Annotated[int, typer.Option(help="Students an episode by whose validation loss a policy is kept.")] = 2,
     observe_student: Annotated[bool, typer.Option("--observe-student", help="Student features and progress.")] = False,
     observe_affinity: Annotated[
         bool, typer.Option("--observe-affinity", help="Needs a cache with embeddings.")
@@ -88,6 +89,7 @@ def train_policy(
             log_std=log_std,
             warm_start=warm_start,
             warm_start_rows=warm_start_rows,
+            trials=trials,
             seed=seed,
         ),
         observation=ObservationConfig(student=observe_student, affinity=observe_affinity, labelled=observe_labels),

@@ -54,7 +54,10 @@ def _curve_part(curve: Mapping[str, Sequence[object]] | None) -> list[dict[str, 
         return []
     steps = np.array([as_number(value) for value in curve["timesteps"]])
     parts = []
-    series = (("reward", "Training reward", COLOURS[0]), ("validation", "Validation score", COLOURS[1]))
+    series = (
+        ("reward", "Training reward", COLOURS[0]),
+        ("validation", "Validation loss of trial students, nats", COLOURS[1]),
+    )
     for key, title, colour in series:
         values = np.array([as_number(value) for value in curve.get(key, ())])
         if not np.isfinite(values).any():

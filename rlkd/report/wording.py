@@ -71,7 +71,23 @@ def _policy_sentences(runs: TaskRuns, by_name: dict[str, Figures], name: str) ->
     share = spread_text(row, "gap_share", ".2f")
     if share is not None:
         said += f" It recovers {share} of the gap between uniform and the oracle."
-    return [said, *_cause(runs, by_name, name)]
+    return [said, *_origin(runs, name), *_cause(runs, by_name, name)]
+
+
+def _origin(runs: TaskRuns, name: str) -> list[str]:
+    """Says so where rewards taught a policy nothing."""
+    found = [record.get("policy_origin") for (weighting, _), record in runs.finished.items() if weighting == name]
+    started = {"router": "the router that it started from", "untrained": "the untrained network that it started from"}
+    said = []
+    for origin, what in started.items():
+        count = found.count(origin)
+        if count:
+            where = "" if count == len(found) else f" in {count} of {len(found)} runs"
+            said.append(
+                f"**Reinforcement learning added nothing**: `{name}` is {what}{where}; nothing that was made of it "
+                "taught students better on validation."
+            )
+    return said
 
 
 def _cause(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:

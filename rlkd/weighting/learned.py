@@ -113,6 +113,17 @@ class Policy(SavedPolicy, model_card_template=CARD):
                 training=training,
             )
 
+    @property
+    def origin(self) -> str | None:
+        """Where its weights are from: ``learned``, ``router`` or ``untrained``; None if no reward had a part in them.
+
+        The last two are what training started from, with and without a warm start, and made nothing better of.
+        """
+        kept_at, training = self.training_record.get("kept_at"), self.training_record.get("training") or {}
+        if kept_at is None:
+            return None
+        return "learned" if kept_at > 0 else "router" if training.get("warm_start") else "untrained"
+
     def embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Encode each teacher and the set.
 

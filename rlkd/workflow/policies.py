@@ -54,22 +54,22 @@ def run_train_policy(
     folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     prepared.run(folder, resume=resume, progress=progress, tensorboard=tensorboard)
     curve = learning_curve(folder)
-    scores = curve["validation"]
-    best = int(np.argmax(scores))
+    losses = np.array(curve["validation"], dtype=float)  # None, where no trial was made, becomes NaN
+    best = int(np.nanargmin(losses))
     row = {
         "policy": str(folder / "policy"),
         "timesteps": curve["timesteps"][-1],
-        "best_at": curve["timesteps"][best],
-        "validation_before": scores[0],
-        "validation_best": scores[best],
+        "kept_at": curve["timesteps"][best],
+        "validation_loss_before": losses[0],
+        "validation_loss": losses[best],
     }
     write_report(
         folder / "report.html",
         title=f"Policy trained on {task.name}",
         summary=[
             f"Reward {reward}; {row['timesteps']} instances weighted.",
-            f"Geometric mean of the label's probability in the mixture on validation: {scores[0]:.3f} before "
-            f"reinforcement learning, {scores[best]:.3f} for the policy that was kept.",
+            f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, {losses[best]:.3f} "
+            f"with the policy that was kept, that of timestep {row['kept_at']}.",
         ],
         learning_curve=curve,
     )
@@ -82,5 +82,5 @@ def learning_curve(folder: Path) -> dict[str, list[Any]]:
     return {
         "timesteps": [record["step"] for record in records],
         "reward": [record["rollout/reward_mean"] for record in records],
-        "validation": [record["validation/label_probability"] for record in records],
+        "validation": [record.get("validation/student_loss") for record in records],
     }
