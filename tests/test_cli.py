@@ -131,7 +131,7 @@ def test_every_command_writes_its_table_as_flat_records(chain: Chain) -> None:
         "train-teachers": (3, {"teacher", "knows", "validation_accuracy"}),
         "cache": (3, {"teacher", "split", "rows", "accuracy", "ece"}),
         "headroom": (4, {"what", "split", "rows"}),
-        "train-policy": (1, {"policy", "timesteps", "validation_before", "validation_best"}),
+        "train-policy": (1, {"policy", "timesteps", "kept_at", "validation_loss_before", "validation_loss"}),
         "distill": (2, {"weighting", "split", "accuracy", "nll"}),
         "compare": (3, {"weighting", "seeds", "accuracy", "accuracy_low", "accuracy_high", "failed"}),
     }
