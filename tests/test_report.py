@@ -111,7 +111,7 @@ def test_page_has_every_part_and_no_reference_out(tmp_path: Path) -> None:
     # Forest plot, two curves, two groups.
     assert text.count("<svg") == text.count("</svg>") == 5
     assert "policy 90.0 [88.0, 92.0]; uniform 81.0 [80.0, 82.0]; alone 50.0." in text
-    assert "Validation score over environment steps, from 0.500 to 0.750." in text
+    assert "Validation loss of trial students, nats over environment steps, from 0.500 to 0.750." in text
     assert "Mean teacher weight on music over training: a from 0.33 to 0.33" in text
     assert '<td class="number">12</td>' in text
     assert "<script" not in text

@@ -60,8 +60,8 @@ def run_train_policy(
         "policy": str(folder / "policy"),
         "timesteps": curve["timesteps"][-1],
         "kept_at": curve["timesteps"][best],
-        "validation_loss_before": losses[0],
-        "validation_loss": losses[best],
+        "trial_loss_before": losses[0],
+        "trial_loss": losses[best],
     }
     write_report(
         folder / "report.html",
