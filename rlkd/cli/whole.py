@@ -14,7 +14,7 @@ def quickstart(
     output_dir: OutputDir = "runs/quickstart",
     seeds: Annotated[int, typer.Option(help="Paired seeds.")] = 3,
     jobs: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
-    total_timesteps: Annotated[int, typer.Option(help="Of policy training.")] = 61_440,
+    total_timesteps: Annotated[int, typer.Option(help="Of policy training.")] = 46_080,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
