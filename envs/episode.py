@@ -35,8 +35,8 @@ class EpisodeSettings(StepSettings):
     teacher_dropout: float = 0.0
     """Chance that a teacher is absent for an instance, so that policies meet sets of every size. Range: [0, 1)."""
     teacher_copies: int = 0
-    """Further places in the set of teachers, each held by a copy of a teacher drawn for the instance: policies meet
-    sets that are larger than the real one, and teachers that agree without being right. Range: >= 0."""
+    """At most so many further places in the set of teachers, each held by a copy of a teacher drawn for the instance:
+    policies meet sets that are larger than the real one, and teachers that agree without being right. Range: >= 0."""
     probe_size: int = 64
     """Probe rows drawn each step, for the rewards that read them. Range: >= 1."""
 

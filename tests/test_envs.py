@@ -171,14 +171,19 @@ def test_copies_hold_further_places_with_the_logits_of_teachers(task, cache):
     env = make_vector(task, cache, 32, teacher_copies=2)
     observation, _ = env.reset(seed=0)
     assert env.single_action_space.shape == (5,)
-    assert observation.reshape(32, 5, -1)[..., 0].all()
+    present = observation.reshape(32, 5, -1)[..., 0] == 1
+    assert present[:, :3].all()
+    assert set(present.sum(1)) == {3, 4, 5}  # the real set is met beside larger ones
+    assert (present[:, 3] >= present[:, 4]).all()
     real = read_state(task, cache, torch.from_numpy(env.episode.ids)).teacher_logits
     shown = env.episode.observed_state(student=False).teacher_logits
     assert torch.equal(shown[:, :3], real)
     held = (shown[:, 3:, None] == real[:, None]).all(-1)
     assert (held.sum(-1) == 1).all()
     assert held.float().mean((0, 1)).min() > 0.15  # every teacher is copied
-    assert env.step(next(actions_of(env)))[4]["weights"].shape == (32, 5)
+    weights = env.step(next(actions_of(env)))[4]["weights"]
+    assert weights.shape == (32, 5)
+    assert (weights[~present] == 0).all()
 
 
 def test_a_drawn_set_picks_everything_that_belongs_to_a_teacher():

@@ -43,7 +43,7 @@ def train_policy(
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.0,
     teacher_dropout: Annotated[float, typer.Option(help="Chance that a teacher is absent.")] = 0.0,
     teacher_copies: Annotated[
-        int, typer.Option(help="Further places in each set, held by copies: for policies that must travel.")
+        int, typer.Option(help="At most so many further places in a set, held by copies: for policies that travel.")
     ] = 0,
     agent_learning_rate: Annotated[float, typer.Option(help="Of the policy and its critic.")] = 2e-3,
     log_std: Annotated[float, typer.Option(help="Initial log standard deviation of the actions.")] = -0.7,

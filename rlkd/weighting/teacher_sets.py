@@ -19,7 +19,8 @@ class TeacherSets:
     """
 
     copies: int = 0
-    """Further places in the set, each held by a copy of a teacher drawn for the instance. Range: >= 0."""
+    """At most so many further places in the set, each held by a copy of a teacher drawn for the instance; how many are
+    held is drawn too, so that the real set is met beside larger ones. Range: >= 0."""
     dropout: float = 0.0
     """Chance that a place is empty. Range: [0, 1)."""
 
@@ -48,12 +49,15 @@ class TeacherSets:
         """
         rows, teachers = state.teacher_logits.shape[:2]
         chosen = torch.arange(teachers).expand(rows, teachers)
+        held = np.ones((rows, teachers), dtype=bool)
         if self.copies > 0:
             drawn = torch.from_numpy(random.integers(teachers, size=(rows, self.copies)))
-            chosen = torch.cat([chosen, drawn], dim=1)
+            copied = np.arange(self.copies) < random.integers(self.copies + 1, size=(rows, 1))
+            chosen, held = torch.cat([chosen, drawn], dim=1), np.concatenate([held, copied], axis=1)
             state = pick_teachers(state, chosen)
         if self.dropout > 0:
-            present = random.random(chosen.shape) >= self.dropout
-            present[~present.any(axis=1)] = True  # somebody has to be there
-            state = replace(state, teacher_mask=torch.from_numpy(present) & state.present)
+            kept = held & (random.random(chosen.shape) >= self.dropout)
+            held = np.where(kept.any(axis=1, keepdims=True), kept, held)  # somebody has to be there
+        if not held.all():
+            state = replace(state, teacher_mask=torch.from_numpy(held) & state.present)
         return state, chosen

@@ -20,7 +20,7 @@ QUICKSTART_EPOCHS = 8
 """Enough for a network to be surer of its own classes than of foreign ones, as the linear teachers are."""
 QUICKSTART_STUDENT = StudentSettings(student="rlkd/bilstm", max_steps=400, learning_rate=5e-3, max_length=64)
 QUICKSTART_COPIES = 2
-"""Sets of five places out of three teachers: the policy is to serve on other teachers too."""
+"""Sets of up to five places out of three teachers: the policy is to serve on other teachers too."""
 
 
 def run_quickstart(
