@@ -55,10 +55,10 @@ def _curve_part(curve: Mapping[str, Sequence[object]] | None) -> list[dict[str, 
     steps = np.array([as_number(value) for value in curve["timesteps"]])
     parts = []
     series = (
-        ("reward", "Training reward", COLOURS[0]),
-        ("validation", "Validation loss of trial students, nats", COLOURS[1]),
+        ("reward", "Training reward", COLOURS[0], None),
+        ("validation", "Validation loss of trial students, nats", COLOURS[1], "kept"),
     )
-    for key, title, colour in series:
+    for key, title, colour, least in series:
         values = np.array([as_number(value) for value in curve.get(key, ())])
         if not np.isfinite(values).any():
             continue
@@ -68,7 +68,7 @@ def _curve_part(curve: Mapping[str, Sequence[object]] | None) -> list[dict[str, 
             )
         ends = [three_digits(first_seen(values)), three_digits(last_seen(values))]
         alt = f"{title} over environment steps, from {ends[0]} to {ends[1]}."
-        parts.append({"title": title, "svg": curve_plot(steps, values, colour), "alt": alt})
+        parts.append({"title": title, "svg": curve_plot(steps, values, colour, mark_least=least), "alt": alt})
     return parts
 
 

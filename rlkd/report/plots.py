@@ -149,8 +149,10 @@ def forest_plot(rows: Sequence[Row]) -> Markup:
     return svg_of(figure)
 
 
-def curve_plot(steps: NDArray[np.float64], values: NDArray[np.float64], colour: str) -> Markup:
-    """One series over training, its last value written at its end."""
+def curve_plot(
+    steps: NDArray[np.float64], values: NDArray[np.float64], colour: str, *, mark_least: str | None = None
+) -> Markup:
+    """One series over training, its last value written at its end, its least one ringed and named if asked for."""
     figure, axes = _figure(5.2, 2.5)
     seen = np.isfinite(steps) & np.isfinite(values)
     steps, values = steps[seen], values[seen]
@@ -168,6 +170,18 @@ def curve_plot(steps: NDArray[np.float64], values: NDArray[np.float64], colour: 
             fontsize=11,
             fontweight="bold",
             annotation_clip=False,
+        )
+    if mark_least is not None and len(steps):
+        least = int(values.argmin())
+        axes.plot(steps[least], values[least], "o", markersize=11, fillstyle="none", color=colour, clip_on=False)
+        axes.annotate(
+            mark_least,
+            (steps[least], values[least]),
+            (0, 10),
+            textcoords="offset points",
+            ha="center",
+            color=colour,
+            fontsize=10.5,
         )
     axes.grid(axis="x", visible=False)
     axes.locator_params(axis="both", nbins=5)
