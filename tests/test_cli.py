@@ -709,9 +709,10 @@ def test_a_failed_run_is_a_row_and_the_exit_code_is_1(
 
 
 SERVER = """
-import json, os, sys
+import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 import rlkd.cli, rlkd.workflow
 for line in sys.stdin:
     job = json.loads(line)
