@@ -194,13 +194,15 @@ class DistillationEpisode:
 
         Returns:
             Mean cross entropy of the labelled validation rows, in nats.
+
+        Raises:
+            NonFiniteLossError: If the student's loss becomes NaN or infinite.
         """
         trial = copy.copy(self)
         trial.start(seed)
         while not trial.done:
-            trial._optimise(weigh(trial.observed_state(student=student)).to(self.device))
-            trial.step_index += 1
-            trial._next_batch()
+            trial._check_finite(trial._optimise(weigh(trial.observed_state(student=student))))
+            trial._move_on()
         labels = torch.from_numpy(self.task.table.labels[self._validation_ids]).to(self.device)
         return float(cross_entropy(trial._logits_of(self._validation_ids), labels).mean())
 
@@ -221,15 +223,18 @@ class DistillationEpisode:
             NonFiniteLossError: If loss or reward is NaN or infinite.
         """
         self.reward.before(self)
-        losses = self._optimise(weights.to(self.device))
+        losses = self._optimise(weights)
         rewards = self.reward.after(self).float().cpu()
         self._check_finite(losses, rewards)
-        self.step_index += 1
-        self._next_batch()
+        self._move_on()
         return rewards, float(losses.mean())
 
+    def _move_on(self) -> None:
+        self.step_index += 1
+        self._next_batch()
+
     def _optimise(self, weights: Tensor) -> Tensor:
-        settings = self.settings
+        settings, weights = self.settings, weights.to(self.device)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.student.train()
@@ -253,8 +258,8 @@ class DistillationEpisode:
         self._optimizer.step()
         return losses.detach()
 
-    def _check_finite(self, losses: Tensor, rewards: Tensor) -> None:
-        bad = ~(torch.isfinite(losses.cpu()) & torch.isfinite(rewards))
+    def _check_finite(self, losses: Tensor, rewards: Tensor | float = 0.0) -> None:
+        bad = ~torch.isfinite(losses.cpu() + rewards)
         if bad.any():
             raise NonFiniteLossError(
                 f"loss and rewards must be finite, the loss is {float(losses.mean())} at step {self.step_index}, "

@@ -6,7 +6,7 @@ Every distillation goes through here, in ``compare`` and in the benchmarks too: 
 import copy
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ from rlkd.models.students import load_student
 from rlkd.records import RunDirectory, newest_verified, parse_object, write_json_atomic, write_manifest
 from rlkd.settings import StudentSettings
 from rlkd.types import InnerStates, LogitSource, State, on_device
+from rlkd.weight_record import WeightRecord, group_names, groups_of
 from rlkd.weighting import Mixture, OnlineWeighting, Weighting, check_requirements, mixture
 from rlkd.weighting.fixed import Uniform
 
@@ -71,45 +72,6 @@ class InstanceDataset(Dataset[int]):
 
     def __getitem__(self, index: int) -> int:
         return int(self.ids[index])
-
-
-class WeightRecord:
-    """Mean weight per teacher and group over the run, in bins of progress."""
-
-    BINS = 20
-
-    def __init__(self, groups: Sequence[str], teachers: int) -> None:
-        """Start empty: sums of shape (bins, groups, K)."""
-        self.groups = tuple(groups)
-        self.sums = np.zeros((self.BINS, len(groups), teachers))
-        self.counts = np.zeros((self.BINS, len(groups)))
-
-    def add(self, progress: float, groups: Tensor, weights: Tensor) -> None:
-        """Add a batch: ``groups`` (B,) (-1: none), ``weights`` (B, K)."""
-        bin_ = min(int(progress * self.BINS), self.BINS - 1)
-        kept = (groups >= 0).cpu().numpy()
-        index = groups.cpu().numpy()[kept]
-        np.add.at(self.sums[bin_], index, weights.detach().cpu().numpy()[kept])
-        np.add.at(self.counts[bin_], index, 1)
-
-    def means(self) -> NDArray[np.float64]:
-        """Mean weights, shape (bins, groups, K); NaN where nothing was seen."""
-        with np.errstate(invalid="ignore"):
-            return self.sums / self.counts[..., None]
-
-    def knowing_mass(self, matrix: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Mean weight on the teachers that know the instance's group, per bin: ``matrix`` (K, G) to (bins,)."""
-        mass = (self.sums * matrix.T[None]).sum((1, 2))
-        with np.errstate(invalid="ignore"):
-            return np.asarray(mass / self.counts.sum(1))
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state` gave."""
-        self.sums, self.counts = np.array(state["sums"]), np.array(state["counts"])
 
 
 class DistillationTrainer(Trainer):
@@ -263,7 +225,7 @@ class DistillationTrainer(Trainer):
 
     def _record(self, state: State, weights: Tensor) -> None:
         assert state.progress is not None
-        self.weight_record.add(state.progress, _groups(self.task, self.cache, state), weights)
+        self.weight_record.add(state.progress, groups_of(self.task, self.cache, state), weights)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -443,20 +405,6 @@ def without_printer(trainer: T) -> T:
     if trainer.args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def group_names(task: Task, source: LogitSource) -> tuple[str, ...]:
-    """The groups that weights are reported by: what the teachers know, else domains, else classes."""
-    if source.knowledge is not None:
-        return source.knowledge.groups
-    return task.domain_names or task.label_names
-
-
-def _groups(task: Task, source: LogitSource, state: State) -> Tensor:
-    by_class = source.knowledge.by == "class" if source.knowledge is not None else not task.domain_names
-    groups = state.labels if by_class else state.domains
-    assert groups is not None
-    return groups
 
 
 def _saved_weighting(path: Path) -> dict[str, Any]:

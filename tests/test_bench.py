@@ -24,8 +24,9 @@ import yaml
 from rlkd import workflow
 from rlkd.benchmark import running, workers
 from rlkd.benchmark.measuring import choice_figures, student_scores, teachers_asked
+from rlkd.benchmark.places import portable
 from rlkd.benchmark.running import plan_units, run_suite
-from rlkd.benchmark.suites import load_suite, portable, select
+from rlkd.benchmark.suites import load_suite, select
 from rlkd.benchmark.workers import Busy, Unit, claim, run_units
 from rlkd.cli import main
 from rlkd.data import load_task

@@ -29,7 +29,7 @@ from rlkd.records import append_jsonl, read_jsonl
 from rlkd.report import failures, task_sentences, write_report
 from rlkd.settings import StudentSettings
 from rlkd.stats import group_runs, task_rows
-from rlkd.trainer import WeightRecord
+from rlkd.weight_record import WeightRecord
 from rlkd.weighting import Evidence, Policy
 
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=10, batch_size=32)

@@ -205,7 +205,7 @@ def test_reports_stand_alone(chain: Chain) -> None:
 def test_the_policy_that_was_trained_is_the_one_that_is_deployed(chain: Chain) -> None:
     curve = read_jsonl(chain.folder / "policy" / "metrics.jsonl")
     (row,) = chain.records("train-policy")
-    losses = {line["step"]: line["validation/student_loss"] for line in curve if "validation/student_loss" in line}
+    losses = {line["step"]: line["validation/trial_loss"] for line in curve if "validation/trial_loss" in line}
     assert row["trial_loss"] == losses[row["kept_at"]] == min(losses.values())
     policy = rlkd.load_weighting(chain.folder / "policy" / "policy")
     assert policy.training_record["kept_at"] == row["kept_at"]

@@ -30,6 +30,7 @@ FLOORS = (
     "logit_cache",
     "weighting",
     "feature_losses",
+    "weight_record",
     "trainer",
     "envs",
     "agents",

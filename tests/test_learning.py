@@ -10,7 +10,7 @@ from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.agents import PolicyTraining, train_policy
 from rlkd.data.planted import planted, planted_logits
-from rlkd.errors import ConfigError, PolicyError, UnknownNameError
+from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, UnknownNameError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.settings import StudentSettings
@@ -122,7 +122,7 @@ def trial_loss(policy, task, cache, **settings):
 def test_the_policy_whose_students_lose_least_on_validation_is_kept(unclear, tmp_path):
     policy = learned(*unclear, output_dir=tmp_path)
     curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = {point["step"]: point["validation/student_loss"] for point in curve if "validation/student_loss" in point}
+    losses = {point["step"]: point["validation/trial_loss"] for point in curve if "validation/trial_loss" in point}
     assert len(losses) == 3  # at the start of two episodes, and at the end
     kept = policy.training_record["kept_at"]
     assert losses[kept] == min(losses.values()) < losses[0] - 0.05
@@ -149,13 +149,19 @@ def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
     np.testing.assert_array_equal(rewards(tried=False), rewards(tried=True))
 
 
+def test_a_trial_whose_student_breaks_says_so(unclear):
+    with pytest.raises(NonFiniteLossError, match="at step 1, instances"):
+        trial_loss(build_weighting("uniform", *unclear), *unclear, learning_rate=1e30)
+
+
 def test_a_warm_start_is_the_router(unclear):
     """Before the first update the policy is the router; it can only be replaced by one that teaches better."""
     router = build_weighting("router", *unclear).policy
     warm = learned(*unclear, warm_start=True, total_timesteps=64 * 15)
     cold = learned(*unclear, total_timesteps=64 * 15)
     assert trial_loss(warm, *unclear) <= trial_loss(router, *unclear) < trial_loss(cold, *unclear) - 0.02
-    assert (router.origin, warm.origin) in ((None, "router"), (None, "learned"))
+    assert router.origin is None
+    assert warm.origin in ("router", "learned")
 
 
 @pytest.mark.parametrize(

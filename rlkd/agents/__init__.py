@@ -1,6 +1,6 @@
 """Agents that learn a weighting; the only package that imports Stable-Baselines3."""
 
-from rlkd.agents.run import ALGORITHMS, PolicyTraining, validation_score
+from rlkd.agents.run import ALGORITHMS, PolicyTraining
 from rlkd.agents.training import ENV_ID, prepare_training, train_policy
 
-__all__ = ["ALGORITHMS", "ENV_ID", "PolicyTraining", "prepare_training", "train_policy", "validation_score"]
+__all__ = ["ALGORITHMS", "ENV_ID", "PolicyTraining", "prepare_training", "train_policy"]

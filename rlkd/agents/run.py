@@ -213,7 +213,7 @@ class PolicyRun(Generic[PolicyT]):
             self._keep(step)
         elif last or self.at_episode_start:
             losses = [self.env.trial_loss(self._weights, trial) for trial in range(self.training.trials)]
-            values["validation/student_loss"] = loss = float(np.mean(losses))
+            values["validation/trial_loss"] = loss = float(np.mean(losses))
             if loss < self.best_loss:
                 self._keep(step, loss)
         for name, value in values.items():

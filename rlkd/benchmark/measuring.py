@@ -17,8 +17,8 @@ from torch import Tensor
 from rlkd.data.task import Task
 from rlkd.logit_cache import read_state
 from rlkd.metrics import classification_metrics
-from rlkd.trainer import WeightRecord
 from rlkd.types import LogitSource, State
+from rlkd.weight_record import WeightRecord
 from rlkd.weighting import Weighting, mixture
 from rlkd.weighting.heuristic import Oracle
 

@@ -19,8 +19,9 @@ from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import Context, failure
 from rlkd.benchmark.measuring import peak_memory_mb, reset_peak_memory, student_scores
 from rlkd.benchmark.mkd import LABELS, MkdArm, MkdSettings, parse_arm
+from rlkd.benchmark.places import portable
 from rlkd.benchmark.stages import arm_of, make_teachers, plan_data
-from rlkd.benchmark.suites import Suite, TaskPlan, digest, portable
+from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim
 from rlkd.data.collection import TaskCollection
 from rlkd.data.task import Task

@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
 from rlkd.benchmark.mkd_running import MKD_DOES, check_mkd_suite, plan_mkd_runs, plan_mkd_teachers
+from rlkd.benchmark.places import portable
 from rlkd.benchmark.stages import arm_of, check_policy, labelled_part, make_policy, make_teachers, open_context
-from rlkd.benchmark.suites import Suite, TaskPlan, digest, portable
+from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.errors import ConfigError
 from rlkd.models.networks import check_device, one_thread

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,6 +13,7 @@ import yaml
 
 from rlkd.benchmark.meta_kd import MetaKdPlan, meta_kd_plan
 from rlkd.benchmark.mkd import LABELS, MkdSettings, parse_arm, teacher_of
+from rlkd.benchmark.places import with_places
 from rlkd.benchmark.reading import built, check_keys, mapping_in, names_in
 from rlkd.data.loading import load_task
 from rlkd.data.planted import PlantedSettings
@@ -23,8 +23,6 @@ from rlkd.models.training import plan_teachers
 from rlkd.settings import StudentSettings
 from rlkd.weighting import weighting_class
 
-PLACES = {"DATA": "../shared/data", "ENCODER": "../shared/models/minilm-l6-h384"}
-"""Environment variables that a suite may use as ``${NAME}``, with what they are where they are not set."""
 CONTROLS = ("shuffle", "mean")
 METRICS = ("accuracy", "macro_f1", "matthews")
 POLICY_KINDS = ("policy", "router", "rl_kd", "mtkd_rl")
@@ -158,7 +156,7 @@ def load_suite(path: str | Path) -> Suite:
         raise ConfigError(f"expected a suite in YAML at {path}: {one_line(error)}; mend or name another") from error
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
         raise ConfigError(f"expected a suite with a list of tasks in {path}, got something else; see benchmarks/suites")
-    content = _with_places(content)
+    content = with_places(content)
     mkd = _mkd_settings(content, path)
     defaults = {key: value for key, value in content.items() if key not in _SUITE_KEYS}
     tasks = tuple(_task_plan(_laid_over(defaults, task), path, arms=mkd is not None) for task in content["tasks"])
@@ -426,32 +424,3 @@ def _laid_over(below: Any, above: Any) -> Any:
         return above
     merged = {key: _laid_over(below[key], value) if key in below else value for key, value in above.items()}
     return {key: value for key, value in {**below, **merged}.items() if value is not None}
-
-
-def _with_places(content: Any) -> Any:
-    """Fill in ``${DATA}`` and ``${ENCODER}``: no path of a machine stands in a suite."""
-    if isinstance(content, dict):
-        return {key: _with_places(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_with_places(value) for value in content]
-    return re.sub(r"\$\{(\w+)\}", _place, content) if isinstance(content, str) else content
-
-
-def _place(match: re.Match[str]) -> str:
-    name = match[1]
-    if name not in PLACES:
-        raise unknown_name("place in a suite", name, PLACES)
-    return os.environ.get(name, PLACES[name])
-
-
-def portable(content: Any) -> Any:
-    """The places of this machine as a suite writes them, ``${DATA}``: records are read elsewhere."""
-    if isinstance(content, dict):
-        return {key: portable(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [portable(value) for value in content]
-    for name, usual in PLACES.items() if isinstance(content, str) else ():
-        place = os.environ.get(name, usual)
-        if content == place or content.startswith(f"{place}/"):
-            return f"${{{name}}}{content[len(place) :]}"
-    return content

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlkd.agents import PolicyTraining, prepare_training
 from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
@@ -52,24 +50,24 @@ def run_train_policy(
         device=device,
     )
     folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
-    prepared.run(folder, resume=resume, progress=progress, tensorboard=tensorboard)
+    policy = prepared.run(folder, resume=resume, progress=progress, tensorboard=tensorboard)
     curve = learning_curve(folder)
-    losses = np.array(curve["validation"], dtype=float)  # None, where no trial was made, becomes NaN
-    best = int(np.nanargmin(losses))
+    losses = dict(zip(curve["timesteps"], curve["validation"], strict=True))
+    kept_at = policy.training_record["kept_at"]
     row = {
         "policy": str(folder / "policy"),
         "timesteps": curve["timesteps"][-1],
-        "kept_at": curve["timesteps"][best],
+        "kept_at": kept_at,
         "trial_loss_before": losses[0],
-        "trial_loss": losses[best],
+        "trial_loss": losses[kept_at],
     }
     write_report(
         folder / "report.html",
         title=f"Policy trained on {task.name}",
         summary=[
             f"Reward {reward}; {row['timesteps']} instances weighted.",
-            f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, {losses[best]:.3f} "
-            f"with the policy that was kept, that of timestep {row['kept_at']}.",
+            f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, "
+            f"{losses[kept_at]:.3f} with the policy that was kept, that of timestep {kept_at}.",
         ],
         learning_curve=curve,
     )
@@ -82,5 +80,5 @@ def learning_curve(folder: Path) -> dict[str, list[Any]]:
     return {
         "timesteps": [record["step"] for record in records],
         "reward": [record["rollout/reward_mean"] for record in records],
-        "validation": [record.get("validation/student_loss") for record in records],
+        "validation": [record.get("validation/trial_loss") for record in records],
     }

@@ -1,0 +1,65 @@
+"""Where a run put its weight: means per teacher and group, over its progress."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlkd.data.task import Task
+from rlkd.types import LogitSource, State
+
+
+class WeightRecord:
+    """Mean weight per teacher and group over the run, in bins of progress."""
+
+    BINS = 20
+
+    def __init__(self, groups: Sequence[str], teachers: int) -> None:
+        """Start empty: sums of shape (bins, groups, K)."""
+        self.groups = tuple(groups)
+        self.sums = np.zeros((self.BINS, len(groups), teachers))
+        self.counts = np.zeros((self.BINS, len(groups)))
+
+    def add(self, progress: float, groups: Tensor, weights: Tensor) -> None:
+        """Add a batch: ``groups`` (B,) (-1: none), ``weights`` (B, K)."""
+        bin_ = min(int(progress * self.BINS), self.BINS - 1)
+        kept = (groups >= 0).cpu().numpy()
+        index = groups.cpu().numpy()[kept]
+        np.add.at(self.sums[bin_], index, weights.detach().cpu().numpy()[kept])
+        np.add.at(self.counts[bin_], index, 1)
+
+    def means(self) -> NDArray[np.float64]:
+        """Mean weights, shape (bins, groups, K); NaN where nothing was seen."""
+        with np.errstate(invalid="ignore"):
+            return self.sums / self.counts[..., None]
+
+    def knowing_mass(self, matrix: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Mean weight on the teachers that know the instance's group, per bin: ``matrix`` (K, G) to (bins,)."""
+        mass = (self.sums * matrix.T[None]).sum((1, 2))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(mass / self.counts.sum(1))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` gave."""
+        self.sums, self.counts = np.array(state["sums"]), np.array(state["counts"])
+
+
+def group_names(task: Task, source: LogitSource) -> tuple[str, ...]:
+    """The groups that weights are reported by: what the teachers know, else domains, else classes."""
+    if source.knowledge is not None:
+        return source.knowledge.groups
+    return task.domain_names or task.label_names
+
+
+def groups_of(task: Task, source: LogitSource, state: State) -> Tensor:
+    """The group of every instance of a batch, int64, shape (B,); -1: none."""
+    by_class = source.knowledge.by == "class" if source.knowledge is not None else not task.domain_names
+    groups = state.labels if by_class else state.domains
+    assert groups is not None
+    return groups
