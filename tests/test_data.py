@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import datasets
@@ -18,7 +19,10 @@ from rlkd.data.loading import load_task
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.splitting import split_task
 from rlkd.data.task import SPLITS, UNLABELLED, Table
-from rlkd.errors import ConfigError, RlkdError, TaskError
+from rlkd.errors import ConfigError, PolicyError, RlkdError, StudentError, TaskError, TeacherError
+from rlkd.models.embedding import TextEmbedder
+from rlkd.models.students import load_student
+from rlkd.weighting import load_weighting
 
 ROWS = [{"text": f"text {i} \U0001f600", "label": "abc"[i % 3], "domain": "xy"[i % 2]} for i in range(60)]
 
@@ -184,12 +188,12 @@ def test_hub_sets_are_loaded_by_id_and_config_and_hidden_test_labels_are_left_ou
     assert [len(task.splits[name]) for name in SPLITS] == [30, 4, 2, 6]
 
 
+def unreachable(self, name, timeout):
+    raise OSError("no route")
+
+
 def test_without_a_hub_only_local_copies_are_looked_at(monkeypatch):
     """A misspelt name is refused at once, not after the retries of the hub's client; and the setting is put back."""
-
-    def unreachable(self, name, timeout):
-        raise OSError("no route")
-
     offline = []
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
@@ -203,6 +207,24 @@ def test_without_a_hub_only_local_copies_are_looked_at(monkeypatch):
     assert offline == [True]
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("load", "error", "message"),
+    [
+        (load_weighting, PolicyError, "expected a policy folder or a hub id, got 'no-body/nothing'"),
+        (lambda name: load_student(name, load_task("planted")), StudentError, "'no-body/nothing' could not be loaded"),
+        (TextEmbedder, TeacherError, "expected an encoder with a tokenizer at 'no-body/nothing'"),
+    ],
+)
+def test_without_a_hub_a_model_is_refused_at_once(load, error, message, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    started = time.monotonic()
+    with pytest.raises(error, match=message):
+        load("no-body/nothing")
+    assert time.monotonic() - started < 5  # the client's retries take half a minute
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def numbered(labels):

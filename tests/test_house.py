@@ -19,6 +19,7 @@ FLOORS = (
     "records",
     "stats",
     "report",
+    "hub",
     "types",
     "losses",
     "settings",

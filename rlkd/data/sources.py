@@ -14,14 +14,13 @@ from typing import Any
 from rlkd.data.columns import KNOWN_PAIRS, Columns, Source, clean_label
 from rlkd.data.embedded import EMBEDDED
 from rlkd.errors import TaskError, one_line
+from rlkd.hub import offline_if_unreachable
 
 logger = logging.getLogger(__name__)
 
 FORMATS: Mapping[str, str] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
 """File suffix to the reader of ``datasets``."""
 
-HUB_TIMEOUT = 3.0
-"""Seconds that the hub has to answer whether it has a set."""
 
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.+-]+))?", re.ASCII)
@@ -202,7 +201,7 @@ def _from_hub(source: str, hub_id: str, config: str | None, label: str) -> Sourc
     import datasets
 
     try:
-        with _quiet(), _offline_if_unreachable(hub_id):
+        with _quiet(), offline_if_unreachable(hub_id, "dataset"):
             loaded = datasets.load_dataset(hub_id, config)
     except Exception as error:
         what = "could not be reached" if isinstance(error, ConnectionError) else "refused it"
@@ -225,31 +224,6 @@ def _from_hub(source: str, hub_id: str, config: str | None, label: str) -> Sourc
 def _hides_labels(data: Any, label: str) -> bool:
     """Whether a split has rows and none is labelled, as in competitions that keep their test labels."""
     return len(data) > 0 and label in data.column_names and all(clean_label(v) is None for v in data[label][:])
-
-
-@contextmanager
-def _offline_if_unreachable(hub_id: str) -> Iterator[None]:
-    """Use local copies only where one short request finds no hub: its clients would retry for half a minute."""
-    import datasets
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    places = ((datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE"))
-    before = [getattr(module, name) for module, name in places]
-    try:
-        huggingface_hub.HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT)
-    except HfHubHTTPError:
-        pass  # it answered; the loader finds the words for what is wrong
-    except Exception as error:
-        # connection errors of several libraries, and the client's own for offline mode
-        logger.debug("no hub: %s", one_line(error))
-        for module, name in places:
-            setattr(module, name, True)
-    try:
-        yield
-    finally:
-        for (module, name), value in zip(places, before, strict=True):
-            setattr(module, name, value)
 
 
 @contextmanager

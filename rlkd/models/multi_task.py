@@ -23,7 +23,7 @@ from rlkd.data.batching import check_tokenizer
 from rlkd.data.collection import TaskCollection
 from rlkd.errors import StudentError, nearest, one_line, unknown_name
 from rlkd.losses import cross_entropy
-from rlkd.models.networks import forward_inputs, load_tokenizer, quiet_transformers
+from rlkd.models.networks import forward_inputs, load_config, load_tokenizer, quiet_transformers
 from rlkd.models.pair_encoder import PairBiLstmConfig
 from rlkd.models.students import PREFIX, keep_first_layers, label_maps, seeded_weights, set_padding, tiny_config
 from rlkd.models.tokenizer import task_texts, train_tokenizer
@@ -257,7 +257,7 @@ def _pretrained(
 ) -> tuple[MultiTaskForSequenceClassification, PreTrainedTokenizerBase]:
     with quiet_transformers(), seeded_weights(seed):
         try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            config = load_config(name)
             if isinstance(config, MultiTaskConfig):
                 model = _with_heads(_load(AutoModelForSequenceClassification, name), tasks, name)
                 if num_layers is not None:

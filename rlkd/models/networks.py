@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError
+from rlkd.hub import offline_if_unreachable
 
 
 def check_device(name: str | None) -> None:
@@ -44,6 +45,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def load_config(name: Any) -> Any:
+    """Load a configuration; as :func:`load_classifier`. First, it finds out whether there is such a model at all."""
+    with offline_if_unreachable(name, "model"):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
 def load_classifier(name: Any, **options: Any) -> Any:
     """Load a classifier in float32; its own code and pickles are refused.
 
@@ -62,7 +69,8 @@ def load_classifier(name: Any, **options: Any) -> Any:
 
 def load_tokenizer(name: Any, **options: Any) -> Any:
     """Load a tokenizer; as :func:`load_classifier`."""
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+    with offline_if_unreachable(name, "model"):
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
 
 
 def reads(model: PreTrainedModel) -> str:

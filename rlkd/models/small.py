@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from rlkd.data.task import Task
 from rlkd.errors import StudentError, one_line
-from rlkd.models.networks import load_tokenizer, quiet_transformers
+from rlkd.models.networks import load_config, load_tokenizer, quiet_transformers
 from rlkd.models.students import label_maps, seeded_weights
 from rlkd.models.teacher_files import write_hf
 
@@ -44,7 +44,7 @@ def save_small_encoder(
 def small_config(name: str, *, num_layers: int, hidden_size: int) -> PreTrainedConfig:
     """Configuration of :func:`save_small_encoder`'s network; raises what that raises."""
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = load_config(name)
         load_tokenizer(name)
     except (OSError, ValueError) as error:
         raise StudentError(

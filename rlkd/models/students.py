@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     BertConfig,
     BertForSequenceClassification,
     PreTrainedConfig,
@@ -25,7 +24,7 @@ from rlkd.models.architectures import (
     MlpConfig,
     MlpForSequenceClassification,
 )
-from rlkd.models.networks import holds, load_classifier, load_tokenizer, quiet_transformers, reads
+from rlkd.models.networks import holds, load_classifier, load_config, load_tokenizer, quiet_transformers, reads
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 
 PREFIX = "rlkd/"
@@ -152,7 +151,7 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     with quiet_transformers(), seeded_weights(seed):
         try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            config = load_config(name)
             for key, value in label_maps(task.label_names).items():
                 setattr(config, key, value)
             # A head that was fine-tuned for regression or for many labels would bring the wrong loss.

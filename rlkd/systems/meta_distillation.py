@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
@@ -39,7 +39,7 @@ from rlkd.feature_losses import (
     hidden_layer_map,
 )
 from rlkd.logit_cache import LiveEncoders
-from rlkd.models.networks import quiet_transformers
+from rlkd.models.networks import load_config, quiet_transformers
 from rlkd.models.small import small_config
 from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
@@ -110,7 +110,7 @@ def check_sizes(encoder: str, teacher_layers: int | None, *, num_layers: int, hi
         StudentError: Sizes do not fit, or the student's layers do not divide the teachers'.
     """
     small_config(encoder, num_layers=num_layers, hidden_size=hidden_size)
-    config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
+    config = load_config(encoder)
     hidden_layer_map(teacher_layers or config.num_hidden_layers, num_layers)
 
 

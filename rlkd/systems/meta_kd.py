@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig
 
 from rlkd.data.collection import TaskCollection, keep_domains
 from rlkd.data.task import Task, joined_inputs
@@ -35,7 +34,7 @@ from rlkd.losses import cross_entropy
 from rlkd.models import load_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.inner_states import encoder_config
-from rlkd.models.networks import quiet_transformers
+from rlkd.models.networks import load_config, quiet_transformers
 from rlkd.models.specialists import known_rows
 from rlkd.models.students import PREFIX, check_student, seeded_weights
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
@@ -132,7 +131,7 @@ class MetaTeacherObjective:
 
     def __init__(self, task: Task, scores: NDArray[np.floating[Any]], settings: MetaKdSettings, width: int) -> None:
         """Hold the scores t (N,) and make the modules for an encoder of that width, with ``num_layers`` layers."""
-        config = AutoConfig.from_pretrained(settings.encoder, trust_remote_code=False)
+        config = load_config(settings.encoder)
         self._last = settings.num_layers or config.num_hidden_layers
         self.wanted = Wanted(hidden=(self._last,))
         self._settings = settings
@@ -335,7 +334,7 @@ def _train(
     objective = None
     if name == META:
         scores = instance_scores(task, instance_embeddings(task, place, settings, device=device), settings.prototypes)
-        width = AutoConfig.from_pretrained(settings.encoder, trust_remote_code=False).hidden_size
+        width = load_config(settings.encoder).hidden_size
         objective = MetaTeacherObjective(task, scores, settings, width)
     path = place / name
     train_teacher(task, path, plan, objective=objective, device=device, progress=progress)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rlkd.data.task import Task
-from rlkd.errors import WeightingError, one_line, unknown_name
+from rlkd.errors import WeightingError, nearest, one_line, unknown_name
 from rlkd.logit_cache import embedding_size
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence, Mixture, OnlineWeighting, Weighting, WeightingBuilder, mixture
@@ -105,7 +105,8 @@ def _imported_class(module: str, name: str) -> WeightingBuilder:
         loaded = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise WeightingError(
-            f"weighting '{module}:{name}' could not be imported: {one_line(error)}; name one of "
+            f"weighting '{module}:{name}' could not be imported: {one_line(error)}; "
+            f"{nearest(module, WEIGHTINGS)}name one of "
             f"{', '.join(sorted(WEIGHTINGS))}, or put your module on the Python path"
         ) from error
     if not (hasattr(loaded, "build") and hasattr(loaded, "weights")):

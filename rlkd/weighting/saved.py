@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rlkd.errors import PolicyError, one_line
+from rlkd.hub import offline_if_unreachable
 from rlkd.records import parse_object
 from rlkd.types import State
 
@@ -97,7 +98,8 @@ def _read_config(folder: Path, needs: Sequence[str]) -> dict[str, Any]:
 
 def _download(cls: type[PolicyT], name: str) -> PolicyT:
     try:
-        return cls.from_pretrained(name, strict=True)
+        with offline_if_unreachable(name, "model"):
+            return cls.from_pretrained(name, strict=True)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise PolicyError(
             f"expected a policy folder or a hub id, got {name!r}: no such folder, and the hub gave none "
