@@ -414,7 +414,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*DISTILL, "--weighting", "policy:{1}/later"), r"observation version 99, this rlkd has version 1"),
     ((*DISTILL, "--weighting", "policy:{1}/affine"), r"needs affinity \(build the cache with an embedder\)"),
     ((*DISTILL, "--weighting", "no.such.module:Name"), r"could not be imported: No module named 'no'"),
-        ((*DISTILL, "--weighting", "polcy:runs/policy"), r"No module named .polcy.; did you mean .policy."),
+    ((*DISTILL, "--weighting", "polcy:runs/policy"), r"No module named .polcy.; did you mean .policy."),
     ((*DISTILL, "--weighting", "fixed:1,2"), r"one number for each of 3 teachers, got 2"),
     ((*DISTILL, "--student", "rlkd/blstm"), r"unknown student 'rlkd/blstm'; did you mean 'rlkd/bilstm'\?"),
     ((*DISTILL, "--student", "rlkd/mlp"), r"reads vectors, but task 'tiny' has text"),
