@@ -17,6 +17,7 @@ from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.types import Knowledge
 from rlkd.weighting import build_weighting
+from rlkd.weighting.learned import Policy
 
 EPISODE = {"batch_size": 64, "horizon": 60}
 CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance
@@ -147,6 +148,20 @@ def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
         return np.stack(found)
 
     np.testing.assert_array_equal(rewards(tried=False), rewards(tried=True))
+
+
+@pytest.mark.parametrize(
+    ("record", "origin"),
+    [
+        ({}, None),
+        ({"kept_at": "soon", "training": []}, None),
+        ({"kept_at": 0, "training": []}, "untrained"),
+        ({"kept_at": 0, "training": {"warm_start": True}}, "router"),
+        ({"kept_at": 64, "training": {"warm_start": True}}, "learned"),
+    ],
+)
+def test_a_policy_says_where_it_is_from(record, origin):
+    assert Policy.create(ObservationConfig(), training=record).origin == origin
 
 
 def test_a_trial_whose_student_breaks_says_so(unclear):

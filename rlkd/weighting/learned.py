@@ -119,10 +119,11 @@ class Policy(SavedPolicy, model_card_template=CARD):
 
         The last two are what training started from, with and without a warm start, and made nothing better of.
         """
-        kept_at, training = self.training_record.get("kept_at"), self.training_record.get("training") or {}
-        if kept_at is None:
+        kept_at, training = self.training_record.get("kept_at"), self.training_record.get("training")
+        if not isinstance(kept_at, int):  # the record is read from a file
             return None
-        return "learned" if kept_at > 0 else "router" if training.get("warm_start") else "untrained"
+        warm = isinstance(training, dict) and bool(training.get("warm_start"))
+        return "learned" if kept_at > 0 else "router" if warm else "untrained"
 
     def embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Encode each teacher and the set.
