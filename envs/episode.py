@@ -15,6 +15,7 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
 from rlkd.logit_cache import read_state
 from rlkd.losses import cross_entropy, distillation_loss, soft_targets
+from rlkd.models.networks import mixed_precision
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device
@@ -65,7 +66,7 @@ class HiddenTap:
         layer.register_forward_pre_hook(self._remember)
 
     def _remember(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.value = args[0].detach()
+        self.value = args[0].detach().float()
 
 
 class DistillationEpisode:
@@ -240,7 +241,7 @@ class DistillationEpisode:
         self.student.train()
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._random)
-            logits = self.student(**self._batch).logits
+            logits = self._forward(self._batch)
             self._random = torch.get_rng_state()
             losses = distillation_loss(
                 logits,
@@ -278,7 +279,12 @@ class DistillationEpisode:
     @torch.no_grad()
     def _evaluate(self, batch: dict[str, Tensor]) -> Tensor:
         self.student.eval()
-        return self.student(**batch).logits  # type: ignore[no-any-return]
+        return self._forward(batch)
+
+    def _forward(self, batch: dict[str, Tensor]) -> Tensor:
+        with mixed_precision(self.device, bf16=self.settings.bf16):
+            logits: Tensor = self.student(**batch).logits
+        return logits.float()
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}

@@ -21,6 +21,8 @@ class StepSettings:
     """Share of the distillation term in the loss. Range: [0, 1]."""
     max_length: int = 128
     """Tokens a text is cut to. Range: >= 1."""
+    bf16: bool = False
+    """Compute the student's forward pass in bfloat16 where that is safe; weights and losses stay in float32."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -63,5 +65,5 @@ class StudentSettings(StepSettings):
         return {key: value for key, value in asdict(self).items() if key not in YOUNGER or value != defaults[key]}
 
 
-YOUNGER = frozenset({"divergence"})
+YOUNGER = frozenset({"bf16", "divergence"})
 """Settings that did not exist when the first runs were recorded."""

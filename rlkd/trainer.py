@@ -387,6 +387,7 @@ def training_arguments(
             "kd_ratio": settings.kd_ratio,
             "divergence": settings.divergence,
             "max_length": settings.max_length,
+            "bf16": settings.bf16,
             "seed": seed,
             "report_to": "none",
             "use_cpu": settings.device == "cpu",

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 DONE = "done.json"
 """Written last into a stage's folder, with what it cost."""
-EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length")
+EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16")
 """What the students of policy training have from the students that are reported, unless the suite says otherwise."""
 
 

@@ -101,6 +101,7 @@ Temperature = Annotated[float, typer.Option(callback=finite, help="Of the distil
 Divergence = Annotated[str, typer.Option(help="Of the distillation term: kl, mse or mse_centred (on logits).")]
 KdRatio = Annotated[float, typer.Option(callback=finite, help="loss = (1 - kd_ratio) * CE + kd_ratio * KD.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens a text is cut to.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Mixed precision: faster where the processor has bfloat16.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Of the run.")]
 
@@ -137,6 +138,7 @@ def student_settings(
     kd_ratio: KdRatio = 1.0,
     divergence: Divergence = "kl",
     max_length: MaxLength = 128,
+    bf16: Bf16 = False,
     device: Device = "cpu",
 ) -> Any:
     """A student and its budget, as :class:`rlkd.settings.StudentSettings`."""
@@ -152,6 +154,7 @@ def student_settings(
         kd_ratio=kd_ratio,
         divergence=divergence,  # type: ignore[arg-type]  # checked there
         max_length=max_length,
+        bf16=bf16,
         device=device,
     )
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from rlkd.cli.options import (
+    Bf16,
     BatchSize,
     CacheDir,
     Config,
@@ -60,6 +61,7 @@ def train_policy(
     temperature: Temperature = 1.0,
     kd_ratio: KdRatio = 1.0,
     max_length: MaxLength = 128,
+    bf16: Bf16 = False,
     seed: Seed = 0,
     device: Device = "cpu",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs.")] = False,
@@ -102,6 +104,7 @@ def train_policy(
             "temperature": temperature,
             "kd_ratio": kd_ratio,
             "max_length": max_length,
+            "bf16": bf16,
         },
         device=device,
         tensorboard=tensorboard,

@@ -6,6 +6,7 @@ import typer
 
 from rlkd.cli.options import (
     BatchSize,
+    Bf16,
     CacheDir,
     Config,
     Json,
@@ -43,6 +44,7 @@ def train_teachers(
     batch_size: BatchSize = 32,
     num_layers: Annotated[int | None, typer.Option(help="Keep only the first layers of pretrained teachers.")] = None,
     max_length: MaxLength = 128,
+    bf16: Bf16 = False,
     seed: Seed = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default what there is.")] = None,
     resume: Resume = False,
@@ -68,6 +70,7 @@ def train_teachers(
         batch_size=batch_size,
         num_layers=num_layers,
         max_length=max_length,
+        bf16=bf16,
         seed=seed,
         device=device,
         resume=resume,

@@ -45,6 +45,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def mixed_precision(device: torch.device, *, bf16: bool) -> torch.autocast:
+    """Compute in bfloat16 where that is safe, if asked for; otherwise nothing changes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
 def load_config(name: Any) -> Any:
     """Load a configuration; as :func:`load_classifier`. First, it finds out whether there is such a model at all."""
     with offline_if_unreachable(name, "model"):

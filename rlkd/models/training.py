@@ -83,11 +83,13 @@ class Plan:
     batch_size: int
     seed: int
     num_layers: int | None
+    bf16: bool = False
 
     def fingerprint(self, task: Task, objective: Objective | None = None) -> str:
         """Hash of the plan, of the task's data and of the objective."""
         special = [] if objective is None else [dict(objective.described())]
-        described = json.dumps([task.fingerprint, asdict(self), *special])
+        plan = {name: value for name, value in asdict(self).items() if name != "bf16" or value}  # older than bf16
+        described = json.dumps([task.fingerprint, plan, *special])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
 
@@ -107,6 +109,7 @@ def train_teachers(
     device: str | None = None,
     variant: int = 0,
     share: float = 0.5,
+    bf16: bool = False,
 ) -> list[Path]:
     """Train one teacher per kind on the labelled rows of the training split.
 
@@ -129,6 +132,7 @@ def train_teachers(
         device: ``"cpu"`` keeps networks off the GPU. None: the GPU where there is one.
         variant: Another number deals other classes or domains to the teachers.
         share: Of the classes or domains that each specialist knows, in (0, 1].
+        bf16: Train networks in mixed precision: twice as fast or more where the processor has bfloat16.
 
     Returns:
         The teachers' directories, in the order of ``kinds``; :func:`load_teachers` reads them.
@@ -151,6 +155,7 @@ def train_teachers(
         num_layers=num_layers,
         variant=variant,
         share=share,
+        bf16=bf16,
     )
     check_device(device)
     tokenizer = _shared_tokenizer(task, kinds)
@@ -174,6 +179,7 @@ def plan_teachers(
     num_layers: int | None = None,
     variant: int = 0,
     share: float = 0.5,
+    bf16: bool = False,
 ) -> list[Plan]:
     """Make the plans of :func:`train_teachers`, one per kind, from the same arguments; writes nothing.
 
@@ -195,6 +201,8 @@ def plan_teachers(
         raise ConfigError(f"num_layers {num_layers} would be ignored: no kind is pretrained; leave it out")
     if len(task.labelled_ids("train")) == 0:
         raise TaskError(f"task {task.name!r} has no labelled training rows to train teachers on; add labels")
+    if bf16 and all(kind == TFIDF for kind in kinds):
+        raise ConfigError("bf16 would be ignored: no kind is a network; leave it out")
     known = known_names(task, specialize, len(kinds), variant, share)
     plans = [
         Plan(
@@ -207,6 +215,7 @@ def plan_teachers(
             batch_size=batch_size,
             seed=seed + index,
             num_layers=None if kind in STUDENTS or kind == TFIDF else num_layers,
+            bf16=bf16 and kind != TFIDF,
         )
         for index, kind in enumerate(kinds)
     ]
@@ -377,6 +386,7 @@ def _train_network(
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        bf16=plan.bf16,
         remove_unused_columns=False,
         use_cpu=device == "cpu" or not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
