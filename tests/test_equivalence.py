@@ -183,8 +183,9 @@ def test_one_teacher_is_single_teacher_distillation(task, cache, tmp_path):
     assert_close_models(student, expected)
 
 
-def test_the_environment_takes_the_gradient_that_the_trainer_takes(task, cache, tmp_path):
-    settings = EpisodeSettings(batch_size=32, horizon=10, temperature=2.0, kd_ratio=0.6, learning_rate=0.0)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_environment_takes_the_gradient_that_the_trainer_takes(bf16, task, cache, tmp_path):
+    settings = EpisodeSettings(batch_size=32, horizon=10, temperature=2.0, kd_ratio=0.6, learning_rate=0.0, bf16=bf16)
     episode = DistillationEpisode(task, cache, lambda seed: mlp(task, 4), make_reward("student_gain"), settings)
     episode.start(0)
     shares, ids = torch.tensor([0.7, 0.1, 0.2]), episode.ids
@@ -192,15 +193,27 @@ def test_the_environment_takes_the_gradient_that_the_trainer_takes(task, cache, 
     episode.step(shares.expand(32, 3))
 
     model = mlp(task, 4)
-    args = arguments(tmp_path, temperature=2.0, kd_ratio=0.6)
+    args = arguments(tmp_path, temperature=2.0, kd_ratio=0.6, bf16=bf16)
     trainer = DistillationTrainer(model, args, task=task, cache=cache, weighting=Fixed(shares))
-    model.train()
+    model = trainer.accelerator.prepare_model(model).train()
     torch.set_rng_state(random_state)
     trainer.compute_loss(model, trainer.collate(ids.tolist())).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for (name, ours), theirs in zip(model.named_parameters(), episode.student.parameters(), strict=True):
         assert ours.grad.abs().max() > 1e-4
         assert torch.equal(ours.grad, theirs.grad), name
+
+
+def test_mixed_precision_changes_a_run_a_little_and_no_weight_s_type(task, cache, tmp_path):
+    def run(bf16):
+        student = mlp(task, dropout=0.0)
+        trainer = DistillationTrainer(student, arguments(tmp_path, max_steps=20, bf16=bf16), task=task, cache=cache)
+        trainer.train()
+        assert {weight.dtype for weight in student.parameters()} == {torch.float32}
+        return torch.from_numpy(trainer.predict_split("test")).softmax(-1)
+
+    rough, exact = run(bf16=True), run(bf16=False)
+    assert 1e-5 < (rough - exact).abs().max() < 0.02
 
 
 def test_accumulating_four_batches_of_eight_is_one_of_32(task, cache, tmp_path):

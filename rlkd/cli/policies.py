@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from rlkd.cli.options import (
-    Bf16,
     BatchSize,
+    Bf16,
     CacheDir,
     Config,
     Device,
