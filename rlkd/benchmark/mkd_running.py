@@ -34,7 +34,9 @@ from rlkd.systems.mkd import Lessons, Phase, refinement_phase, teacher_phase, tr
 
 MODELS_FOLDER = "models"
 """Students between their training and the last run that needs them."""
-_TEACHING = frozenset({"kinds", "epochs", "learning_rate", "batch_size", "max_length", "seed", "num_layers", "device"})
+_TEACHING = frozenset(
+    {"kinds", "epochs", "learning_rate", "batch_size", "max_length", "seed", "num_layers", "bf16", "device"}
+)
 
 
 class Worker(Protocol):
@@ -134,6 +136,7 @@ def _teaching(plan: TaskPlan) -> Phase:
     return teacher_phase(
         settings["kinds"][0],
         max_length=settings.get("max_length", 128),
+        bf16=settings.get("bf16", False),
         device=settings.get("device") or "cpu",
         **{key: float(value) if key != "batch_size" else value for key, value in given.items()},
     )
@@ -148,6 +151,7 @@ def _phase(mkd: MkdSettings, name: str, settings: StudentSettings) -> Phase:
         kd_ratio=settings.kd_ratio,
         divergence=settings.divergence,
         temperature=settings.temperature,
+        bf16=settings.bf16,
         device=settings.device,
     )
 

@@ -6,6 +6,7 @@ import typer
 
 from rlkd.cli.options import (
     BatchSize,
+    Bf16,
     Config,
     Device,
     Json,
@@ -93,6 +94,7 @@ def meta_kd(
     temperature: Temperature = 1.0,
     kd_ratio: KdRatio = 1.0,
     max_length: MaxLength = 128,
+    bf16: Bf16 = False,
     device: Device = "cpu",
     seed: Seed = 0,
     resume: Resume = False,
@@ -112,7 +114,7 @@ def meta_kd(
     rows = workflow.run_meta_kd(
         task,
         output_dir,
-        teaching=MetaKdSettings(**own, batch_size=batch_size, max_length=max_length, seed=seed),
+        teaching=MetaKdSettings(**own, batch_size=batch_size, max_length=max_length, bf16=bf16, seed=seed),
         recipe=DistillationSettings(**recipe),
         settings=StudentSettings(
             max_steps=max_steps,
@@ -121,6 +123,7 @@ def meta_kd(
             temperature=temperature,
             kd_ratio=kd_ratio,
             max_length=max_length,
+            bf16=bf16,
             device=device,
         ),
         num_layers=num_layers,

@@ -8,6 +8,7 @@ import typer
 
 from rlkd.cli.options import (
     BatchSize,
+    Bf16,
     Config,
     Device,
     Json,
@@ -75,6 +76,7 @@ def mkd(
     ] = None,
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
+    bf16: Bf16 = False,
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -92,7 +94,7 @@ def mkd(
     from rlkd import workflow
     from rlkd.systems.mkd import Phase, refinement_phase, teacher_phase
 
-    alike: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "device": device}
+    alike: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "bf16": bf16, "device": device}
     distilling = Phase(
         epochs=epochs,
         learning_rate=learning_rate,

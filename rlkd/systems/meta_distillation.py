@@ -311,7 +311,7 @@ def _made_of(lesson: Lesson, start: Path, recipe: DistillationSettings, settings
         corruption if recipe.transfer else None,
         file_hash(start / WEIGHTS) if (start / WEIGHTS).is_file() else str(start),
         asdict(recipe),
-        [settings.batch_size, settings.max_length],
+        [settings.batch_size, settings.max_length, *(["bf16"] if settings.bf16 else [])],
         seed,
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]

@@ -65,6 +65,8 @@ class MetaKdSettings:
     """Rows a step. Range: >= 1."""
     max_length: int = 128
     """Tokens a text is cut to."""
+    bf16: bool = False
+    """Train in mixed precision: twice as fast or more where the processor has bfloat16."""
     seed: int = 0
     """Of heads, order of batches and dropout."""
     prototypes: PrototypeSettings = field(default_factory=PrototypeSettings)
@@ -248,6 +250,7 @@ def _plans(task: Task, settings: MetaKdSettings, names: Sequence[str]) -> dict[s
         batch_size=settings.batch_size,
         seed=settings.seed,
         num_layers=settings.num_layers,
+        bf16=settings.bf16,
     )
     by: KnowsBy = "domain"
     return {name: replace(plan, known=_known(task, name), knows_by=by) for name in names}
@@ -350,6 +353,7 @@ def _train_multi_task(task: Task, place: Path, settings: MetaKdSettings, *, devi
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
         max_length=settings.max_length,
+        bf16=settings.bf16,
         device="cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda",
     )
     train_mkd_teachers(

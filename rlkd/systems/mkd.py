@@ -65,6 +65,8 @@ class Phase:
     """Of the ``kl`` divergence. Range: > 0."""
     warmup: float = 0.0
     """Share of the steps in which the rate rises. Range: [0, 1)."""
+    bf16: bool = False
+    """Compute forward passes in bfloat16 where that is safe."""
     device: str = "cpu"
     """``cpu``, or anything else for the accelerator that is found."""
 
@@ -87,6 +89,7 @@ class Phase:
             kd_ratio=self.kd_ratio,
             divergence=self.divergence,
             max_length=self.max_length,
+            bf16=self.bf16,
             device=self.device,
         )
 
