@@ -131,7 +131,7 @@ def test_every_command_writes_its_table_as_flat_records(chain: Chain) -> None:
         "train-teachers": (3, {"teacher", "knows", "validation_accuracy"}),
         "cache": (3, {"teacher", "split", "rows", "accuracy", "ece"}),
         "headroom": (4, {"what", "split", "rows"}),
-        "train-policy": (1, {"policy", "timesteps", "kept_at", "trial_loss_before", "trial_loss"}),
+        "train-policy": (1, {"policy", "timesteps", "kept_at", "trial_loss_before", "trial_loss", "strength"}),
         "distill": (2, {"weighting", "split", "accuracy", "nll"}),
         "compare": (3, {"weighting", "seeds", "accuracy", "accuracy_low", "accuracy_high", "failed"}),
     }
@@ -209,6 +209,7 @@ def test_the_policy_that_was_trained_is_the_one_that_is_deployed(chain: Chain) -
     assert row["trial_loss"] == losses[row["kept_at"]] == min(losses.values())
     policy = rlkd.load_weighting(chain.folder / "policy" / "policy")
     assert policy.training_record["kept_at"] == row["kept_at"]
+    assert policy.strength == row["strength"]
 
 
 def test_a_finished_run_is_left_as_it_is_and_resumed_in_no_time(chain: Chain, tmp_path: Path) -> None:

@@ -9,15 +9,17 @@ from rlkd_envs.rewards import REWARDS, LogitGain
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.agents import PolicyTraining, train_policy
+from rlkd.agents.run import STRENGTHS, PolicyRun, choose_strength
 from rlkd.data.planted import planted, planted_logits
 from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, UnknownNameError
-from rlkd.features import ObservationConfig
+from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.types import Knowledge
 from rlkd.weighting import build_weighting
-from rlkd.weighting.learned import Policy
+from rlkd.weighting.learned import Policy, load_policy
+from rlkd.weighting.router import fit_router
 
 EPISODE = {"batch_size": 64, "horizon": 60}
 CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance
@@ -148,6 +150,54 @@ def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
         return np.stack(found)
 
     np.testing.assert_array_equal(rewards(tried=False), rewards(tried=True))
+
+
+@pytest.mark.parametrize(
+    ("losses", "strength"),
+    [
+        ({1.0: [2.0, 4.0], 0.5: [2.0, 4.0], 0.0: [3.0, 5.0]}, 1.0),
+        # full strength loses 0.5 more than the best on the mean, the standard error of that is 0.5 too
+        ({1.0: [2.0, 4.0], 0.5: [2.0, 3.0], 0.0: [3.0, 5.0]}, 1.0),
+        ({1.0: [2.6, 4.0], 0.5: [2.0, 3.0], 0.0: [3.0, 5.0]}, 0.5),
+        ({1.0: [2.6, 4.0], 0.5: [2.5, 3.9], 0.0: [2.0, 3.0]}, 0.0),
+        ({1.0: [2.1], 0.0: [2.0]}, 0.0),
+    ],
+)
+def test_the_strength_is_the_greatest_that_is_not_clearly_worse_by_hand(losses, strength):
+    assert choose_strength(losses) == strength
+
+
+def test_a_policy_that_harms_students_is_weakened_to_equal_weights_and_one_that_helps_is_not(unclear, policy):
+    task, cache = unclear
+    state = read_state(task, cache, torch.from_numpy(task.splits["train"]))
+    wrong = 1 - torch.from_numpy(cache.knowledge.matrix).T[state.domains].float()
+    harmful = Policy.create(ObservationConfig(), training={})
+    fit_router(harmful, teacher_features(state, harmful.observation), wrong / wrong.sum(-1, keepdim=True), epochs=20)
+    env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE)
+    env.reset(seed=0)
+    run = PolicyRun(env, harmful, PolicyTraining(n_steps=15))
+
+    def chosen(network):
+        at = {s: Policy.create(ObservationConfig(), training={}, strength=s) for s in STRENGTHS}
+        for one in at.values():
+            one.load_state_dict(network.state_dict())
+        return choose_strength(run.strength_losses(at, progress=False))
+
+    assert chosen(harmful) == 0
+    assert policy.strength == chosen(policy) == 1
+
+
+def test_a_policy_at_strength_0_gives_equal_weights_saved_and_loaded(unclear, policy, tmp_path):
+    weak = Policy.create(policy.observation, training=policy.training_record, strength=0)
+    weak.load_state_dict(policy.state_dict())
+    weak.save_pretrained(tmp_path)
+    loaded = load_policy(tmp_path)
+    assert loaded.origin == "uniform"
+    assert mass(loaded, *unclear) == pytest.approx(1 / 3)
+    assert mass(policy, *unclear) > 0.8
+    for strength in (1.5, -0.1, "1", float("nan")):
+        with pytest.raises(PolicyError, match=r"strength must be a number in \[0, 1\]"):
+            Policy.create(ObservationConfig(), training={}, strength=strength)
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,20 @@ def test_a_policy_that_rewards_taught_nothing_is_named(origins: list[str | None]
     assert said is None or said in text
 
 
+def test_a_policy_that_its_trial_students_wanted_less_of_is_named() -> None:
+    rng = np.random.default_rng(0)
+    for strengths, said in {
+        (1.0,) * 5: [],
+        (0.0,) * 5: ["`policy` is at strength 0, which is uniform"],
+        (0.5, 0.0, 1.0, 0.5, 1.0): ["at strength 0 in 1 of 5 runs", "acts at strength 0.5 in 2 of 5 runs"],
+    }.items():
+        policies = [run("policy", seed, 100, policy_strength=strength) for seed, strength in enumerate(strengths)]
+        (runs,) = group_runs([*suite({"uniform": 100}), *policies], rng)
+        text = " ".join(task_sentences(runs, task_rows(runs, rng)))
+        assert text.count("strength") == len(said)
+        assert all(part in text for part in said)
+
+
 def test_what_harms_and_what_never_finished_is_said() -> None:
     failed = run("entropy", 0, 0) | {"status": "failed", "error": "ValueError: bad luck"}
     rng = np.random.default_rng(0)

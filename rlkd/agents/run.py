@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -30,6 +30,8 @@ from rlkd.weighting.base import Weighting
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
+STRENGTHS = (1.0, 0.5, 0.25, 0.0)
+"""What actions of a trained policy may be multiplied by, the strongest first; 0 gives equal weights."""
 SMALLEST_PROBABILITY = 1e-6
 """Of a label in the validation score: one hopeless row must not decide."""
 
@@ -65,7 +67,7 @@ class PolicyTraining:
     """Use at most so many labelled rows for the router."""
     trials: int = 2
     """Students that are distilled with the policy as it stands at the start of every episode and at the end; the
-    policy whose students lose least on validation is kept. Range: >= 1."""
+    policy whose students lose least on validation is kept. Twice as many then choose its strength. Range: >= 1."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +99,25 @@ def validation_score(policy: Weighting, state: State) -> float:
     mixture = soft_targets(state.teacher_logits, policy.weights(state), labels=state.labels)
     label = mixture.gather(-1, state.labels.unsqueeze(-1)).clamp_min(SMALLEST_PROBABILITY)
     return float(label.log().mean().exp())
+
+
+def choose_strength(losses: Mapping[float, Sequence[float]]) -> float:
+    """The greatest strength that is not clearly worse than the best one.
+
+    Clearly: by more than one standard error of the paired differences. So chance does not weaken a policy, and one from
+    which students learn less than from equal weights is weakened, down to equal weights.
+
+    Args:
+        losses: Strength to validation losses of trial students, the same students in the same order.
+    """
+    best = min(losses, key=lambda strength: float(np.mean(losses[strength])))
+
+    def is_worse(strength: float) -> bool:
+        differences = np.subtract(losses[strength], losses[best])
+        spread = differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
+        return bool(differences.mean() > spread)
+
+    return max(strength for strength in losses if not is_worse(strength))
 
 
 class PolicyCallback(BaseCallback):
@@ -192,6 +213,11 @@ class PolicyRun(Generic[PolicyT]):
         """Whether no step of the episode at hand was taken: the state can be rebuilt from its number."""
         return bool(self.env.at_episode_start)
 
+    @property
+    def finished(self) -> bool:
+        """Whether no timestep is left to train."""
+        return self.agent.num_timesteps >= self.training.total_timesteps
+
     def note_rewards(self) -> None:
         """Remember the mean reward of the rollout that just ended, padded slots left out."""
         buffer = self.agent.rollout_buffer
@@ -222,9 +248,16 @@ class PolicyRun(Generic[PolicyT]):
             self.directory.log(step, **{"rollout/reward_mean": self.reward_mean, **values})
 
     def _weights(self, state: State) -> Tensor:
-        weighting: Any = self.policy
-        weights: Tensor = weighting.weights(on_device(state, torch.device("cpu")))  # where the agent is
-        return weights
+        return _on_cpu(self.policy)(state)
+
+    def strength_losses(self, policies: Mapping[float, Weighting], *, progress: bool) -> dict[float, list[float]]:
+        """Validation losses of trial students, the same ones for each strength of the policy that was kept."""
+        trials = range(2 * self.training.trials)
+        pairs = tqdm([(s, t) for s in policies for t in trials], desc="strength", unit="student", disable=not progress)
+        losses: dict[float, list[float]] = {strength: [] for strength in policies}
+        for strength, trial in pairs:
+            losses[strength].append(self.env.trial_loss(_on_cpu(policies[strength]), trial))
+        return losses
 
     def _keep(self, step: int, loss: float = math.inf) -> None:
         self.best_at, self.best_loss = step, loss
@@ -303,6 +336,11 @@ class PolicyRun(Generic[PolicyT]):
         np.random.set_state(  # noqa: NPY002 (the library's generator)
             ("MT19937", key.numpy().astype(np.uint32), position, 0, 0.0)
         )
+
+
+def _on_cpu(weighting: Any) -> Callable[[State], Tensor]:
+    """A policy's weights where the agent is, wherever the state lies."""
+    return lambda state: weighting.weights(on_device(state, torch.device("cpu")))  # type: ignore[no-any-return]
 
 
 def _step_number(folder: Path) -> int:

@@ -1,13 +1,15 @@
 """Train a weighting policy: task and teachers in, policy out."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.run import STRENGTHS, PolicyRun, PolicyTraining, choose_strength
 from rlkd.agents.slots import make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, PolicyError
@@ -15,9 +17,10 @@ from rlkd.features import ObservationConfig
 from rlkd.records import RunDirectory, commit
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
-from rlkd.weighting.learned import Policy
+from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import train_router
 
+POLICY_FOLDER = "policy"
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 
 
@@ -58,8 +61,9 @@ def train_policy(
         **training_kwargs: Fields of :class:`PolicyTraining`, when ``training`` is None.
 
     Returns:
-        The policy whose trial students lost least on validation, in eval mode. Its ``training_record`` says at which
-        timestep that was (``kept_at``).
+        The policy whose trial students lost least on validation, in eval mode, at the strength that they learned
+        best from. Its ``training_record`` says at which timestep that was (``kept_at``), and what they lost at each
+        strength (``strength_losses``).
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
@@ -107,19 +111,28 @@ class PreparedTraining:
         run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
         if resume:
             run.resume()
+        if directory is not None and resume and run.finished:
+            with suppress(PolicyError):  # its saving was interrupted: it is made again
+                return load_policy(directory.path / POLICY_FOLDER)
         run.learn(progress=progress, callback=callback)
+        kept = self._kept(run, progress=progress)
         self.env.close()
-        kept = self._kept(run)
         if directory is not None:
-            kept.save_pretrained(directory.path / "policy")
+            kept.save_pretrained(directory.path / POLICY_FOLDER)
         return kept.eval()
 
-    def _kept(self, run: PolicyRun[Policy]) -> Policy:
+    def _kept(self, run: PolicyRun[Policy], *, progress: bool) -> Policy:
         """The policy that was best, which remembers when that was: at 0 it is what training started from."""
-        record = {**run.best.training_record, "kept_at": run.best_at}
-        kept = Policy.create(self.observation, training=record, seed=self.training.seed)
-        kept.load_state_dict(run.best.state_dict())
-        return kept
+
+        def at(strength: float, **figures: Any) -> Policy:
+            record = {**run.best.training_record, "kept_at": run.best_at, **figures}
+            policy = Policy.create(self.observation, training=record, seed=self.training.seed, strength=strength)
+            policy.load_state_dict(run.best.state_dict())
+            return policy
+
+        losses = run.strength_losses({strength: at(strength) for strength in STRENGTHS}, progress=progress)
+        means = {str(strength): round(float(np.mean(found)), 6) for strength, found in losses.items()}
+        return at(choose_strength(losses), strength_losses=means)
 
     def _initial_policy(self) -> Policy:
         training, observation = self.training, self.observation

@@ -187,6 +187,7 @@ def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrai
     return trainer, {
         "fit_seconds": round(fitted - started, 2),
         "policy_origin": weighting.origin if isinstance(weighting, Policy) else None,
+        "policy_strength": weighting.strength if isinstance(weighting, Policy) else None,
     }
 
 

@@ -75,19 +75,33 @@ def _policy_sentences(runs: TaskRuns, by_name: dict[str, Figures], name: str) ->
 
 
 def _origin(runs: TaskRuns, name: str) -> list[str]:
-    """Says so where rewards taught a policy nothing."""
+    """Says so where rewards taught a policy nothing, and where its students wanted less of it, or none."""
     found = [record.get("policy_origin") for (weighting, _), record in runs.finished.items() if weighting == name]
     started = {"router": "the router that it started from", "untrained": "the untrained network that it started from"}
     said = []
     for origin, what in started.items():
-        count = found.count(origin)
-        if count:
-            where = "" if count == len(found) else f" in {count} of {len(found)} runs"
+        if origin in found:
             said.append(
-                f"**Reinforcement learning added nothing**: `{name}` is {what}{where}; nothing that was made of it "
-                "taught students better on validation."
+                f"**Reinforcement learning added nothing**: `{name}` is {what}{_in(found, origin)}; nothing that was "
+                "made of it taught students better on validation."
             )
+    strengths = [record.get("policy_strength") for (n, _), record in runs.finished.items() if n == name]
+    if 0 in strengths:
+        said.append(
+            f"**Equal weights taught trial students best**: `{name}` is at strength 0{_in(strengths, 0)}, which is "
+            "uniform."
+        )
+    for strength in sorted({s for s in strengths if s is not None and 0 < s < 1}):
+        said.append(
+            f"`{name}` acts at strength {strength:g}{_in(strengths, strength)}, as trial students learned best."
+        )
     return said
+
+
+def _in(found: Sequence[Any], value: Any) -> str:
+    """In how many runs, unless in all."""
+    count = found.count(value)
+    return "" if count == len(found) else f" in {count} of {len(found)} runs"
 
 
 def _cause(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:

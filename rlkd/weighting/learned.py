@@ -63,6 +63,7 @@ class Policy(SavedPolicy, model_card_template=CARD):
         feature_version: int = FEATURE_VERSION,
         feature_names: Sequence[str] | None = None,
         training: dict[str, Any] | None = None,
+        strength: float = 1.0,
     ) -> None:
         """Build an untrained policy.
 
@@ -72,9 +73,10 @@ class Policy(SavedPolicy, model_card_template=CARD):
             feature_version: Of the observation the weights were trained for.
             feature_names: Names of the F features the weights were trained for.
             training: What is remembered of the training: reward, task, number of teachers, commit.
+            strength: What actions are multiplied by; 0 gives equal weights. Range: [0, 1].
 
         Raises:
-            PolicyError: If version or names are not those of this release.
+            PolicyError: If version or names are not those of this release, or a value is out of range.
         """
         super().__init__()
         config = ObservationConfig.from_dict(observation or ObservationConfig().to_dict())
@@ -90,7 +92,11 @@ class Policy(SavedPolicy, model_card_template=CARD):
             )
         if not isinstance(hidden_size, int) or not 1 <= hidden_size <= 4096:
             raise PolicyError(f"hidden_size must be an integer in 1..4096, got {hidden_size!r}")
-        self.observation = config
+        if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+            raise PolicyError(
+                f"strength must be a number in [0, 1], got {strength!r}; 1 is the policy as it was trained"
+            )
+        self.observation, self.strength = config, float(strength)
         self.requires = config.requires
         self.training_record = dict(training or {})
         self.encode = nn.Sequential(
@@ -102,7 +108,9 @@ class Policy(SavedPolicy, model_card_template=CARD):
         self.score = nn.Sequential(nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
 
     @classmethod
-    def create(cls, observation: ObservationConfig, *, training: dict[str, Any], seed: int = 0) -> "Policy":
+    def create(
+        cls, observation: ObservationConfig, *, training: dict[str, Any], seed: int = 0, strength: float = 1.0
+    ) -> "Policy":
         """An untrained policy whose ``config.json`` will be complete; the global random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -111,17 +119,21 @@ class Policy(SavedPolicy, model_card_template=CARD):
                 feature_version=FEATURE_VERSION,
                 feature_names=list(observation.feature_names),
                 training=training,
+                strength=strength,
             )
 
     @property
     def origin(self) -> str | None:
         """Where its weights are from: ``learned``, ``router`` or ``untrained``; None if no reward had a part in them.
 
-        The last two are what training started from, with and without a warm start, and made nothing better of.
+        The last two are what training started from, with and without a warm start, and made nothing better of. Where
+        trial students learned best from equal weights it is ``uniform``.
         """
         kept_at, training = self.training_record.get("kept_at"), self.training_record.get("training")
         if not isinstance(kept_at, int):  # the record is read from a file
             return None
+        if self.strength == 0:
+            return "uniform"
         warm = isinstance(training, dict) and bool(training.get("warm_start"))
         return "learned" if kept_at > 0 else "router" if warm else "untrained"
 
@@ -147,7 +159,7 @@ class Policy(SavedPolicy, model_card_template=CARD):
     def weights(self, state: State) -> Tensor:
         """Weights of a batch, shape (..., K); the policy follows the state to its device."""
         features = teacher_features(state, self.observation)
-        return action_weights(self.following(state)(features), state.present)
+        return action_weights(self.strength * self.following(state)(features), state.present)
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> "Policy":

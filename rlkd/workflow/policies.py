@@ -60,6 +60,7 @@ def run_train_policy(
         "kept_at": kept_at,
         "trial_loss_before": losses[0],
         "trial_loss": losses[kept_at],
+        "strength": policy.strength,
     }
     write_report(
         folder / "report.html",
@@ -68,6 +69,9 @@ def run_train_policy(
             f"Reward {reward}; {row['timesteps']} instances weighted.",
             f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, "
             f"{losses[kept_at]:.3f} with the policy that was kept, that of timestep {kept_at}.",
+            f"It acts at strength {policy.strength:g}, chosen by what further trial students lose on validation: "
+            + ", ".join(f"{loss:.3f} at {at}" for at, loss in policy.training_record["strength_losses"].items())
+            + " (0 is equal weights; the greatest strength that is not clearly worse than the best).",
         ],
         learning_curve=curve,
     )
