@@ -340,7 +340,7 @@ class PolicyRun(Generic[PolicyT]):
 
 def _on_cpu(weighting: Any) -> Callable[[State], Tensor]:
     """A policy's weights where the agent is, wherever the state lies."""
-    return lambda state: weighting.weights(on_device(state, torch.device("cpu")))  # type: ignore[no-any-return]
+    return lambda state: weighting.weights(on_device(state, torch.device("cpu")))
 
 
 def _step_number(folder: Path) -> int:
