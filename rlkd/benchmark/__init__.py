@@ -7,8 +7,8 @@ A line is a flat record with a ``kind``:
   ``class_recall``; ``metric`` names the one that counts), ``correct`` (:func:`rlkd.records.unpack_bits`), ``regret``
   and ``selection_accuracy`` (:func:`rlkd.benchmark.measuring.choice_figures`), ``mean_weights`` (K),
   ``knowing_mass_early`` and ``_late``, ``seconds``, ``fit_seconds``, ``policy_seconds``, ``teacher_passes``,
-  ``peak_memory_mb``, ``rows`` per split, and what made it: ``teachers``, ``settings``, ``data``, ``logits``,
-  ``policy`` (hashes), ``environment``.
+  ``peak_memory_mb``, ``rows`` per split, ``labelled_rows`` outside the test split, and what made it: ``teachers``,
+  ``settings``, ``data``, ``logits``, ``policy`` (hashes), ``environment``.
 * ``task``: once a task: ``best_teacher``, ``equal_mixture``, ``best_per_instance``, ``room``, ``disagreement`` on
   validation, ``teacher_accuracy`` (K), ``seconds``, ``teacher_passes`` of the cache.
 * ``policy``: once a trained policy: ``policy`` (its name), ``settings``, ``seconds``.

@@ -214,6 +214,7 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
         "teacher_passes": teachers_asked(weights) * seen,
         "falls_back": _fall_back(trainer.weighting, task),
         "rows": {split: len(ids) for split, ids in task.splits.items()},
+        "labelled_rows": sum(len(task.labelled_ids(split)) for split in ("train", "probe", "validation")),
         "correct": pack_bits(np.asarray(logits.argmax(-1) == labels)),
     }
 
