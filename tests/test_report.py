@@ -342,6 +342,25 @@ def test_choices_and_labels_are_told(tmp_path: Path) -> None:
     assert re.search(r"\| policy +\| 0.25 +\| 0.75 +\|\n", text)
 
 
+def test_the_number_of_labels_is_a_curve_and_every_policy_stands_against_the_router(tmp_path: Path) -> None:
+    records = []
+    for count, gain in {500: 40, 30: 0, 120: 20}.items():
+        arms = {"uniform": 100, "router": 100 + gain, "policy": 110 + gain, "policy_influence": 90 + gain}
+        records += suite(arms, f"t-{count}", logits="the same", labelled_rows=count)
+    records += suite(PAYS, "other", logits="others", labelled_rows=30)
+    text, page = benchmark(tmp_path, {"suite": records})
+    assert "t-30, t-120, t-500, with the same teachers." in text
+    header = next(line for line in text.splitlines() if re.match(r"\| labels ", line))
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["labels", "router", "policy", "policy_influence"]
+    assert re.search(r"\|\s+30 \| \+0.0 \[\+0.0, \+0.0\] +\| \+5.0 \[", text)
+    assert "Each policy minus the supervised router" in text
+    assert re.search(r"\| policy_influence +\| -5.0 \[", text)
+    assert page.count("<svg") == 3  # forest, cost, and the curve
+    alone, _ = benchmark(tmp_path, {"suite": suite(PAYS, labelled_rows=30, logits="x")})
+    assert "number of labels" not in alone
+    assert "Each policy minus" not in alone
+
+
 def test_the_order_of_weightings_is_constant() -> None:
     names = ["zeta:Own", "policy_mean", "oracle", "policy_shuffle", "aekd:flat", "policy", "aekd", "router", "uniform"]
     expected = [

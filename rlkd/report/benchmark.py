@@ -8,7 +8,15 @@ import numpy as np
 
 from rlkd.records import write_text_atomic
 from rlkd.report.arms import family, ordered, policies
-from rlkd.report.benchmark_plots import HEADROOM_PANELS, ForestPanel, cost_plot, forest_rows, headroom_plot, interval_of
+from rlkd.report.benchmark_plots import (
+    HEADROOM_PANELS,
+    ForestPanel,
+    cost_plot,
+    forest_rows,
+    headroom_plot,
+    interval_of,
+    label_plot,
+)
 from rlkd.report.benchmark_tables import rival_table, seed_table, setting_line, suite_table, task_table, weight_table
 from rlkd.report.document import Block, Bullets, Figure, Section, Table, Text, Weights, html, markdown
 from rlkd.report.page import weights_part
@@ -24,11 +32,12 @@ from rlkd.report.wording import (
     suite_sentences,
     task_sentences,
 )
-from rlkd.stats import STATISTICS_SEED, UNIFORM, TaskRuns, group_runs, rival_rows, suite_rows, task_rows
+from rlkd.stats import STATISTICS_SEED, UNIFORM, TaskRuns, group_runs, label_curves, rival_rows, suite_rows, task_rows
 
 Record = Mapping[str, Any]
 Figures = dict[str, Any]
 
+ROUTER = "router"
 TITLE = "Benchmark of teacher weightings"
 
 
@@ -149,9 +158,12 @@ def _student_parts(tables: Sequence[TaskRuns], rng: np.random.Generator) -> tupl
         blocks += [suite_table(over)] if len(tables) > 1 else []
         blocks += _forest(tables, rows, names)
         blocks += _cost(over, tables)
+    blocks += _label_curve(tables, rows, names)
     blocks += _headroom(tables, rows, names, rng)
+    rivals = {policy: rival_rows(tables, policy, rng) for policy in policies(names)}
+    blocks += _against_router(rivals, tables)
     sections = [_task_section(runs, rows[runs.task]) for runs in tables]
-    return blocks, [*sections, *(_rivals(tables, policy, rng) for policy in policies(names))]
+    return blocks, [*sections, *(_rivals(policy, found, tables) for policy, found in rivals.items())]
 
 
 def _forest(tables: Sequence[TaskRuns], rows: Mapping[str, Sequence[Figures]], names: Sequence[str]) -> list[Block]:
@@ -206,13 +218,45 @@ def _of(runs: TaskRuns, name: str) -> list[Record]:
     return [record for (weighting, _), record in runs.finished.items() if weighting == name]
 
 
-def _rivals(tables: Sequence[TaskRuns], policy: str, rng: np.random.Generator) -> Section:
-    found = {row["rival"]: row for row in rival_rows(tables, policy, rng)}
+def _against_router(rivals: Mapping[str, Sequence[Figures]], tables: Sequence[TaskRuns]) -> list[Block]:
+    """What reinforcement learning adds to a supervised router, where several policies were made in several ways."""
+    rows = {policy: row for policy, found in rivals.items() for row in found if row["rival"] == ROUTER}
+    if len(rows) < 2:
+        return []
+    note = "Each policy minus the supervised router, in points: what reinforcement learning adds."
+    return [Text(note, note=True), rival_table(rows, [runs.task for runs in tables], what="policy")]
+
+
+def _label_curve(
+    tables: Sequence[TaskRuns], rows: Mapping[str, Sequence[Figures]], names: Sequence[str]
+) -> list[Block]:
+    """Gain against the number of labels, of tasks with the same logits of the same teachers."""
+    blocks: list[Block] = []
+    for curve in label_curves(tables):
+        by_count = {count: {row["weighting"]: row for row in rows[task]} for count, task in curve.items()}
+        shown = [name for name in names if all(by_count[c].get(name, {}).get("gain") is not None for c in by_count)]
+        gains = {name: [interval_of(by_count[count][name], "gain") for count in by_count] for name in shown}
+        if not gains:
+            continue
+        told = [
+            {"labels": count, **{name: points(by_count[count][name], "gain") for name in shown}} for count in by_count
+        ]
+        note = (
+            "Points over uniform by the number of labels that weightings may learn from (train, probe and "
+            f"validation): {', '.join(curve.values())}, with the same teachers."
+        )
+        alt = f"Points over uniform against the number of labels, for {', '.join(gains)}."
+        blocks += [Text(note, note=True), Figure(label_plot(list(curve), gains), alt, "middle"), Table(told)]
+    return blocks
+
+
+def _rivals(policy: str, rival_figures: Sequence[Figures], tables: Sequence[TaskRuns]) -> Section:
+    found = {row["rival"]: row for row in rival_figures}
     rows = [found[name] for name in ordered(found)]
     said = rival_sentences(policy, rows)
     return Section(
         f"{policy} minus every other weighting",
-        [*map(Text, said), rival_table(rows, [runs.task for runs in tables])],
+        [*map(Text, said), rival_table({row["rival"]: row for row in rows}, [runs.task for runs in tables])],
         folded=True,
     )
 

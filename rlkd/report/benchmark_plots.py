@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rlkd.report.arms import family
-from rlkd.report.plots import COLOURS, INK, MUTED, TIMES, bare, move_apart, svg_of
+from rlkd.report.plots import COLOURS, DASHES, INK, MUTED, TIMES, bare, move_apart, svg_of
 from rlkd.report.tables import shortened
 
 Interval = tuple[float, float, float]
@@ -156,6 +156,32 @@ def headroom_plot(rooms: Sequence[float], panels: Mapping[str, Sequence[Interval
         if column == 0:
             axes.set_ylabel("points over uniform", color=MUTED, fontsize=10)
         axes.locator_params(nbins=5)
+    return svg_of(figure)
+
+
+def label_plot(counts: Sequence[int], gains: Mapping[str, Sequence[Interval]]) -> Markup:
+    """Gain over uniform against the number of labels (logarithmic), a line a weighting.
+
+    Args:
+        counts: Labels, ascending.
+        gains: Weighting to its gain at each count.
+    """
+    figure = Figure(figsize=(9.6, 3.8))
+    axes = figure.add_subplot()
+    bare(axes)
+    axes.set_xscale("log")
+    axes.axhline(0, color=INK, linewidth=1.1, zorder=1)
+    for index, (name, found) in enumerate(gains.items()):
+        means, lows, highs = np.array(found).T
+        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+        axes.plot(counts, means, color=colour, linestyle=dash, marker="o", label=shortened(name, 30))
+        axes.vlines(counts, lows, highs, color=colour, alpha=0.3, linewidth=1.8)
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.set_xlabel("labels", color=MUTED, fontsize=10)
+    axes.set_ylabel("points over uniform", color=MUTED, fontsize=10)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=10.5, labelcolor=INK)
+    figure.subplots_adjust(left=0.085, right=0.7, top=0.95, bottom=0.14)
     return svg_of(figure)
 
 

@@ -131,20 +131,20 @@ def _suite_cells(row: Figures) -> Cells:
     }
 
 
-def rival_table(rows: Sequence[Figures], tasks: Sequence[str]) -> Table:
-    """A weighting minus each other one, in points, task by task and over them."""
+def rival_table(rows: Mapping[str, Figures], tasks: Sequence[str], *, what: str = "minus") -> Table:
+    """Differences of two weightings, in points, task by task and over them; keys fill the column ``what``."""
     return Table(
         filled(
             [
                 {
-                    "minus": row["rival"],
+                    what: name,
                     "mean": points(row, "mean"),
                     "IQM": points(row, "iqm"),
                     "p": _p(row["p_value"]),
                     "p Holm": _p(row["p_holm"]),
                     **{f"on {task}": points(row["by_task"].get(task, {}), "gain") for task in tasks},
                 }
-                for row in rows
+                for name, row in rows.items()
             ]
         )
     )

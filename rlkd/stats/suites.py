@@ -76,6 +76,19 @@ def group_runs(records: Sequence[Record], rng: np.random.Generator, reps: int = 
     return [_task_runs(task, student, runs, rng, reps) for (task, student), runs in tables.items()]
 
 
+def label_curves(tables: Sequence[TaskRuns]) -> list[dict[int, str]]:
+    """Tasks that differ in how many labels there are: number of labels, ascending, to the name of the task.
+
+    Tasks belong together where their runs read the same logits of the same teachers; three points make a curve.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for runs in tables:
+        logits, count = runs.first("logits"), runs.first("labelled_rows")
+        if logits is not None and count is not None:
+            found.setdefault(str(logits), {})[int(count)] = runs.task
+    return [dict(sorted(curve.items())) for curve in found.values() if len(curve) > 2]
+
+
 def _task_runs(task: str, student: str, records: Sequence[Record], rng: np.random.Generator, reps: int) -> TaskRuns:
     finished = {(str(r["weighting"]), int(r["seed"])): r for r in records if r["status"] == "ok"}
     broken = {(str(r["weighting"]), int(r["seed"])): r for r in records if r["status"] != "ok"}
