@@ -163,6 +163,14 @@ def test_given_splits_are_kept_and_names_found(tmp_path):
     assert load_task(str(tmp_path / "set"), label_names=["1", "2", "3"]).label_names == ("1", "2", "3")
 
 
+def test_names_in_a_listing_are_those_of_the_usual_column_alone(tmp_path):
+    rows = [{"text": f"t{i}", "label": i % 2, "topic": "abc"[i % 3]} for i in range(60)]
+    write(tmp_path / "set/train.parquet", rows)
+    (tmp_path / "datasets.json").write_text(json.dumps({"set": {"labels": ["no", "yes"]}}))
+    assert load_task(str(tmp_path / "set")).label_names == ("no", "yes")
+    assert load_task(str(tmp_path / "set"), label_column="topic").label_names == ("a", "b", "c")
+
+
 def test_class_labels_give_their_names(tmp_path):
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["n", "p"])})
     rows = {"text": [f"t{i}" for i in range(40)], "label": [i % 2 for i in range(40)]}

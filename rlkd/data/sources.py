@@ -110,7 +110,7 @@ def _from_folder(folder: Path, columns: Columns, unlabelled: bool) -> Source:
         )
     if unlabelled:
         splits["train"] = _with_unlabelled(splits["train"], folder, files, columns)
-    return Source(folder.resolve().name, splits, _names_beside(folder))
+    return Source(folder.resolve().name, splits, _names_beside(folder, columns))
 
 
 def _with_unlabelled(train: Any, folder: Path, files: list[Path], columns: Columns) -> Any:
@@ -132,13 +132,16 @@ def _with_unlabelled(train: Any, folder: Path, files: list[Path], columns: Colum
         return datasets.concatenate_datasets([train, rows.cast(features)])
 
 
-def _names_beside(folder: Path) -> list[str] | None:
-    """Label names from ``label_names.json`` in the folder, or its entry in ``datasets.json`` above it."""
+def _names_beside(folder: Path, columns: Columns) -> list[str] | None:
+    """Label names from ``label_names.json`` in the folder, or its entry in ``datasets.json`` above it.
+
+    The latter are those of the usual column of labels: another column has names of its own.
+    """
     own = folder / "label_names.json"
     if own.exists():
         return _checked_names(_read_json(own), str(own))
     listing = folder.resolve().parent / "datasets.json"
-    if listing.exists():
+    if listing.exists() and columns.label == Columns().label:
         content = _read_json(listing)
         entry = content.get(folder.resolve().name) if isinstance(content, dict) else None
         names = entry.get("labels") if isinstance(entry, dict) else None
