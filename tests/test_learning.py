@@ -157,13 +157,16 @@ def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
     [
         ({1.0: [2.0, 4.0], 0.5: [2.0, 4.0], 0.0: [3.0, 5.0]}, 1.0),
         # full strength loses 0.5 more than the best on the mean, the standard error of that is 0.5 too
-        ({1.0: [2.0, 4.0], 0.5: [2.0, 3.0], 0.0: [3.0, 5.0]}, 1.0),
-        ({1.0: [2.6, 4.0], 0.5: [2.0, 3.0], 0.0: [3.0, 5.0]}, 0.5),
+        ({1.0: [2.0, 4.0], 0.5: [2.0, 3.0], 0.0: [4.0, 5.0]}, 1.0),
+        ({1.0: [2.6, 4.0], 0.5: [2.0, 3.0], 0.0: [4.0, 5.0]}, 0.5),
         ({1.0: [2.6, 4.0], 0.5: [2.5, 3.9], 0.0: [2.0, 3.0]}, 0.0),
+        # equal weights lose 1.5 more than the best: three standard errors of 0.5, then only one of 1.5
+        ({1.0: [2.0, 3.0], 0.0: [3.0, 5.0]}, 1.0),
+        ({1.0: [2.0, 3.0], 0.0: [2.0, 6.0]}, 0.0),
         ({1.0: [2.1], 0.0: [2.0]}, 0.0),
     ],
 )
-def test_the_strength_is_the_greatest_that_is_not_clearly_worse_by_hand(losses, strength):
+def test_a_policy_is_as_strong_as_it_surely_pays_by_hand(losses, strength):
     assert choose_strength(losses) == strength
 
 

@@ -102,22 +102,24 @@ def validation_score(policy: Weighting, state: State) -> float:
 
 
 def choose_strength(losses: Mapping[float, Sequence[float]]) -> float:
-    """The greatest strength that is not clearly worse than the best one.
+    """Equal weights, unless a policy is surely better; then the greatest strength that is not clearly worse than the best.
 
-    Clearly: by more than one standard error of the paired differences. So chance does not weaken a policy, and one from
-    which students learn less than from equal weights is weakened, down to equal weights.
+    Surely is two, clearly one standard error of the paired differences. So a policy does no harm where its students
+    learn no more from it than from equal weights, and chance does not weaken one that helps.
 
     Args:
-        losses: Strength to validation losses of trial students, the same students in the same order.
+        losses: Strength to validation losses of trial students, the same students in the same order; 0 is among them.
     """
     best = min(losses, key=lambda strength: float(np.mean(losses[strength])))
 
-    def is_worse(strength: float) -> bool:
+    def is_worse(strength: float, errors: float) -> bool:
         differences = np.subtract(losses[strength], losses[best])
-        spread = differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
-        return bool(differences.mean() > spread)
+        error = differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
+        return bool(differences.mean() > errors * error)
 
-    return max(strength for strength in losses if not is_worse(strength))
+    if not is_worse(0.0, 2):
+        return 0.0
+    return max(strength for strength in losses if not is_worse(strength, 1))
 
 
 class PolicyCallback(BaseCallback):

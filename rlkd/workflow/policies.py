@@ -71,7 +71,7 @@ def run_train_policy(
             f"{losses[kept_at]:.3f} with the policy that was kept, that of timestep {kept_at}.",
             f"It acts at strength {policy.strength:g}, chosen by what further trial students lose on validation: "
             + ", ".join(f"{loss:.3f} at {at}" for at, loss in policy.training_record["strength_losses"].items())
-            + " (0 is equal weights; the greatest strength that is not clearly worse than the best).",
+            + " (0 is equal weights, which stay unless something is surely better).",
         ],
         learning_curve=curve,
     )
