@@ -102,7 +102,7 @@ def validation_score(policy: Weighting, state: State) -> float:
 
 
 def choose_strength(losses: Mapping[float, Sequence[float]]) -> float:
-    """Equal weights, unless a policy is surely better; then the greatest strength that is not clearly worse than the best.
+    """Equal weights, unless a policy is surely better; then the greatest strength not clearly worse than the best.
 
     Surely is two, clearly one standard error of the paired differences. So a policy does no harm where its students
     learn no more from it than from equal weights, and chance does not weaken one that helps.
