@@ -109,6 +109,11 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             raise PolicyError(
                 "the observation reads 'affinity', the cache has none; build it with rlkd cache --embedder"
             )
+        if self.observation_config.reliability and cache.reliability is None:
+            raise PolicyError(
+                "the observation reads 'reliability', the cache has none; open it with rlkd.load_cache for a task with "
+                "labelled validation rows"
+            )
         self.episode = DistillationEpisode(task, cache, student, make_reward(reward), settings, device)
         self.num_envs = settings.batch_size
         self.num_teachers = len(cache.teacher_names) + settings.teacher_copies

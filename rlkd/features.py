@@ -41,8 +41,16 @@ entropy / log C and largest probability; share of the training budget spent. All
 AFFINITY = ("affinity",)
 """Cosine of the instance's embedding to the centroid of the teacher's training data, centred over teachers, halved:
 in [-1, 1]. Source: the prototype scores of Meta-KD, arXiv:2012.01266."""
+RELIABILITY = ("reliability", "overconfidence")
+"""Log odds x of the teacher's accuracy on the labelled validation rows, less their mean over the present teachers, as
+tanh(x / 2); its mean confidence there minus its accuracy. Both in [-1, 1]. They are the same for every instance: with
+them, a policy can prefer a teacher as such."""
 LABELLED = ("label_probability",)
 """The teacher's probability of the label, exp(-CE), in [0, 1]."""
+
+
+YOUNGER = frozenset({"reliability"})
+"""Switches that earlier policies do not name; they have them off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,9 @@ class ObservationConfig:
     """Observe the student and the progress. Off: the policy is *portable* between runs, students and ages."""
     affinity: bool = False
     """Observe the affinity of instance and teacher; the cache must have been built with embeddings."""
+    reliability: bool = False
+    """Observe how good and how overconfident each teacher is on validation; the cache must have been opened with a task
+    that has labelled validation rows."""
     labelled: bool = False
     """Observe the teacher's probability of the label; such a policy needs labels when deployed."""
 
@@ -63,6 +74,7 @@ class ObservationConfig:
             BASE
             + (STUDENT if self.student else ())
             + (AFFINITY if self.affinity else ())
+            + (RELIABILITY if self.reliability else ())
             + (LABELLED if self.labelled else ())
         )
 
@@ -75,6 +87,7 @@ class ObservationConfig:
     def requires(self) -> frozenset[str]:
         """Fields of a :class:`~rlkd.types.State` that the features read beside the teacher logits."""
         switches = {"student_logits": self.student, "affinity": self.affinity, "labels": self.labelled}
+        switches |= {"reliability": self.reliability}
         return frozenset(name for name, on in switches.items() if on)
 
     def to_dict(self) -> dict[str, bool]:
@@ -89,7 +102,7 @@ class ObservationConfig:
             PolicyError: If the keys or types are not those of this version.
         """
         expected = sorted(cls.__dataclass_fields__)
-        if not isinstance(values, dict) or sorted(values) != expected:
+        if not isinstance(values, dict) or sorted({*values, *YOUNGER}) != expected:
             raise PolicyError(f"an observation must have the keys {', '.join(expected)}, got {values!r}")
         if not all(isinstance(value, bool) for value in values.values()):
             raise PolicyError(f"an observation's switches must be true or false, got {values!r}")
@@ -114,6 +127,8 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
         groups.append(_student_features(log_p, state))
     if config.affinity:
         groups.append(_field(state, "affinity").float().unsqueeze(-1).clamp(-2, 2) / 2)
+    if config.reliability:
+        groups.append(_reliability_features(_field(state, "reliability").float(), present))
     if config.labelled:
         groups.append(torch.exp(-teacher_cross_entropy(logits, _field(state, "labels"))).unsqueeze(-1))
     # rounding can leave the ranges by an ulp, and an absent teacher's inputs may be NaN
@@ -159,6 +174,12 @@ def _base_features(logits: Tensor, log_p: Tensor, present: Tensor) -> Tensor:
         ],
         dim=-1,
     )
+
+
+def _reliability_features(known: Tensor, present: Tensor) -> Tensor:
+    shown = present.float()
+    centre = (known[..., 0] * shown).sum(-1, keepdim=True) / shown.sum(-1, keepdim=True).clamp_min(1)
+    return torch.stack([torch.tanh((known[..., 0] - centre) / 2), known[..., 1]], dim=-1)
 
 
 def _student_features(log_p: Tensor, state: State) -> Tensor:

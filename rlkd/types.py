@@ -32,6 +32,9 @@ class State:
     """Shape (..., D), of the instances."""
     affinity: Tensor | None = None
     """Shape (..., K), cosine to each teacher's training data, centred over teachers, in [-1, 1]."""
+    reliability: Tensor | None = None
+    """Shape (..., K, 2), of each teacher on the labelled validation rows: log odds of its accuracy, and its mean
+    confidence minus its accuracy."""
     ids: Tensor | None = None
     """Shape (...), int64 instance ids."""
     domains: Tensor | None = None
@@ -72,9 +75,11 @@ def pick_teachers(state: State, chosen: Tensor) -> State:
     logits = state.teacher_logits
     index = chosen.unsqueeze(-1).expand(*chosen.shape, logits.shape[-1])
     picked = {name: getattr(state, name) for name in ("teacher_mask", "affinity")}
+    known = state.reliability
     return replace(
         state,
         teacher_logits=logits.gather(-2, index),
+        reliability=None if known is None else known.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, 2)),
         **{name: None if value is None else value.gather(-1, chosen) for name, value in picked.items()},
     )
 
@@ -127,6 +132,10 @@ class LogitSource(Protocol):
     @property
     def knowledge(self) -> Knowledge | None:
         """Who knows what, or None where it is not known of every teacher."""
+
+    @property
+    def reliability(self) -> Tensor | None:
+        """How far each teacher is to be trusted, shape (K, 2), see :class:`State`; None where it was not measured."""
 
     def rows(self, ids: Tensor) -> Tensor:
         """Teacher logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""

@@ -278,7 +278,7 @@ def test_every_suite_of_ours_can_be_read(path: Path) -> None:
         ({"policies": {"p": {"rewrd": "x"}}}, ConfigError, "unknown policy setting 'rewrd'; did you mean 'reward'"),
         ({"policies": {"p": {"gamma": 2}}}, ConfigError, r"gamma in \[0, 1\]"),
         ({"policies": {"p": {"kind": "rl_kd", "prest": 1}}}, ConfigError, "no switch 'prest'"),
-        ({"policies": {"p": {"kind": "router", "x": 1}}}, ConfigError, "a router takes no settings"),
+        ({"policies": {"p": {"kind": "router", "x": 1}}}, ConfigError, "a router's settings are"),
         ({"seeds": 0}, ConfigError, "expected a number of seeds"),
         ({"seeds": [1, 1]}, ConfigError, "a list of different ones"),
         ({"seeds": [-1]}, ConfigError, "seed must lie between 0"),

@@ -191,12 +191,14 @@ def test_a_drawn_set_picks_everything_that_belongs_to_a_teacher():
         teacher_logits=torch.arange(12.0).view(2, 2, 3),
         teacher_mask=torch.tensor([[True, False], [True, True]]),
         affinity=torch.tensor([[0.1, 0.2], [0.3, 0.4]]),
+        reliability=torch.tensor([[1.0, 0.1], [2.0, 0.2]]).expand(2, 2, 2),
         labels=torch.tensor([0, 1]),
     )
     picked = pick_teachers(state, torch.tensor([[1, 0, 1], [0, 0, 1]]))
     assert picked.teacher_logits[0].tolist() == [[3, 4, 5], [0, 1, 2], [3, 4, 5]]
     assert picked.teacher_mask.tolist() == [[False, True, False], [True, True, True]]
     assert torch.equal(picked.affinity, torch.tensor([[0.2, 0.1, 0.2], [0.3, 0.3, 0.4]]))
+    assert torch.equal(picked.reliability[0], torch.tensor([[2.0, 0.2], [1.0, 0.1], [2.0, 0.2]]))
     assert picked.labels is state.labels
 
 
@@ -267,6 +269,7 @@ def test_padded_slots_teach_nothing(task, cache, algorithm, gamma):
         ({"student": "rlkd/tiny"}, StudentError, "rlkd/mlp"),
         ({"settings": EpisodeSettings(), "learning_rate": 1.0}, ConfigError, "learning_rate"),
         ({"observation": ObservationConfig(affinity=True)}, PolicyError, "affinity"),
+        ({"observation": ObservationConfig(reliability=True)}, PolicyError, "reliability"),
     ],
 )
 def test_bad_settings_are_refused_by_name(settings, error, message, task, cache):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rlkd.errors import PolicyError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.types import State
 
-EVERYTHING = ObservationConfig(student=True, affinity=True, labelled=True)
+EVERYTHING = ObservationConfig(student=True, affinity=True, reliability=True, labelled=True)
 
 
 def state_of(logits, **fields):
@@ -24,6 +25,7 @@ def state_of(logits, **fields):
             "student_logits": torch.randn(batch, classes, generator=generator),
             "labels": torch.randint(-1, classes, (batch,), generator=generator),
             "affinity": torch.rand(batch, teachers, generator=generator) - 0.5,
+            "reliability": (torch.rand(teachers, 2, generator=generator) - 0.5).expand(batch, -1, -1),
             "progress": 0.25,
             **fields,
         }
@@ -38,6 +40,7 @@ def test_a_worked_example():
         student_logits=torch.zeros(1, 3),
         labels=torch.tensor([1]),
         affinity=torch.tensor([[0.5, -0.1, -0.4]]),
+        reliability=torch.tensor([[[2.0, 0.1], [1.0, -0.2], [0.0, 0.3]]]),
     )
     features = teacher_features(state, EVERYTHING)
     assert features.shape == (1, 3, EVERYTHING.num_features)
@@ -63,6 +66,8 @@ def test_a_worked_example():
             "student_max_probability": 1 / 3,
             "progress": 0.25,
             "affinity": 0.25,
+            "reliability": math.tanh(0.5),  # log odds 2, their mean is 1
+            "overconfidence": 0.1,
             "label_probability": 0.25,
         },
         abs=1e-6,
@@ -103,7 +108,12 @@ def test_nothing_depends_on_the_order_of_teachers_or_classes():
     state = state_of(3 * torch.randn(16, 4, 5), labels=torch.randint(0, 5, (16,)))
     features = teacher_features(state, EVERYTHING)
     teachers = torch.tensor([2, 0, 3, 1])
-    moved = state_of(state.teacher_logits[:, teachers], labels=state.labels, affinity=state.affinity[:, teachers])
+    moved = state_of(
+        state.teacher_logits[:, teachers],
+        labels=state.labels,
+        affinity=state.affinity[:, teachers],
+        reliability=state.reliability[:, teachers],
+    )
     assert torch.allclose(teacher_features(moved, EVERYTHING), features[:, teachers], atol=1e-6)
     classes = torch.tensor([4, 2, 0, 1, 3])
     renamed = state_of(
@@ -119,9 +129,12 @@ def test_an_absent_teacher_is_zero_and_leaves_no_trace_in_the_others():
     logits = torch.randn(8, 3, 4)
     mask = torch.tensor([True, False, True]).expand(8, 3)
     logits[:, 1], affinity = torch.nan, torch.tensor([[0.2, torch.nan, -0.2]]).expand(8, 3)
-    features = teacher_features(state_of(logits, teacher_mask=mask, affinity=affinity), EVERYTHING)
+    known = torch.tensor([[1.0, 0.1], [3.0, 0.2], [0.5, -0.1]]).expand(8, 3, 2)
+    given = state_of(logits, teacher_mask=mask, affinity=affinity, reliability=known)
+    features = teacher_features(given, EVERYTHING)
     assert (features[:, 1] == 0).all()
-    without = teacher_features(state_of(logits[:, [0, 2]], affinity=affinity[:, [0, 2]]), EVERYTHING)
+    fewer = state_of(logits[:, [0, 2]], affinity=affinity[:, [0, 2]], reliability=known[:, [0, 2]])
+    without = teacher_features(fewer, EVERYTHING)
     assert torch.allclose(features[:, [0, 2]], without, atol=1e-6)
 
 
@@ -141,6 +154,7 @@ def test_leading_axes_are_free():
         student_logits=flat.student_logits.view(2, 3, 4),
         labels=flat.labels.view(2, 3),
         affinity=flat.affinity.view(2, 3, 3),
+        reliability=flat.reliability.reshape(2, 3, 3, 2),
         progress=flat.progress,
     )
     assert torch.equal(teacher_features(stacked, EVERYTHING).flatten(0, 1), teacher_features(flat, EVERYTHING))
@@ -148,7 +162,7 @@ def test_leading_axes_are_free():
 
 def test_what_the_observation_reads_is_named():
     assert ObservationConfig().requires == frozenset()
-    assert EVERYTHING.requires == {"student_logits", "affinity", "labels"}
+    assert EVERYTHING.requires == {"student_logits", "affinity", "reliability", "labels"}
     assert len(set(EVERYTHING.feature_names)) == EVERYTHING.num_features
     bare = State(teacher_logits=torch.randn(2, 3, 4))
     for field in EVERYTHING.requires:
@@ -160,5 +174,7 @@ def test_what_the_observation_reads_is_named():
 @pytest.mark.parametrize("values", [None, [], {"student": True}, {**EVERYTHING.to_dict(), "student": 1}])
 def test_a_stored_observation_is_read_strictly(values):
     assert ObservationConfig.from_dict(EVERYTHING.to_dict()) == EVERYTHING
+    older = {name: value for name, value in EVERYTHING.to_dict().items() if name != "reliability"}
+    assert ObservationConfig.from_dict(older) == replace(EVERYTHING, reliability=False)
     with pytest.raises(PolicyError, match="observation"):
         ObservationConfig.from_dict(values)

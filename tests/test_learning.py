@@ -86,6 +86,20 @@ def test_a_policy_comes_close_to_the_supervised_router(unclear, policy):
     assert mass(policy, *unclear) > mass(router, *unclear) - 0.05 > 0.8
 
 
+def test_with_its_reliability_a_router_and_a_policy_prefer_a_teacher_as_such(tmp_path):
+    """Two teachers alike in everything that logits tell, but one is right everywhere and the other nowhere."""
+    task = planted(num_rows=1200, num_domains=1)
+    good = planted_logits(task, 1, sharpness=CLEAR)[:, 0]
+    cache = LogitCache([good, np.roll(good, 1, axis=1)], ["good", "wrong"]).measured(task)
+    state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
+    blind = build_weighting("router", task, cache).weights(state).mean(0)
+    router = build_weighting("router:reliability", task, cache).weights(state).mean(0)
+    policy = learned(task, cache, observation=ObservationConfig(reliability=True)).weights(state).mean(0)
+    assert blind.tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    assert router[0] > 0.95
+    assert policy[0] > 0.95
+
+
 @pytest.mark.parametrize(
     ("settings", "least"),
     [

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from rlkd.data.task import Table, Task
 from rlkd.errors import CacheError, ConfigError, RlkdError, TeacherError
-from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, compute_affinity, load_cache, sources
+from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, compute_affinity, load_cache, read_state, sources
 from rlkd.models import ArrayTeacher, CallableTeacher
 from rlkd.records import file_hash
 from rlkd.types import Knowledge
@@ -434,6 +434,28 @@ def test_affinity_is_cached_and_cut_with_the_head(text_task: Task, tmp_path: Pat
     assert json.loads((tmp_path / "manifest.json").read_text())["embedder"] == "axes"
     with pytest.raises(IndexError):
         cache.head(8).affinity_rows(torch.tensor([8]))
+
+
+def test_reliability_is_measured_on_labelled_validation_rows_by_hand() -> None:
+    table = Table(labels=np.array([0, 0, 1, 0, 1, 1]), domains=np.zeros(6, dtype=np.int64), texts=("x",) * 6)
+    splits = {"train": np.arange(1), "probe": np.arange(1, 2), "validation": np.arange(2, 6)}
+    task = Task(name="t", label_names=("a", "b"), table=table, splits=splits)
+    sure = np.log(np.array([[0.9, 0.1]] * 6))  # says a: right on one validation row of four
+    right = np.log(np.array([[0.5, 0.5], [0.5, 0.5], [0.4, 0.6], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]]))
+    cache = LogitCache([sure, right], ["sure", "right"])
+    assert cache.reliability is None
+    known = cache.measured(task).reliability
+    assert known.flatten().tolist() == pytest.approx([np.log(2 / 4), 0.9 - 0.25, np.log(5 / 1), 0.6 - 1.0])
+    measured = cache.measured(task)
+    assert torch.equal(measured.head(3).reliability, known)
+    assert torch.equal(measured.take(np.arange(3)).reliability, known)
+    assert torch.equal(measured.pick(["right"]).reliability, known[1:])
+    state = read_state(task, measured, torch.tensor([0, 5, 1]))
+    assert torch.equal(state.reliability, known.expand(3, 2, 2))
+    hidden = replace(task, table=replace(table, labels=np.array([0, 0, -1, 0, -1, -1])))
+    assert measured.measured(hidden).reliability[0].tolist() == pytest.approx([np.log(2 / 1), 0.9 - 1.0])
+    unlabelled = replace(task, table=replace(table, labels=np.full(6, -1)))
+    assert measured.measured(unlabelled).reliability is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

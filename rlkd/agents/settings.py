@@ -14,7 +14,12 @@ from rlkd.agents.training import ENV_ID
 from rlkd.errors import ConfigError, nearest
 from rlkd.features import ObservationConfig
 
-OBSERVATION = {"observe_student": "student", "observe_affinity": "affinity", "observe_labels": "labelled"}
+OBSERVATION = {
+    "observe_student": "student",
+    "observe_affinity": "affinity",
+    "observe_reliability": "reliability",
+    "observe_labels": "labelled",
+}
 """Flat name to switch of an :class:`ObservationConfig`."""
 
 

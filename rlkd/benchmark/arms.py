@@ -64,11 +64,13 @@ def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int) -
     return folder
 
 
-def fit_router_into(folder: Path, task: Task, cache: LogitCache, seed: int) -> None:
+def fit_router_into(
+    folder: Path, task: Task, cache: LogitCache, seed: int, observation: ObservationConfig | None = None
+) -> None:
     """Fit the supervised router on the training view of the task, and save it as a policy."""
     view = task.training_view()
     evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=seed)
-    train_router(evidence, ObservationConfig()).save_pretrained(folder)
+    train_router(evidence, observation or ObservationConfig()).save_pretrained(folder)
 
 
 def learned_hash(spec: str) -> str | None:

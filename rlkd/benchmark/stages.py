@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rlkd.agents import train_policy
-from rlkd.agents.settings import PolicySettings, episode_names, policy_settings
+from rlkd.agents.settings import OBSERVATION, PolicySettings, episode_names, policy_settings
 from rlkd.benchmark.arms import Arm, fit_router_into, learned_hash
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.suites import PolicyPlan, TaskPlan, digest
@@ -19,6 +19,7 @@ from rlkd.data import Fractions, Task, load_task
 from rlkd.data.planted import PlantedCase, planted_case
 from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_train
 from rlkd.errors import ConfigError, RlkdError
+from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom
 from rlkd.models import load_teachers, train_teachers
@@ -182,11 +183,10 @@ def open_context(plan: TaskPlan, folder: Path) -> Context:
     else:
         _, task = plan_data(plan)
         context = Context(task, load_cache(folder / "cache", task))
-    return (
-        context
-        if plan.labels is None
-        else replace(context, task=keep_labels(context.task, plan.labels, seed=plan.resample), encoded={})
-    )
+    if plan.labels is None:
+        return context
+    task = keep_labels(context.task, plan.labels, seed=plan.resample)
+    return replace(context, task=task, cache=context.cache.measured(task), encoded={})
 
 
 def labelled_part(context: Context) -> Context:
@@ -257,8 +257,16 @@ def _train_policy(plan: PolicyPlan, student: StudentSettings, seed: int, context
 
 
 def _fit_router(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
-    fit_router_into(folder / "router", context.task, context.cache, seed)
+    fit_router_into(folder / "router", context.task, context.cache, seed, _router_observation(plan))
     return folder / "router"
+
+
+def _router_observation(plan: PolicyPlan) -> ObservationConfig:
+    switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
+    for name in plan.settings:
+        if name not in switches:
+            raise ConfigError(f"a router's settings are {', '.join(switches)}, got {name!r}; leave it out")
+    return ObservationConfig(**{switches[name]: value for name, value in plan.settings.items()})
 
 
 @dataclass(frozen=True)
@@ -309,9 +317,9 @@ def check_policy(plan: PolicyPlan, student: StudentSettings) -> None:
     """
     if plan.kind == "policy":
         _policy_settings(plan, student, 0)
-    elif plan.kind == "router" and plan.settings:
-        raise ConfigError(f"a router takes no settings, got {', '.join(plan.settings)}; leave them out")
-    elif plan.kind != "router":
+    elif plan.kind == "router":
+        _router_observation(plan)
+    else:
         check: Any = rl_kd_settings if plan.kind == "rl_kd" else mtkd_rl_settings
         check(**_system_settings(plan, student).switches)
 

@@ -55,6 +55,9 @@ def train_policy(
     observe_affinity: Annotated[
         bool, typer.Option("--observe-affinity", help="Needs a cache with embeddings.")
     ] = False,
+    observe_reliability: Annotated[
+        bool, typer.Option("--observe-reliability", help="How good each teacher is on labelled validation rows.")
+    ] = False,
     observe_labels: Annotated[bool, typer.Option("--observe-labels", help="Then deployment needs labels.")] = False,
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 2e-3,
@@ -94,7 +97,12 @@ def train_policy(
             trials=trials,
             seed=seed,
         ),
-        observation=ObservationConfig(student=observe_student, affinity=observe_affinity, labelled=observe_labels),
+        observation=ObservationConfig(
+            student=observe_student,
+            affinity=observe_affinity,
+            reliability=observe_reliability,
+            labelled=observe_labels,
+        ),
         episode={
             "batch_size": batch_size,
             "horizon": horizon,

@@ -65,7 +65,7 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
         affinity=affinity,
         embeddings=embeddings,
         identity=identity,
-    )
+    ).measured(task)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What gives teacher logits: arrays from disk, or live teachers; and the state that is made of them."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         ids: Instance ids, shape (B,).
     """
     rows = ids.numpy()
-    embeddings = source.embedding_rows(ids)
+    embeddings, known = source.embedding_rows(ids), source.reliability
     if embeddings is None and task.table.vectors is not None:
         embeddings = torch.from_numpy(task.table.vectors[rows])
     return State(
@@ -38,6 +39,7 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         domains=torch.from_numpy(task.table.domains[rows]) if task.domain_names else None,
         ids=ids,
         affinity=source.affinity_rows(ids),
+        reliability=None if known is None else known.expand(len(ids), -1, -1),
         embeddings=embeddings,
     )
 
@@ -59,6 +61,7 @@ class LogitCache:
         knowledge: Knowledge | None = None,
         affinity: NDArray[np.float32] | None = None,
         embeddings: NDArray[np.floating[Any]] | None = None,
+        reliability: Tensor | None = None,
         identity: str = "",
     ) -> None:
         """Wrap arrays.
@@ -69,11 +72,13 @@ class LogitCache:
             knowledge: Who was trained on what.
             affinity: Shape (N, K).
             embeddings: Of the instances, shape (N, D), in memory or memory-mapped.
+            reliability: Of the teachers, shape (K, 2), see :meth:`measured`.
             identity: Changes with any byte of the cached files, and with the order of the teachers.
         """
         self.identity = identity
         self.teacher_names = tuple(teacher_names)
         self.knowledge = knowledge
+        self.reliability = reliability
         self._arrays = [np.asarray(array) for array in arrays]  # np.memmap's own indexing takes twice the time
         self._affinity = None if affinity is None else torch.from_numpy(np.array(affinity, dtype=np.float32))
         self._embeddings = None if embeddings is None else np.asarray(embeddings)
@@ -121,8 +126,25 @@ class LogitCache:
             knowledge=self.knowledge,
             affinity=None if self._affinity is None else self._affinity[torch.from_numpy(ids)].numpy(),
             embeddings=None if self._embeddings is None else self._embeddings[ids],
+            reliability=self.reliability,
             identity=self.identity,
         )
+
+    def measured(self, task: Task) -> "LogitCache":
+        """The same, knowing how far each teacher is to be trusted: from the labelled validation rows of ``task``.
+
+        Log odds are those of the accuracy with one more row right and one more wrong. Without labels there is no
+        reliability.
+        """
+        ids = torch.from_numpy(task.labelled_ids("validation"))
+        known = copy.copy(self)
+        known.reliability = None
+        if len(ids):
+            confidence, answers = self.rows(ids).double().softmax(-1).max(-1)
+            right = (answers == torch.from_numpy(task.table.labels[ids.numpy()]).unsqueeze(1)).sum(0)
+            odds = (right + 1) / (len(ids) - right + 1)
+            known.reliability = torch.stack([odds.log(), confidence.mean(0) - right / len(ids)], dim=-1).float()
+        return known
 
     def pick(self, names: Sequence[str]) -> "LogitCache":
         """Some of the teachers only, in this order; affinities are centred over them.
@@ -143,6 +165,7 @@ class LogitCache:
             knowledge=None if self.knowledge is None else replace(self.knowledge, matrix=self.knowledge.matrix[index]),
             affinity=None if affinity is None else affinity - affinity.mean(1, keepdims=True),
             embeddings=self._embeddings,
+            reliability=None if self.reliability is None else self.reliability[index],
             identity=f"{self.identity}:{','.join(names)}",
         )
 
@@ -154,6 +177,7 @@ class LogitCache:
             knowledge=self.knowledge,
             affinity=None if self._affinity is None else self._affinity[:rows].numpy(),
             embeddings=None if self._embeddings is None else self._embeddings[:rows],
+            reliability=self.reliability,
         )
 
 
@@ -161,6 +185,7 @@ class LiveTeachers:
     """Teachers asked anew for every batch; a :class:`~rlkd.types.LogitSource` for inputs that change."""
 
     has_affinity = False
+    reliability = None
     embedding_size = 0
 
     def __init__(self, teachers: Sequence["Teacher"], task: Task, *, max_length: int = 128) -> None:

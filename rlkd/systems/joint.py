@@ -97,6 +97,7 @@ class NoTeachers:
     teacher_names = ("labels",)
     knowledge = None
     has_affinity = False
+    reliability = None
     embedding_size = 0
 
     def __init__(self, task: Task) -> None:
@@ -128,6 +129,8 @@ class JointSource:
 
     knowledge = None
     """Weights are recorded by task."""
+    reliability = None
+    """It differs from task to task."""
 
     def __init__(self, collection: TaskCollection, sources: Mapping[str, LogitSource]) -> None:
         """Hold the source of every task by name.

@@ -144,7 +144,7 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
     (``falls_back``); that is logged as a warning, once.
 
     Raises:
-        WeightingError: If labels, domains, affinity or embeddings are required and missing.
+        WeightingError: If labels, domains, affinity, reliability or embeddings are required and missing.
     """
     missing = []
     rows, labelled = len(task.splits["train"]), len(task.labelled_ids("train"))
@@ -161,6 +161,8 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
         missing.append("domains (the task has no domain column)")
     if "affinity" in weighting.requires and not source.has_affinity:
         missing.append("affinity (build the cache with an embedder)")
+    if "reliability" in weighting.requires and source.reliability is None:
+        missing.append("the teachers' reliability (use a cache, and a task with labelled validation rows)")
     if "embeddings" in weighting.requires and not embedding_size(task, source):
         missing.append("embeddings (build the cache with an embedder and keep_embeddings)")
     if missing:

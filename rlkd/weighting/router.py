@@ -12,7 +12,7 @@ from rlkd.logit_cache import read_state
 from rlkd.losses import teacher_cross_entropy
 from rlkd.models.networks import one_thread
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, normalised, refuse_argument
+from rlkd.weighting.base import Evidence, normalised
 from rlkd.weighting.heuristic import Oracle
 from rlkd.weighting.learned import Policy, action_weights
 from rlkd.weighting.teacher_sets import TeacherSets
@@ -87,9 +87,15 @@ class Router:
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``router``: reads the labelled rows of train and probe."""
-        refuse_argument("router", argument)
-        return cls(train_router(evidence, ObservationConfig()))
+        """Build from ``router`` or ``router:reliability``: reads the labelled rows of train and probe."""
+        if argument not in (None, "reliability"):
+            raise WeightingError(f"router takes no argument but 'reliability', got {argument!r}; leave it out")
+        if argument and evidence.source.reliability is None:
+            raise WeightingError(
+                "router:reliability needs the teachers' reliability, got teachers without; use a cache and a task with "
+                "labelled validation rows"
+            )
+        return cls(train_router(evidence, ObservationConfig(reliability=argument is not None)))
 
     def weights(self, state: State) -> Tensor:
         """Weights of a batch, shape (..., K)."""
