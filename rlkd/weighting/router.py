@@ -89,7 +89,7 @@ class Router:
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
         """Build from ``router`` or ``router:reliability``: reads the labelled rows of train and probe."""
         if argument not in (None, "reliability"):
-            raise WeightingError(f"router takes no argument but 'reliability', got {argument!r}; leave it out")
+            raise WeightingError(f"'router' takes no argument but 'reliability', got {argument!r}; leave it out")
         if argument and evidence.source.reliability is None:
             raise WeightingError(
                 "router:reliability needs the teachers' reliability, got teachers without; use a cache and a task with "
