@@ -174,8 +174,9 @@ def label_plot(counts: Sequence[int], gains: Mapping[str, Sequence[Interval]]) -
     for index, (name, found) in enumerate(gains.items()):
         means, lows, highs = np.array(found).T
         colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
-        axes.plot(counts, means, color=colour, linestyle=dash, marker="o", label=shortened(name, 30))
-        axes.vlines(counts, lows, highs, color=colour, alpha=0.3, linewidth=1.8)
+        beside = np.array(counts) * 1.05 ** (index - (len(gains) - 1) / 2)  # intervals would hide each other
+        axes.plot(beside, means, color=colour, linestyle=dash, marker="o", label=shortened(name, 30))
+        axes.vlines(beside, lows, highs, color=colour, alpha=0.4, linewidth=1.8)
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.minorticks_off()
     axes.set_xlabel("labels", color=MUTED, fontsize=10)
