@@ -131,7 +131,7 @@ def test_every_command_writes_its_table_as_flat_records(chain: Chain) -> None:
         "train-teachers": (3, {"teacher", "knows", "validation_accuracy"}),
         "cache": (3, {"teacher", "split", "rows", "accuracy", "ece"}),
         "headroom": (4, {"what", "split", "rows"}),
-        "train-policy": (1, {"policy", "timesteps", "kept_at", "trial_loss_before", "trial_loss", "strength"}),
+        "train-policy": (1, {"policy", "timesteps", "kept_at", "loss_before", "loss", "strength"}),
         "distill": (2, {"weighting", "split", "accuracy", "nll"}),
         "compare": (3, {"weighting", "seeds", "accuracy", "accuracy_low", "accuracy_high", "failed"}),
     }
@@ -206,7 +206,7 @@ def test_the_policy_that_was_trained_is_the_one_that_is_deployed(chain: Chain) -
     curve = read_jsonl(chain.folder / "policy" / "metrics.jsonl")
     (row,) = chain.records("train-policy")
     losses = {line["step"]: line["validation/trial_loss"] for line in curve if "validation/trial_loss" in line}
-    assert row["trial_loss"] == losses[row["kept_at"]] == min(losses.values())
+    assert row["loss"] == losses[row["kept_at"]] == min(losses.values())
     policy = rlkd.load_weighting(chain.folder / "policy" / "policy")
     assert policy.training_record["kept_at"] == row["kept_at"]
     assert policy.strength == row["strength"]

@@ -58,8 +58,8 @@ def run_train_policy(
         "policy": str(folder / "policy"),
         "timesteps": curve["timesteps"][-1],
         "kept_at": kept_at,
-        "trial_loss_before": losses[0],
-        "trial_loss": losses[kept_at],
+        "loss_before": losses[0],
+        "loss": losses[kept_at],
         "strength": policy.strength,
     }
     write_report(
