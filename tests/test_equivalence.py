@@ -343,7 +343,9 @@ def test_a_resumed_policy_ends_like_an_uninterrupted_one(algorithm, task, cache,
 def test_a_finished_policy_is_resumed_at_once(task, cache, tmp_path):
     first = policy_run(task, cache, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    again = policy_run(task, cache, tmp_path, resume=True)
+    again = policy_run(task, cache, tmp_path, resume=True, callback=(watch := Interrupt()))
+    assert watch.began_at is None  # no step is taken again
+    assert again.training_record == first.training_record
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     for ours, theirs in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)

@@ -215,11 +215,6 @@ class PolicyRun(Generic[PolicyT]):
         """Whether no step of the episode at hand was taken: the state can be rebuilt from its number."""
         return bool(self.env.at_episode_start)
 
-    @property
-    def finished(self) -> bool:
-        """Whether no timestep is left to train."""
-        return self.agent.num_timesteps >= self.training.total_timesteps
-
     def note_rewards(self) -> None:
         """Remember the mean reward of the rollout that just ended, padded slots left out."""
         buffer = self.agent.rollout_buffer
@@ -240,7 +235,7 @@ class PolicyRun(Generic[PolicyT]):
         if not self.keep_best:
             self._keep(step)
         elif last or self.at_episode_start:
-            losses = [self.env.trial_loss(self._weights, trial) for trial in range(self.training.trials)]
+            losses = [self.env.trial_loss(_on_cpu(self.policy), trial) for trial in range(self.training.trials)]
             values["validation/trial_loss"] = loss = float(np.mean(losses))
             if loss < self.best_loss:
                 self._keep(step, loss)
@@ -248,9 +243,6 @@ class PolicyRun(Generic[PolicyT]):
             self.agent.logger.record(name, value)
         if self.directory is not None:
             self.directory.log(step, **{"rollout/reward_mean": self.reward_mean, **values})
-
-    def _weights(self, state: State) -> Tensor:
-        return _on_cpu(self.policy)(state)
 
     def strength_losses(self, policies: Mapping[float, Weighting], *, progress: bool) -> dict[float, list[float]]:
         """Validation losses of trial students, the same ones for each strength of the policy that was kept."""

@@ -20,7 +20,6 @@ from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import train_router
 
-POLICY_FOLDER = "policy"
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 
 
@@ -108,17 +107,17 @@ class PreparedTraining:
         directory = (
             None if output_dir is None else RunDirectory(output_dir, {"command": "train-policy", **self.settings})
         )
+        if directory is not None and resume and (directory.path / "policy").exists():
+            with suppress(PolicyError):  # its saving, the last of all, was interrupted: it is made again
+                return load_policy(directory.path / "policy")
         run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
         if resume:
             run.resume()
-        if directory is not None and resume and run.finished:
-            with suppress(PolicyError):  # its saving was interrupted: it is made again
-                return load_policy(directory.path / POLICY_FOLDER)
         run.learn(progress=progress, callback=callback)
         kept = self._kept(run, progress=progress)
         self.env.close()
         if directory is not None:
-            kept.save_pretrained(directory.path / POLICY_FOLDER)
+            kept.save_pretrained(directory.path / "policy")
         return kept.eval()
 
     def _kept(self, run: PolicyRun[Policy], *, progress: bool) -> Policy:

@@ -132,7 +132,7 @@ def train_teachers(
         device: ``"cpu"`` keeps networks off the GPU. None: the GPU where there is one.
         variant: Another number deals other classes or domains to the teachers.
         share: Of the classes or domains that each specialist knows, in (0, 1].
-        bf16: Train networks in mixed precision: twice as fast or more where the processor has bfloat16.
+        bf16: Train networks in mixed precision: faster where the processor has bfloat16.
 
     Returns:
         The teachers' directories, in the order of ``kinds``; :func:`load_teachers` reads them.

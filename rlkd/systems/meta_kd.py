@@ -66,7 +66,7 @@ class MetaKdSettings:
     max_length: int = 128
     """Tokens a text is cut to."""
     bf16: bool = False
-    """Train in mixed precision: twice as fast or more where the processor has bfloat16."""
+    """Train in mixed precision: faster where the processor has bfloat16."""
     seed: int = 0
     """Of heads, order of batches and dropout."""
     prototypes: PrototypeSettings = field(default_factory=PrototypeSettings)
