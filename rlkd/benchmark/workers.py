@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -166,6 +167,8 @@ def _starting_process() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals are handled in the main thread alone
         yield
         return
+    if os.name == "posix":
+        resource_tracker.ensure_running()  # its start would end what is blocked below
     came: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     blocks = hasattr(signal, "pthread_sigmask")  # what is blocked stays blocked in the child
