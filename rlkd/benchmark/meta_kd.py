@@ -23,7 +23,7 @@ from rlkd.benchmark.reading import built, check_keys, mapping_in
 from rlkd.data.collection import keep_fraction, leave_domain_out
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
-from rlkd.logit_cache import LiveEncoders, LogitCache, build_cache
+from rlkd.logit_cache import LiveEncoders, LogitCache, build_cache, compute_affinity, joint_knowledge
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teacher_files import read_info
 from rlkd.models.teachers import HfTeacher
@@ -149,12 +149,10 @@ class MetaKdBench:
         wanted += [plan.arms[META_KD].teachers] if any(spec not in plan.arms for spec in weightings) else []
         self.names = self.resolve([teacher for names in wanted for teacher in names])
         self._paths = self._train()
-        self._teachers = load_meta_kd_teachers(self._paths, whole, device=plan.device)
-        cache, self._embeddings = self._ask()
-        rows = np.flatnonzero(whole.table.domains == whole.domain_names.index(plan.domain))
-        self._rows = rows
+        self._teachers = load_meta_kd_teachers(self._paths, whole, device=plan.device, bf16=plan.teachers.bf16)
+        self._rows = np.flatnonzero(whole.table.domains == whole.domain_names.index(plan.domain))
         self.task = replace(domain_task(whole, plan.domain), name=name)
-        self.logits = cache.take(rows)
+        self.logits, self._embeddings = self._ask()
         bridge = [teacher for teacher in self.resolve(plan.set) if teacher in self.names]
         self.cache = self.logits.pick(bridge) if bridge else self.logits
         self.training_seconds = round(sum(map(_training_seconds, self._paths.values())), 2)
@@ -202,15 +200,17 @@ class MetaKdBench:
         with FileLock(self.folder / ".asking.lock"):
             found = instance_embeddings(self._whole, self.folder, settings, device=self.plan.device)
             teachers = [_named(self._teachers[name], name) for name in self.names]
-            described = json.dumps([self._whole.fingerprint, self.names, dict(self.plan.variants)], sort_keys=True)
+            described = json.dumps([self.task.fingerprint, self.names, dict(self.plan.variants)], sort_keys=True)
             cache = build_cache(
                 teachers,
-                self._whole,
+                self.task,
                 self.folder / f"cache-{hashlib.sha256(described.encode()).hexdigest()[:8]}",
                 max_length=settings.max_length,
-                embedder=_Embedded(settings.encoder, found),
             )
-        return cache, found
+        # What teachers know is spread over all domains.
+        known = joint_knowledge(teachers, self._whole)
+        affinity = compute_affinity(found, self._whole, known, len(teachers))
+        return cache.with_affinity(affinity[self._rows]), found
 
     @cached_property
     def encoders(self) -> LiveEncoders:
@@ -359,16 +359,6 @@ def _teacher_settings(content: Mapping[str, Any], where: str) -> MetaKdSettings:
         where,
     )
     return settings
-
-
-class _Embedded:
-    """Embeddings that were made before, as an embedder."""
-
-    def __init__(self, name: str, embeddings: NDArray[np.float32]) -> None:
-        self.name, self._embeddings = name, embeddings
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return self._embeddings
 
 
 def _named(teacher: Any, name: str) -> Any:

@@ -326,7 +326,7 @@ def _scored(worker: Worker, index: int, student: str, name: str, seed: int, alon
         )
         shared = worker.held.setdefault(("inputs", student, alone), {})
         train_model(path, folder, lessons, phase, seed=seed, shared=shared)
-    (model,) = load_teachers([path], task, device=settings.device)
+    (model,) = load_teachers([path], task, device=settings.device, bf16=settings.bf16)
     logits = model.logits(task, task.splits["test"], batch_size=256, max_length=settings.max_length).numpy()
     if arm.refined:
         shutil.rmtree(path)

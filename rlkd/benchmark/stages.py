@@ -154,7 +154,7 @@ def _build_cache(plan: TaskPlan, task: Task, named: Mapping[str, Path], folder: 
     embedder = None if plan.embedder is None else TextEmbedder(plan.embedder, max_length=length, device=device)
     teachers: list[Any] = []
     for name, path in named.items():
-        (teacher,) = load_teachers([path], task, device=device)
+        (teacher,) = load_teachers([path], task, device=device, bf16=plan.teachers.get("bf16", False))
         if isinstance(teacher, LabelledTeacher):  # two sets may call theirs alike
             teacher.name = name
         teachers.append(teacher)

@@ -146,6 +146,12 @@ class LogitCache:
             known.reliability = torch.stack([odds.log(), confidence.mean(0) - right / len(ids)], dim=-1).float()
         return known
 
+    def with_affinity(self, affinity: NDArray[np.float32]) -> "LogitCache":
+        """The same with affinities of its instances, shape (N, K)."""
+        known = copy.copy(self)
+        known._affinity = torch.from_numpy(np.array(affinity, dtype=np.float32))
+        return known
+
     def pick(self, names: Sequence[str]) -> "LogitCache":
         """Some of the teachers only, in this order; affinities are centred over them.
 

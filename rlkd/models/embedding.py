@@ -8,13 +8,21 @@ from numpy.typing import NDArray
 from transformers import AutoModel
 
 from rlkd.errors import TeacherError, one_line
-from rlkd.models.networks import load_tokenizer
+from rlkd.models.networks import load_tokenizer, mixed_precision
 
 
 class TextEmbedder:
     """Mean over tokens, with the mask, of an encoder's last hidden states."""
 
-    def __init__(self, name: str, *, max_length: int = 128, batch_size: int = 64, device: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_length: int = 128,
+        batch_size: int = 64,
+        device: str | None = None,
+        bf16: bool = False,
+    ) -> None:
         """Load the encoder and its tokenizer.
 
         Args:
@@ -22,6 +30,7 @@ class TextEmbedder:
             max_length: Tokens a text is cut to.
             batch_size: Texts a forward pass.
             device: None: the accelerator if there is one.
+            bf16: Compute in bfloat16 where that is safe.
         """
         self.name = name
         try:
@@ -35,7 +44,7 @@ class TextEmbedder:
             ) from error
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model.eval().requires_grad_(False).to(self._device)
-        self._max_length, self._batch_size = max_length, batch_size
+        self._max_length, self._batch_size, self._bf16 = max_length, batch_size, bf16
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, shape (N, D)."""
@@ -54,7 +63,8 @@ class TextEmbedder:
         batch = self._tokenizer(
             texts, truncation=True, max_length=self._max_length, padding=True, return_tensors="pt"
         ).to(self._device)
-        hidden = self._model(**batch).last_hidden_state
+        with mixed_precision(self._device, bf16=self._bf16):
+            hidden = self._model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         mean: NDArray[np.float32] = ((hidden * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu().numpy()
         return mean

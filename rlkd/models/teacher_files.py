@@ -55,6 +55,7 @@ def load_teachers(
     task: Task,
     *,
     device: str | torch.device | None = None,
+    bf16: bool = False,
 ) -> list[Teacher]:
     """Load teachers and check all of them against a task, so that errors come before long work.
 
@@ -64,6 +65,7 @@ def load_teachers(
             beside the weights says what a teacher knows.
         task: The task that they will teach.
         device: Where networks run. None: the GPU where there is one.
+        bf16: Networks compute in bfloat16 where that is safe.
 
     Returns:
         The K teachers, in order.
@@ -73,7 +75,7 @@ def load_teachers(
     """
     if not paths:
         raise TeacherError("expected at least one teacher, came none; name directories of teachers")
-    teachers = [_load(path, task, device) for path in paths]
+    teachers = [_load(path, task, device, bf16) for path in paths]
     names = [teacher.name for teacher in teachers]
     for name in names:
         if names.count(name) > 1:
@@ -237,7 +239,7 @@ def _frozen(names: Iterable[str] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
 
 
-def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torch.device | None) -> Teacher:
+def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torch.device | None, bf16: bool) -> Teacher:
     if not isinstance(path, str | os.PathLike):
         return path
     place = Path(path)
@@ -245,7 +247,7 @@ def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torc
         return _load_array(place)
     info = read_info(place) or TeacherInfo(place.resolve().name)
     if (place / "config.json").is_file():
-        return _load_hf(place, info, task, device)
+        return _load_hf(place, info, task, device, bf16)
     if (place / SKLEARN_FILE).is_file():
         return _load_sklearn(place, info)
     state = "neither" if place.exists() else "missing"
@@ -268,7 +270,7 @@ def _load_array(path: Path) -> ArrayTeacher:
         ) from error
 
 
-def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None) -> HfTeacher:
+def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None, bf16: bool) -> HfTeacher:
     text = task.table.vectors is None
     if text and not any((path / name).is_file() for name in _TOKENIZER_FILES):
         raise TeacherError(
@@ -300,6 +302,7 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
         knows=info.knows,
         knows_by=info.knows_by,
         device=device,
+        bf16=bf16,
     )
 
 

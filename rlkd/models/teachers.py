@@ -17,7 +17,7 @@ from rlkd.errors import TeacherError
 from rlkd.models.identity import estimator_identity, network_identity
 from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
-from rlkd.models.networks import forward_inputs, holds, reads
+from rlkd.models.networks import forward_inputs, holds, mixed_precision, reads
 from rlkd.types import InnerStates, Wanted
 
 KnowsBy = Literal["class", "domain"]
@@ -133,6 +133,7 @@ class HfTeacher(LabelledTeacher):
         knows_by: See :class:`LabelledTeacher`.
         allow_missing: See :class:`LabelledTeacher`.
         device: Where it runs. None: the GPU where there is one.
+        bf16: Compute in bfloat16 where that is safe; its answers, and so its identity, are others.
     """
 
     def __init__(
@@ -146,19 +147,21 @@ class HfTeacher(LabelledTeacher):
         knows_by: KnowsBy | None = None,
         allow_missing: bool | None = None,
         device: str | torch.device | None = None,
+        bf16: bool = False,
     ) -> None:
         config = model.config
         names = label_names or [config.id2label[index] for index in range(config.num_labels)]
         super().__init__(name, names, knows=knows, knows_by=knows_by, allow_missing=allow_missing)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.tokenizer, self._bf16 = tokenizer, bf16
         self._encoded: tuple[tuple[str, int], Inputs] | None = None
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the configuration, the weights and the tokenizer."""
-        return network_identity(self.model, self.tokenizer, self.label_names)
+        """Hash of the configuration, the weights and the tokenizer, and the precision unless it is float32."""
+        weights = network_identity(self.model, self.tokenizer, self.label_names)
+        return f"{weights}:bf16" if self._bf16 else weights
 
     def check(self, task: Task) -> None:
         """Raise what :meth:`logits` would raise for a task, before the long work."""
@@ -183,7 +186,7 @@ class HfTeacher(LabelledTeacher):
         order = np.argsort(-inputs.lengths[ids], kind="stable")
         self.model.eval()
         parts = []
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(self.device, bf16=self._bf16):
             for start in range(0, len(ids), batch_size):
                 batch = inputs.batch(ids[order[start : start + batch_size]])
                 moved = {key: value.to(self.device) for key, value in batch.items()}
@@ -213,7 +216,8 @@ class HfTeacher(LabelledTeacher):
         check_encoder(self.model, attention=bool(wanted.attention))
         self.model.eval()
         batch = {key: value.to(self.device) for key, value in self.inputs(task, max_length).batch(ids).items()}
-        with torch.no_grad():  # no inference mode: a student's backward pass reads these
+        # No inference mode: a student's backward pass reads these.
+        with torch.no_grad(), mixed_precision(self.device, bf16=self._bf16):
             outputs, states = read_inner_states(self.model, batch, wanted)
         logits = aligned_logits(outputs.logits.to("cpu", torch.float32), self.columns(task))
         return logits, InnerStates(

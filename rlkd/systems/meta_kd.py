@@ -288,7 +288,7 @@ def instance_embeddings(
     path = Path(folder) / f"{task.fingerprint[:16]}-{EMBEDDINGS_FILE}"
     if not path.is_file():
         with quiet_transformers():
-            embed = TextEmbedder(settings.encoder, max_length=settings.max_length, device=device)
+            embed = TextEmbedder(settings.encoder, max_length=settings.max_length, device=device, bf16=settings.bf16)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_array_atomic(path, embed(joined_inputs(task, np.arange(len(task.table)))))
     return np.asarray(np.load(path, allow_pickle=False))
@@ -410,18 +410,20 @@ class DomainHeads(LabelledTeacher):
         return logits
 
 
-def load_meta_kd_teachers(paths: Mapping[str, Path], task: Task, *, device: str | None = None) -> dict[str, Teacher]:
+def load_meta_kd_teachers(
+    paths: Mapping[str, Path], task: Task, *, device: str | None = None, bf16: bool = False
+) -> dict[str, Teacher]:
     """Load what :func:`train_meta_kd_teachers` trained, by name, for logits of the whole task."""
-    return {name: _load(name, path, task, device) for name, path in paths.items()}
+    return {name: _load(name, path, task, device, bf16) for name, path in paths.items()}
 
 
-def _load(name: str, path: Path, task: Task, device: str | None) -> Teacher:
+def _load(name: str, path: Path, task: Task, device: str | None, bf16: bool) -> Teacher:
     if name != MULTI_TASK:
-        return load_teachers([path], task, device=device)[0]
+        return load_teachers([path], task, device=device, bf16=bf16)[0]
     tasks = read_object(path / "config.json")["tasks"]
     heads: dict[str, HfTeacher] = {}
     for domain in tasks:
-        (head,) = load_teachers([path], replace(task, name=domain), device=device)
+        (head,) = load_teachers([path], replace(task, name=domain), device=device, bf16=bf16)
         assert isinstance(head, HfTeacher)
         heads[domain] = head
     return DomainHeads(name, heads)

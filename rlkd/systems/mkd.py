@@ -343,6 +343,7 @@ def build_mkd_caches(
     folder: str | Path,
     *,
     max_length: int = 64,
+    bf16: bool = False,
     device: str | None = "cpu",
     progress: bool = False,
 ) -> dict[str, LogitCache]:
@@ -353,6 +354,7 @@ def build_mkd_caches(
         paths: Folders of teachers by task, then by part; of any kind that :func:`rlkd.models.load_teachers` reads.
         folder: Holds a cache for each task.
         max_length: Tokens a text is cut to.
+        bf16: Teachers compute in bfloat16 where that is safe.
         device: Where teachers run.
         progress: Show progress bars.
     """
@@ -360,7 +362,7 @@ def build_mkd_caches(
     for task in collection:
         teachers: list[Any] = []
         for part, path in paths[task.name].items():
-            (teacher,) = load_teachers([path], task, device=device)
+            (teacher,) = load_teachers([path], task, device=device, bf16=bf16)
             if isinstance(teacher, LabelledTeacher):
                 teacher.name = part
             teachers.append(teacher)

@@ -101,7 +101,7 @@ def run_meta_kd(
     device = settings.device
     paths = train_meta_kd_teachers(task, folder / "teachers", teaching, device=device, progress=progress)
     embeddings = instance_embeddings(task, folder / "teachers", teaching, device=device)
-    (teacher,) = load_meta_kd_teachers(paths, task, device=device).values()
+    (teacher,) = load_meta_kd_teachers(paths, task, device=device, bf16=teaching.bf16).values()
     assert isinstance(teacher, HfTeacher)
     cache = build_cache([teacher], task, folder / "cache", max_length=teaching.max_length, progress=progress)
     scores = instance_scores(task, embeddings, teaching.prototypes)

@@ -165,7 +165,7 @@ def _scores(
         for k, part in enumerate(cache.teacher_names):
             yield _row(task, f"{part}-task teacher", split, asked[:, k], ids)
         for name, path in models.items():
-            (model,) = load_teachers([path], task, device=phase.device)
+            (model,) = load_teachers([path], task, device=phase.device, bf16=phase.bf16)
             logits = model.logits(task, ids, batch_size=256, max_length=phase.max_length).numpy()
             yield _row(task, name, split, logits, ids)
 
