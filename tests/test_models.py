@@ -41,6 +41,7 @@ from rlkd.models import (
     train_tokenizer,
 )
 from rlkd.models.training import _TeacherTrainer
+from rlkd.types import Wanted
 
 LABELS = ("earth", "fire", "sea", "sky")
 SIZES = {"train": 96, "probe": 16, "validation": 16, "test": 16}
@@ -336,6 +337,17 @@ def test_hf_teacher_is_frozen_ordered_and_its_own(task: Task, tmp_path: Path) ->
         next(teacher.model.parameters()).add_(1e-3)
     assert HfTeacher("bert", teacher.model, teacher.tokenizer).identity != again.identity
     assert all_logits(teacher, task, np.zeros(0, np.int64)).shape == (0, 4)
+
+
+def test_a_teacher_asked_in_bfloat16_says_nearly_the_same_and_is_another(task: Task, tmp_path: Path) -> None:
+    path = str(bert(task, tmp_path / "bert"))
+    (exact,) = load_teachers([path], task, device="cpu")
+    (rough,) = load_teachers([path], task, device="cpu", bf16=True)
+    difference = (all_logits(exact, task).softmax(-1) - all_logits(rough, task).softmax(-1)).abs().max()
+    assert 1e-5 < difference < 0.02
+    assert rough.identity == f"{exact.identity}:bf16"  # their caches are not taken for each other
+    states = rough.inner_states(task, np.arange(3), Wanted(hidden=(0, 1), attention=(0,)), max_length=32)[1]
+    assert {value.isfinite().all().item() for value in (*states.hidden.values(), *states.attention.values())} == {True}
 
 
 def test_teachers_that_do_not_fit_are_refused_at_load(task: Task, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def run_mkd(
         paths,
         folder / "caches",
         max_length=teaching.max_length,
+        bf16=teaching.bf16,
         device=teaching.device,
         progress=progress,
     )
