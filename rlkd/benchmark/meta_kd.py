@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
@@ -49,6 +50,7 @@ from rlkd.systems.meta_kd import (
 )
 from rlkd.trainer import DistillationTrainer
 from rlkd.weighting import build_weighting
+from rlkd.weighting.meta_kd import domain_expertise
 
 OWN, SINGLES = "own", "singles"
 """In an arm's teachers: the one of the student's domain; those of all single domains that were seen."""
@@ -66,6 +68,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 """Rows of the paper's tables: every teacher with TinyBERT's distillation, the average of all single-domain teachers,
 and the meta-teacher with meta-distillation, which is what arms have unless they say otherwise."""
 SMOKE_STEPS = 10
+QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +234,15 @@ class MetaKdBench:
         seen = seen_domains(self._taught)
         return instance_scores(self._whole, self._embeddings, settings, domains=seen)[self._rows]
 
+    def spread(self, name: str) -> dict[str, list[float]]:
+        """How much a meta-teacher's t and lambda vary at all: 5%, 50% and 95% quantiles over the training rows."""
+        rows = self.task.labelled_ids("train")
+        ids, scores = torch.from_numpy(rows), self.scores(name)[rows]
+        logits, labels = self.logits.pick([name]).rows(ids), torch.from_numpy(self.task.table.labels[rows])
+        expertise = domain_expertise(logits, labels, torch.from_numpy(scores))[:, 0].numpy()
+        shown = {"prototype_score": scores, "expertise": expertise}
+        return {key: np.quantile(values, QUANTILES).round(4).tolist() for key, values in shown.items()}
+
     def start(self, seed: int) -> Path:
         """The student of a seed before it learns."""
         plan, name = self.plan, f"student-{self.plan.num_layers}x{self.plan.hidden_size}-{seed}"
@@ -304,7 +316,8 @@ class MetaKdRecipe:
         )
         reused = figures.pop("features_reused")
         before = figures["feature_seconds"] if reused else 0.0
-        return trainer, {**figures, "fit_seconds": fit_seconds, "seconds_before": before}
+        flat = {} if meta is None else bench.spread(meta)
+        return trainer, {**figures, **flat, "fit_seconds": fit_seconds, "seconds_before": before}
 
 
 def meta_kd_plan(content: Mapping[str, Any], where: str) -> MetaKdPlan:
