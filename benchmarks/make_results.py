@@ -1,14 +1,23 @@
 """Generate ``RESULTS.md`` and ``report.html`` from the lines in ``benchmarks/results``; the pages are never edited."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
 from rlkd.report.benchmark import write_benchmark_report
+from rlkd.report.wording import points
+from rlkd.stats import STATISTICS_SEED, group_runs, rival_row, verdict
 from rlkd.workflow.bench import HEADROOM, read_suites
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+CLAIMS = HERE / "claims.yaml"
+CAME = {"pays": "yes", "same": "no difference", "costs": "the other way", None: "one seed"}
+"""Words for the side of zero on which the interval of a claimed difference lies."""
 
 
 def main() -> None:
@@ -21,6 +30,8 @@ def main() -> None:
             suites[name] = [{**record, "headroom": {key: room[key] for key in HEADROOM}} for record in records]
     tables = {_caption(path): _rows(path) for path in sorted(RESULTS.glob("*.json")) if _caption(path)}
     tables["The published algorithms on planted teachers, shown for what they are"] = _published()
+    for block in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")):
+        tables[block["caption"]] = _claims(suites.get(block["suite"], []), block)
     write_benchmark_report(suites, HERE, tables=tables)
 
 
@@ -45,6 +56,22 @@ def _published() -> list[dict[str, Any]]:
         | {name: _mean([row[name] for row in rows if row.get(name) is not None]) for name in figures}
         for (system, case), rows in cases.items()
     ]
+
+
+def _claims(records: Sequence[dict[str, Any]], block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Differences in points, mean over the tasks of a group, student by student; none where nothing was run."""
+    rng = np.random.default_rng(STATISTICS_SEED)
+    runs = group_runs([record for record in records if record["kind"] == "run"], rng)
+    rows = []
+    for student in dict.fromkeys(table.student for table in runs):
+        for claim in block["claims"]:
+            row = {"student": student, "claim": claim["says"], "arms": f"{claim['left']} minus {claim['right']}"}
+            for group, tasks in block["groups"].items():
+                tables = [table for table in runs if table.student == student and table.task in tasks]
+                found = rival_row(tables, claim["left"], claim["right"], rng)
+                row[group] = None if found is None else f"{points(found, 'mean')}, {CAME[verdict(found, 'mean')]}"
+            rows.append(row)
+    return rows
 
 
 def _mean(values: list[float]) -> str:

@@ -281,20 +281,24 @@ def rival_rows(tables: Sequence[TaskRuns], focus: str, rng: np.random.Generator)
         Rows with ``rival``, ``by_task`` (task to ``gain`` with its interval), ``mean`` and ``iqm`` over tasks with
         intervals, ``p_value`` and ``p_holm``: all are ``focus`` minus the rival.
     """
-    rows: list[Figures] = []
-    for rival in dict.fromkeys(name for table in tables for name in table.weightings if name != focus):
-        found = {table.task: table.panel.difference(focus, rival) for table in tables if table.panel is not None}
-        differences = {task: draws for task, draws in found.items() if draws is not None}
-        if not differences:
-            continue
-        pooled = list(differences.values())
-        flips = []
-        for table in tables:
-            if table.panel is not None and (seeds := table.panel.common_seeds(focus, rival)):
-                scores = table.panel.scores(focus, seeds) - table.panel.scores(rival, seeds)
-                flips.append(scores / len(seeds))
-        row: Figures = {"rival": rival, "by_task": {task: spread("gain", d) for task, d in differences.items()}}
-        row |= spread("mean", over_tasks(pooled, task_mean)) | spread("iqm", over_tasks(pooled, task_iqm))
-        rows.append(row | {"p_value": paired_permutation_test(np.concatenate(flips), rng)})
+    rivals = dict.fromkeys(name for table in tables for name in table.weightings if name != focus)
+    rows = [row for rival in rivals if (row := rival_row(tables, focus, rival, rng)) is not None]
     _correct_for_many(rows)
     return rows
+
+
+def rival_row(tables: Sequence[TaskRuns], focus: str, rival: str, rng: np.random.Generator) -> Figures | None:
+    """One of the rows of :func:`rival_rows`, without ``p_holm``; None where no seed of a task has both weightings."""
+    found = {table.task: table.panel.difference(focus, rival) for table in tables if table.panel is not None}
+    differences = {task: draws for task, draws in found.items() if draws is not None}
+    if not differences:
+        return None
+    pooled = list(differences.values())
+    flips = []
+    for table in tables:
+        if table.panel is not None and (seeds := table.panel.common_seeds(focus, rival)):
+            scores = table.panel.scores(focus, seeds) - table.panel.scores(rival, seeds)
+            flips.append(scores / len(seeds))
+    row: Figures = {"rival": rival, "by_task": {task: spread("gain", d) for task, d in differences.items()}}
+    row |= spread("mean", over_tasks(pooled, task_mean)) | spread("iqm", over_tasks(pooled, task_iqm))
+    return row | {"p_value": paired_permutation_test(np.concatenate(flips), rng)}
