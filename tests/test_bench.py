@@ -319,6 +319,29 @@ def test_a_file_that_is_no_suite_is_told(content: str, tmp_path: Path) -> None:
         load_suite(tmp_path / "x.yaml")
 
 
+@pytest.mark.parametrize(
+    ("teachers", "known"),
+    [
+        ({"kinds": ["tfidf", "tfidf"]}, False),
+        ({"kinds": ["tfidf", "tfidf"], "specialize": "class"}, True),
+        ({"sets": {"some": {"kinds": ["tfidf"]}, "rest": {"kinds": ["tfidf"], "specialize": "class"}}}, False),
+        ({"sets": {"some": {"kinds": ["tfidf"]}}, "specialize": "domain"}, True),
+        ({"paths": ["teachers/a"]}, True),  # their own files say
+    ],
+)
+def test_an_oracle_that_would_know_nothing_is_refused_before_teachers_are_trained(
+    tmp_path: Path, teachers: dict[str, Any], known: bool
+) -> None:
+    task = {"name": "x", "source": "docstrings", "teachers": teachers, "student": {"student": "rlkd/bilstm"}}
+    suite = load_suite(suite_file(tmp_path, tasks=[task]))
+    if known:
+        running.check_suite(suite)
+    else:
+        with pytest.raises(ConfigError, match="task 'x': the oracle needs teachers that are all specialists"):
+            run_suite(suite, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_task_lays_its_settings_over_those_of_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "/elsewhere")
     teachers = {"kinds": ["tfidf", "tfidf"], "epochs": 3}

@@ -59,9 +59,15 @@ def check_suite(suite: Suite) -> None:
     """Refuse what cannot run, as far as it can be told without data.
 
     Raises:
-        ConfigError: A setting of a policy is unknown or out of range, or a device is not there.
+        ConfigError: A setting of a policy is unknown or out of range, a device is not there, or an oracle has nothing
+            to know.
     """
     for task in suite.tasks:
+        if "oracle" in task.weightings and not task.teachers_may_say_what_they_know:
+            raise ConfigError(
+                f"task {task.name!r}: the oracle needs teachers that are all specialists of classes, or all of domains "
+                "(specialize), these learn everything; leave oracle out"
+            )
         for settings in task.students.values():
             check_device(settings.device)
         for policy in task.policies.values():

@@ -95,6 +95,15 @@ class TaskPlan:
         name = re.sub(r"[^\w.-]+", "-", Path(str(self.source.get("source", "planted"))).name)
         return f"{name}-{digest(made_of)}"
 
+    @property
+    def teachers_may_say_what_they_know(self) -> bool:
+        """False where teachers are trained here and not all on classes, or all on domains, of their own."""
+        if "paths" in self.teachers or not self.teachers:
+            return True
+        sets = [{**self.teachers, **own} for own in self.teachers.get("sets", {"": {}}).values()]
+        kinds = {settings.get("specialize") for settings in sets}
+        return len(kinds) == 1 and None not in kinds
+
     def policy_key(self, policy: str, seed: int) -> str:
         """Names what a trained policy is made of."""
         plan = self.policies[policy]
