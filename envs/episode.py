@@ -182,7 +182,7 @@ class DistillationEpisode:
         state = replace(read_state(self.task, self.source, torch.from_numpy(ids)), progress=self.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state
 
-    def trial_loss(self, weigh: Callable[[State], Tensor], seed: int, *, student: bool) -> float:
+    def trial_losses(self, weigh: Callable[[State], Tensor], seed: int, *, student: bool) -> Tensor:
         """What a student that is taught by a weighting loses on validation: that is what policies are chosen by.
 
         A fresh student is distilled over the whole horizon, without exploration. The episode at hand, and the global
@@ -194,7 +194,7 @@ class DistillationEpisode:
             student: Whether ``weigh`` reads the student's logits.
 
         Returns:
-            Mean cross entropy of the labelled validation rows, in nats.
+            Cross entropy of each labelled validation row, in nats, float32, on the CPU.
 
         Raises:
             NonFiniteLossError: If the student's loss becomes NaN or infinite.
@@ -205,7 +205,7 @@ class DistillationEpisode:
             trial._check_finite(trial._optimise(weigh(trial.observed_state(student=student))))
             trial._move_on()
         labels = torch.from_numpy(self.task.table.labels[self._validation_ids]).to(self.device)
-        return float(cross_entropy(trial._logits_of(self._validation_ids), labels).mean())
+        return cross_entropy(trial._logits_of(self._validation_ids), labels).cpu()
 
     def _logits_of(self, ids: NDArray[np.int64]) -> Tensor:
         chunks = np.array_split(ids, max(1, len(ids) // 256))

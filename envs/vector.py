@@ -189,8 +189,8 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         """The state of validation rows."""
         return self.episode.validation_state(student=self.observation_config.student)
 
-    def trial_loss(self, weigh: Callable[[State], torch.Tensor], trial: int) -> float:
-        """Validation loss of a student that a weighting teaches, see :meth:`DistillationEpisode.trial_loss`.
+    def trial_losses(self, weigh: Callable[[State], torch.Tensor], trial: int) -> torch.Tensor:
+        """Validation losses of a student that a weighting teaches, see :meth:`DistillationEpisode.trial_losses`.
 
         Args:
             weigh: From the state of a batch to weights (B, K).
@@ -198,4 +198,4 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
                 weightings of an environment's seed.
         """
         seed = int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
-        return self.episode.trial_loss(weigh, seed, student=self.observation_config.student)
+        return self.episode.trial_losses(weigh, seed, student=self.observation_config.student)

@@ -133,7 +133,7 @@ def trial_loss(policy, task, cache, **settings):
     """Mean validation loss of the students that policies of seed 0 are chosen by."""
     env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE, **settings)
     env.reset(seed=0)
-    return np.mean([env.trial_loss(policy.weights, trial) for trial in range(PolicyTraining.trials)])
+    return np.mean([env.trial_losses(policy.weights, trial).mean() for trial in range(PolicyTraining.trials)])
 
 
 def test_the_policy_whose_students_lose_least_on_validation_is_kept(unclear, tmp_path):
@@ -158,7 +158,7 @@ def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
         for _ in range(3):
             if tried:
                 before = torch.get_rng_state()
-                env.trial_loss(build_weighting("uniform", task, cache).weights, 0)
+                env.trial_losses(build_weighting("uniform", task, cache).weights, 0)
                 assert torch.equal(torch.get_rng_state(), before)
             found.append(env.step(np.zeros(env.action_space.shape, np.float32))[1])
         return np.stack(found)
@@ -181,7 +181,16 @@ def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
     ],
 )
 def test_a_policy_is_as_strong_as_it_surely_pays_by_hand(losses, strength):
-    assert choose_strength(losses) == strength
+    students = {at: np.array(found)[:, None] for at, found in losses.items()}
+    assert choose_strength(students) == strength
+    assert choose_strength({at: found.T for at, found in students.items()}) == strength  # rows of one student
+
+
+def test_a_policy_must_pay_on_other_rows_too():
+    # both lose 1.5 more, 1 and 2 by student; in the second, 0.5 and 2.5 by row: errors of 0.5, and of 0.5 and 1
+    at = {1.0: np.zeros((2, 2))}
+    assert choose_strength({**at, 0.0: np.array([[1.0, 1.0], [2.0, 2.0]])}) == 1
+    assert choose_strength({**at, 0.0: np.array([[0.0, 2.0], [1.0, 3.0]])}) == 0
 
 
 def test_a_policy_that_harms_students_is_weakened_to_equal_weights_and_one_that_helps_is_not(unclear, policy):

@@ -5,13 +5,14 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -101,25 +102,32 @@ def validation_score(policy: Weighting, state: State) -> float:
     return float(label.log().mean().exp())
 
 
-def choose_strength(losses: Mapping[float, Sequence[float]]) -> float:
+def choose_strength(losses: Mapping[float, NDArray[np.floating[Any]]]) -> float:
     """Equal weights, unless a policy is surely better; then the greatest strength not clearly worse than the best.
 
-    Surely is two, clearly one standard error of the paired differences. So a policy does no harm where its students
-    learn no more from it than from equal weights, and chance does not weaken one that helps.
+    Surely is two, clearly one standard error of the paired differences, over other students and over other rows. So a
+    policy does no harm where its students learn no more from it than from equal weights, and chance does not weaken
+    one that helps.
 
     Args:
-        losses: Strength to validation losses of trial students, the same students in the same order; 0 is among them.
+        losses: Strength to validation losses of trial students, shape (students, rows): the same students and rows in
+            the same order; 0 is among the strengths.
     """
     best = min(losses, key=lambda strength: float(np.mean(losses[strength])))
 
     def is_worse(strength: float, errors: float) -> bool:
-        differences = np.subtract(losses[strength], losses[best])
-        error = differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
+        differences = np.subtract(losses[strength], losses[best], dtype=np.float64)
+        error = np.hypot(_standard_error(differences.mean(1)), _standard_error(differences.mean(0)))
         return bool(differences.mean() > errors * error)
 
     if not is_worse(0.0, 2):
         return 0.0
     return max(strength for strength in losses if not is_worse(strength, 1))
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Of their mean; 0 of a single value, which cannot say."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 class PolicyCallback(BaseCallback):
@@ -235,7 +243,8 @@ class PolicyRun(Generic[PolicyT]):
         if not self.keep_best:
             self._keep(step)
         elif last or self.at_episode_start:
-            losses = [self.env.trial_loss(_on_cpu(self.policy), trial) for trial in range(self.training.trials)]
+            weigh = _on_cpu(self.policy)
+            losses = [float(self.env.trial_losses(weigh, trial).mean()) for trial in range(self.training.trials)]
             values["validation/trial_loss"] = loss = float(np.mean(losses))
             if loss < self.best_loss:
                 self._keep(step, loss)
@@ -244,14 +253,20 @@ class PolicyRun(Generic[PolicyT]):
         if self.directory is not None:
             self.directory.log(step, **{"rollout/reward_mean": self.reward_mean, **values})
 
-    def strength_losses(self, policies: Mapping[float, Weighting], *, progress: bool) -> dict[float, list[float]]:
-        """Validation losses of trial students, the same ones for each strength of the policy that was kept."""
+    def strength_losses(
+        self, policies: Mapping[float, Weighting], *, progress: bool
+    ) -> dict[float, NDArray[np.floating[Any]]]:
+        """Validation losses of trial students, the same ones for each strength of the policy that was kept.
+
+        Returns:
+            Strength to losses of shape (students, validation rows).
+        """
         trials = range(2 * self.training.trials)
         pairs = tqdm([(s, t) for s in policies for t in trials], desc="strength", unit="student", disable=not progress)
-        losses: dict[float, list[float]] = {strength: [] for strength in policies}
+        losses: dict[float, list[Any]] = {strength: [] for strength in policies}
         for strength, trial in pairs:
-            losses[strength].append(self.env.trial_loss(_on_cpu(policies[strength]), trial))
-        return losses
+            losses[strength].append(self.env.trial_losses(_on_cpu(policies[strength]), trial).numpy())
+        return {strength: np.stack(found) for strength, found in losses.items()}
 
     def _keep(self, step: int, loss: float = math.inf) -> None:
         self.best_at, self.best_loss = step, loss
