@@ -32,6 +32,7 @@ def main() -> None:
     tables["The published algorithms on planted teachers, shown for what they are"] = _published()
     for block in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")):
         tables[block["caption"]] = _claims(suites.get(block["suite"], []), block)
+    tables["Meta-KD, how much t and lambda vary over the training rows"] = _spread(suites.get("meta_kd", []))
     write_benchmark_report(suites, HERE, tables=tables)
 
 
@@ -72,6 +73,21 @@ def _claims(records: Sequence[dict[str, Any]], block: Mapping[str, Any]) -> list
                 row[group] = None if found is None else f"{points(found, 'mean')}, {CAME[verdict(found, 'mean')]}"
             rows.append(row)
     return rows
+
+
+def _spread(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Quantiles of the prototype score and the domain expertise, of every task and meta-teacher."""
+    found = {
+        (record["task"], *record["recipe"]["teachers"], *map(tuple, (record["prototype_score"], record["expertise"])))
+        for record in records
+        if record.get("prototype_score")
+    }
+    columns = ("t, 5%", "t, half", "t, 95%", "lambda, 5%", "lambda, half", "lambda, 95%")
+    return [
+        {"task": task, "meta-teacher": teacher}
+        | {column: f"{value:.3f}" for column, value in zip(columns, (*scores, *expertise), strict=True)}
+        for task, teacher, scores, expertise in sorted(found)
+    ]
 
 
 def _mean(values: list[float]) -> str:
