@@ -32,6 +32,7 @@ def main() -> None:
     tables["The published algorithms on planted teachers, shown for what they are"] = _published()
     for block in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")):
         tables[block["caption"]] = _claims(suites.get(block["suite"], []), block)
+    tables["MKD, accuracy of the teachers on validation"] = _teachers(suites.get("mkd", []))
     tables["Meta-KD, how much t and lambda vary over the training rows"] = _spread(suites.get("meta_kd", []))
     write_benchmark_report(suites, HERE, tables=tables)
 
@@ -88,6 +89,20 @@ def _spread(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         | {column: f"{value:.3f}" for column, value in zip(columns, (*scores, *expertise), strict=True)}
         for task, teacher, scores, expertise in sorted(found)
     ]
+
+
+def _teachers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy of the teachers on validation, task by task."""
+    rows = [
+        {"task": record["task"]}
+        | {
+            name: f"{accuracy:.3f}"
+            for name, accuracy in zip(record["teachers"], record["teacher_accuracy"], strict=True)
+        }
+        for record in records
+        if record["kind"] == "task" and record["status"] == "ok"
+    ]
+    return sorted(rows, key=lambda row: row["task"])
 
 
 def _mean(values: list[float]) -> str:
