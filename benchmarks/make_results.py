@@ -10,7 +10,7 @@ import yaml
 
 from rlkd.report.benchmark import write_benchmark_report
 from rlkd.report.wording import points
-from rlkd.stats import STATISTICS_SEED, group_runs, rival_row, verdict
+from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, rival_row, verdict
 from rlkd.workflow.bench import HEADROOM, read_suites
 
 HERE = Path(__file__).parent
@@ -30,8 +30,8 @@ def main() -> None:
             suites[name] = [{**record, "headroom": {key: room[key] for key in HEADROOM}} for record in records]
     tables = {_caption(path): _rows(path) for path in sorted(RESULTS.glob("*.json")) if _caption(path)}
     tables["The published algorithms on planted teachers, shown for what they are"] = _published()
-    for block in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")):
-        tables[block["caption"]] = _claims(suites.get(block["suite"], []), block)
+    for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
+        tables |= _claims(suites.get(suite, []), blocks)
     tables["MKD, accuracy of the teachers on validation"] = _teachers(suites.get("mkd", []))
     tables["Meta-KD, how much t and lambda vary over the training rows"] = _spread(suites.get("meta_kd", []))
     write_benchmark_report(suites, HERE, tables=tables)
@@ -60,10 +60,15 @@ def _published() -> list[dict[str, Any]]:
     ]
 
 
-def _claims(records: Sequence[dict[str, Any]], block: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Differences in points, mean over the tasks of a group, student by student; none where nothing was run."""
+def _claims(records: Sequence[dict[str, Any]], blocks: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Tables by caption, each of differences in points; none where nothing was run."""
     rng = np.random.default_rng(STATISTICS_SEED)
     runs = group_runs([record for record in records if record["kind"] == "run"], rng)
+    return {caption: _differences(runs, block, rng) for caption, block in blocks.items()}
+
+
+def _differences(runs: Sequence[TaskRuns], block: Mapping[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Means over the tasks of each group, student by student."""
     rows = []
     for student in dict.fromkeys(table.student for table in runs):
         for claim in block["claims"]:
