@@ -14,7 +14,7 @@ from rlkd.data.batching import bucketed_order, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
 from rlkd.logit_cache import read_state
-from rlkd.losses import cross_entropy, distillation_loss, soft_targets
+from rlkd.losses import cross_entropy, distillation_loss, refined_cross_entropy, soft_targets
 from rlkd.models.networks import mixed_precision
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
@@ -182,7 +182,9 @@ class DistillationEpisode:
         state = replace(read_state(self.task, self.source, torch.from_numpy(ids)), progress=self.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state
 
-    def trial_losses(self, weigh: Callable[[State], Tensor], seed: int, *, student: bool) -> Tensor:
+    def trial_losses(
+        self, weigh: Callable[[State], Tensor], seed: int, *, student: bool, refined: bool = False
+    ) -> Tensor:
         """What a student that is taught by a weighting loses on validation: that is what policies are chosen by.
 
         A fresh student is distilled over the whole horizon, without exploration. The episode at hand, and the global
@@ -192,6 +194,7 @@ class DistillationEpisode:
             weigh: From the state of a batch to weights (B, K).
             seed: Of the student, its batches and its sets of teachers: weightings that share it are paired.
             student: Whether ``weigh`` reads the student's logits.
+            refined: Refit the student's temperature first, see :func:`rlkd.losses.refined_cross_entropy`.
 
         Returns:
             Cross entropy of each labelled validation row, in nats, float32, on the CPU.
@@ -205,7 +208,8 @@ class DistillationEpisode:
             trial._check_finite(trial._optimise(weigh(trial.observed_state(student=student))))
             trial._move_on()
         labels = torch.from_numpy(self.task.table.labels[self._validation_ids]).to(self.device)
-        return cross_entropy(trial._logits_of(self._validation_ids), labels).cpu()
+        loss = refined_cross_entropy if refined else cross_entropy
+        return loss(trial._logits_of(self._validation_ids), labels).cpu()
 
     def _logits_of(self, ids: NDArray[np.int64]) -> Tensor:
         chunks = np.array_split(ids, max(1, len(ids) // 256))

@@ -3,13 +3,15 @@
 A reward sees the student only through a :class:`Scene`, which holds training and probe rows and nothing else.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import unknown_name
-from rlkd.losses import cross_entropy, logit_gain
+from rlkd.losses import cross_entropy, likeliest_temperatures, logit_gain
 
 from .rl_kd_rewards import RlKd1, RlKd2, RlKd3
 
@@ -85,13 +87,22 @@ class Influence:
     With logits z = W h and G = mean over probe rows of ``(p - y) outer h``, the reward of instance i is
     ``(p_i - q_i) . (G h_i)``, scaled by its mean absolute value over the batch.
 
+    Refined, the probe loss is the one that is left when the student's temperature is refitted on the probe rows, see
+    :func:`rlkd.losses.refined_cross_entropy`: to make the student surer of all it says, or less so, earns nothing.
+
     Source:
         Koh and Liang 2017, arXiv:1703.04730, with the identity in place of the Hessian and the last layer alone.
     """
 
+    def __init__(self, *, refined: bool = False) -> None:
+        """Choose the probe loss."""
+        self.refined = refined
+
     def before(self, scene: Scene) -> None:
         """Remember the gradient of the probe loss at the last layer."""
         logits, hidden = scene.probe_logits()
+        if self.refined:
+            logits = logits / likeliest_temperatures(logits.unsqueeze(1), scene.probe_labels)
         p = F.softmax(logits, dim=-1)
         self._gradient = (p - _one_hot(scene.probe_labels, p)).T @ hidden / len(p)
 
@@ -118,10 +129,11 @@ class ProbeGain:
         return cross_entropy(scene.probe_logits()[0], scene.probe_labels).mean()
 
 
-REWARDS: dict[str, type[Reward]] = {
+REWARDS: dict[str, Callable[[], Reward]] = {
     "logit_gain": LogitGain,
     "student_gain": StudentGain,
     "influence": Influence,
+    "refined_influence": partial(Influence, refined=True),
     "probe_gain": ProbeGain,
     **{"rl_kd_1": RlKd1, "rl_kd_2": RlKd2, "rl_kd_3": RlKd3},
 }

@@ -43,7 +43,8 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     meaning and ranges of the features: :mod:`rlkd.features`. A padded slot of a partial batch is all zeros.
 
     ## Rewards
-    One number per instance, by name: ``logit_gain`` (default), ``student_gain``, ``influence``, ``probe_gain``; see
+    One number per instance, by name: ``logit_gain`` (default), ``student_gain``, ``influence``,
+    ``refined_influence``, ``probe_gain``; see
     :mod:`rlkd_envs.rewards`. Padded slots get 0.
 
     ## Starting State
@@ -189,13 +190,17 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         """The state of validation rows."""
         return self.episode.validation_state(student=self.observation_config.student)
 
-    def trial_losses(self, weigh: Callable[[State], torch.Tensor], trial: int) -> torch.Tensor:
+    def trial_losses(
+        self, weigh: Callable[[State], torch.Tensor], trial: int, *, refined: bool = False
+    ) -> torch.Tensor:
         """Validation losses of a student that a weighting teaches, see :meth:`DistillationEpisode.trial_losses`.
 
         Args:
             weigh: From the state of a batch to weights (B, K).
             trial: Number of the student, >= 0. It is none that the agent meets in an episode, and the same one for all
                 weightings of an environment's seed.
+            refined: Refit the student's temperature first.
         """
         seed = int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
-        return self.episode.trial_losses(weigh, seed, student=self.observation_config.student)
+        reads_student = self.observation_config.student
+        return self.episode.trial_losses(weigh, seed, student=reads_student, refined=refined)

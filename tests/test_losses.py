@@ -5,7 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from rlkd.errors import ConfigError
-from rlkd.losses import check_loss_settings, cross_entropy, distillation_loss, soft_targets, teacher_cross_entropy
+from rlkd.losses import (
+    check_loss_settings,
+    cross_entropy,
+    distillation_loss,
+    refined_cross_entropy,
+    soft_targets,
+    teacher_cross_entropy,
+)
 
 TEACHERS = torch.tensor([[[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]]).log()  # (1, 2, 3)
 WEIGHTS = torch.tensor([[0.75, 0.25]])
@@ -119,3 +126,13 @@ def test_settings_out_of_range_are_refused_by_name(settings):
 def test_a_cross_entropy_term_needs_labels():
     with pytest.raises(ConfigError, match="kd_ratio"):
         distillation_loss(STUDENT, TEACHERS, WEIGHTS, kd_ratio=0.5)
+
+
+@pytest.mark.parametrize("sureness", [0.3, 1.0, 8.0])
+def test_the_refined_loss_does_not_ask_how_sure_a_classifier_is(sureness):
+    # right on three rows of four and as sure on each: at the likeliest temperature the label has 3/4, or 1/4
+    labels = torch.tensor([0, 1, 0, 1])
+    logits = sureness * F.one_hot(torch.tensor([0, 1, 0, 0]), 2).float()
+    right, wrong = -math.log(3 / 4), -math.log(1 / 4)
+    assert refined_cross_entropy(logits, labels).tolist() == pytest.approx([right, right, right, wrong], abs=1e-5)
+    assert cross_entropy(logits, labels).mean() >= refined_cross_entropy(logits, labels).mean() - 1e-6

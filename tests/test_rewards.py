@@ -73,6 +73,29 @@ def test_influence_by_hand():
     assert torch.allclose(reward.after(shown), torch.tensor([1.5, -0.5]))
 
 
+def test_refined_influence_does_not_ask_how_sure_the_student_is():
+    def earned(name, sureness):
+        reward = make_reward(name)
+        shown = scene(
+            student_logits=torch.zeros(2, 2),
+            targets=torch.tensor([[0.9, 0.1], [0.4, 0.6]]),
+            labels=torch.tensor([0, 0]),
+            probe=(sureness * torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0]]), torch.tensor([[1.0], [2], [3], [5]])),
+            probe_labels=torch.tensor([0, 1, 0, 1]),
+        )
+        shown.student_hidden = torch.tensor([[1.0], [-1.0]])
+        reward.before(shown)
+        return reward._gradient, reward.after(shown)
+
+    # right on three rows of four, as sure on each: p is (3/4, 1/4) or its mirror whatever the student's sureness;
+    # G = (-1/4 * 1 + 1/4 * 2 - 1/4 * 3 + 3/4 * 5) / 4 = 13/16 and its opposite; drops -0.8 G and -0.2 G, scaled
+    for sureness in (0.5, 4.0):
+        gradient, rewards = earned("refined_influence", sureness)
+        assert torch.allclose(gradient, torch.tensor([[13 / 16], [-13 / 16]]), atol=1e-4)
+        assert torch.allclose(rewards, torch.tensor([-1.6, -0.4]), atol=1e-4)
+    assert not torch.allclose(earned("influence", 0.5)[0], earned("influence", 4.0)[0], atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -68,7 +68,10 @@ class PolicyTraining:
     """Use at most so many labelled rows for the router."""
     trials: int = 2
     """Students that are distilled with the policy as it stands at the start of every episode and at the end; the
-    policy whose students lose least on validation is kept. Twice as many then choose its strength. Range: >= 1."""
+    policy whose students lose least on validation is kept. Twice as many others choose its strength. Range: >= 1."""
+    refined_trials: bool = False
+    """Compare trial students by what they lose once their temperature is refitted: by how well they tell classes apart,
+    not by how sure they are. To be switched on where accuracy counts and teachers are differently sure."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -244,7 +247,7 @@ class PolicyRun(Generic[PolicyT]):
             self._keep(step)
         elif last or self.at_episode_start:
             weigh = _on_cpu(self.policy)
-            losses = [float(self.env.trial_losses(weigh, trial).mean()) for trial in range(self.training.trials)]
+            losses = [float(self._trial_losses(weigh, trial).mean()) for trial in range(self.training.trials)]
             values["validation/trial_loss"] = loss = float(np.mean(losses))
             if loss < self.best_loss:
                 self._keep(step, loss)
@@ -258,15 +261,21 @@ class PolicyRun(Generic[PolicyT]):
     ) -> dict[float, NDArray[np.floating[Any]]]:
         """Validation losses of trial students, the same ones for each strength of the policy that was kept.
 
+        They are others than those that the policy was kept for, which were lucky with it.
+
         Returns:
             Strength to losses of shape (students, validation rows).
         """
-        trials = range(2 * self.training.trials)
+        trials = range(self.training.trials, 3 * self.training.trials)
         pairs = tqdm([(s, t) for s in policies for t in trials], desc="strength", unit="student", disable=not progress)
         losses: dict[float, list[Any]] = {strength: [] for strength in policies}
         for strength, trial in pairs:
-            losses[strength].append(self.env.trial_losses(_on_cpu(policies[strength]), trial).numpy())
+            losses[strength].append(self._trial_losses(_on_cpu(policies[strength]), trial).numpy())
         return {strength: np.stack(found) for strength, found in losses.items()}
+
+    def _trial_losses(self, weigh: Callable[[State], Tensor], trial: int) -> Tensor:
+        losses: Tensor = self.env.trial_losses(weigh, trial, refined=self.training.refined_trials)
+        return losses
 
     def _keep(self, step: int, loss: float = math.inf) -> None:
         self.best_at, self.best_loss = step, loss

@@ -36,7 +36,9 @@ def train_policy(
     cache: CacheDir,
     output_dir: OutputDir,
     student: StudentName = "rlkd/tiny",
-    reward: Annotated[str, typer.Option(help="logit_gain, student_gain, influence or probe_gain.")] = "logit_gain",
+    reward: Annotated[
+        str, typer.Option(help="logit_gain, student_gain, influence, refined_influence or probe_gain.")
+    ] = "logit_gain",
     algorithm: Annotated[str, typer.Option(help="ppo or a2c.")] = "ppo",
     total_timesteps: Annotated[int, typer.Option(help="Instances weighted over all episodes.")] = 92_160,
     horizon: Annotated[int, typer.Option(help="Steps of the student in an episode.")] = 120,
@@ -51,6 +53,9 @@ def train_policy(
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Clone the supervised router first.")] = False,
     warm_start_rows: Annotated[int | None, typer.Option(help="Labelled rows for the warm start.")] = None,
     trials: Annotated[int, typer.Option(help="Students an episode by whose validation loss a policy is kept.")] = 2,
+    refined_trials: Annotated[
+        bool, typer.Option("--refined-trials", help="Refit their temperature first: for accuracy, not for sureness.")
+    ] = False,
     observe_student: Annotated[bool, typer.Option("--observe-student", help="Student features and progress.")] = False,
     observe_affinity: Annotated[
         bool, typer.Option("--observe-affinity", help="Needs a cache with embeddings.")
@@ -95,6 +100,7 @@ def train_policy(
             warm_start=warm_start,
             warm_start_rows=warm_start_rows,
             trials=trials,
+            refined_trials=refined_trials,
             seed=seed,
         ),
         observation=ObservationConfig(

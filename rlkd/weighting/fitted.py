@@ -11,12 +11,10 @@ from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
+from rlkd.losses import likeliest_temperatures
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, refuse_argument
 from rlkd.weighting.fixed import Fixed, Uniform
-
-COLDEST, HOTTEST = 0.05, 20.0
-"""Range of fitted temperatures: a teacher without a mistake would be sharpened for ever."""
 
 
 class LrTrain(Fixed):
@@ -71,7 +69,7 @@ class CalibratedUniform(Uniform):
         refuse_argument("calibrated_uniform", argument)
         state = labelled_state("calibrated_uniform", evidence, "validation")
         assert state.labels is not None
-        return cls(likeliest_temperatures(state.teacher_logits, state.labels))
+        return cls(likeliest_temperatures(finite_logits(state.teacher_logits), state.labels))
 
     def adjust(self, state: State) -> State:
         """The state with calibrated teacher logits, float32."""
@@ -122,27 +120,3 @@ def pool_coefficients(teacher_logits: Tensor, labels: Tensor) -> Tensor:
         objective, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * teachers, options={"ftol": 1e-12}
     )
     return torch.from_numpy(fit.x).float()
-
-
-def likeliest_temperatures(teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """Temperature per teacher under which the labels are likeliest.
-
-    The likelihood is convex in b = 1 / T, so its slope, the mean over rows of ``E_p[z] - z_y``, is bisected.
-
-    Args:
-        teacher_logits: Shape (N, K, C).
-        labels: Shape (N,), all given.
-
-    Returns:
-        Shape (K,), in [0.05, 20], float32.
-    """
-    logits = finite_logits(teacher_logits).double()
-    at_label = logits.gather(-1, labels[:, None, None].expand(-1, logits.shape[1], 1)).squeeze(-1)
-    low = torch.full((logits.shape[1],), 1 / HOTTEST, dtype=torch.float64)
-    high = torch.full_like(low, 1 / COLDEST)
-    for _ in range(50):
-        middle = (low * high).sqrt()
-        p = F.softmax(logits * middle[:, None], dim=-1)
-        rising = ((p * logits).sum(-1) - at_label).mean(0) > 0
-        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
-    return (low * high).rsqrt().float()
