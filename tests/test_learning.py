@@ -69,6 +69,14 @@ def test_ppo_finds_the_right_teacher_and_only_by_the_credit_of_each_instance(see
     assert mass(learned(task, cache, seed=seed, reward="shuffled_gain"), task, cache) < 0.6
 
 
+def test_refined_trials_see_no_gain_in_a_student_that_is_only_surer():
+    """Equal weights teach the same classes here, more softly: with a temperature of its own nothing is left to gain."""
+    task = planted(num_rows=1200)
+    cache = planted_teachers(task, sharpness=CLEAR)
+    assert learned(task, cache).strength == 1
+    assert learned(task, cache, refined_trials=True).strength == 0
+
+
 @pytest.fixture(scope="module")
 def unclear():
     """Teachers whose sureness overlaps, where no policy without labels reaches 1."""
