@@ -68,7 +68,7 @@ class PolicyTraining:
     """Use at most so many labelled rows for the router."""
     trials: int = 2
     """Students that are distilled with the policy as it stands at the start of every episode and at the end; the
-    policy whose students lose least on validation is kept. Twice as many others choose its strength. Range: >= 1."""
+    policy whose students lose least on validation is kept. Twice as many then choose its strength. Range: >= 1."""
     refined_trials: bool = False
     """Compare trial students by what they lose once their temperature is refitted: by how well they tell classes apart,
     not by how sure they are. To be switched on where accuracy counts and teachers are differently sure."""
@@ -261,12 +261,10 @@ class PolicyRun(Generic[PolicyT]):
     ) -> dict[float, NDArray[np.floating[Any]]]:
         """Validation losses of trial students, the same ones for each strength of the policy that was kept.
 
-        They are others than those that the policy was kept for, which were lucky with it.
-
         Returns:
             Strength to losses of shape (students, validation rows).
         """
-        trials = range(self.training.trials, 3 * self.training.trials)
+        trials = range(2 * self.training.trials)
         pairs = tqdm([(s, t) for s in policies for t in trials], desc="strength", unit="student", disable=not progress)
         losses: dict[float, list[Any]] = {strength: [] for strength in policies}
         for strength, trial in pairs:
