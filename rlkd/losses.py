@@ -94,8 +94,8 @@ def refined_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         Nats per instance, shape (N,), float32.
 
     Source:
-        Berta, Holzmueller, Jordan, Bach 2025, arXiv:2501.19195, section 3 (the refinement error, estimated by the loss
-        after temperature scaling).
+        Berta, Holzmueller, Jordan, Bach 2025, arXiv:2501.19195: the refinement error, estimated by the loss after
+        temperature scaling.
     """
     return cross_entropy(logits / likeliest_temperatures(logits.unsqueeze(1), labels), labels)
 
