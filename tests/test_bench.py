@@ -276,6 +276,7 @@ def test_every_suite_of_ours_can_be_read(path: Path) -> None:
         ({"without": ["entropy"]}, UnknownNameError, "unknown weighting to leave out 'entropy'"),
         ({"policies": {"p": {"kind": "polcy"}}}, UnknownNameError, "kind of policy 'polcy'; did you mean 'policy'"),
         ({"policies": {"p": {"rewrd": "x"}}}, ConfigError, "unknown policy setting 'rewrd'; did you mean 'reward'"),
+        ({"policies": {"p": {"reward": "influense"}}}, UnknownNameError, "'influense'; did you mean 'influence'"),
         ({"policies": {"p": {"gamma": 2}}}, ConfigError, r"gamma in \[0, 1\]"),
         ({"policies": {"p": {"kind": "rl_kd", "prest": 1}}}, ConfigError, "no switch 'prest'"),
         ({"policies": {"p": {"kind": "router", "x": 1}}}, ConfigError, "a router's settings are"),

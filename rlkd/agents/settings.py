@@ -45,6 +45,16 @@ def episode_names() -> frozenset[str]:
     return frozenset(f.name for f in fields(settings))
 
 
+def check_reward(name: str) -> None:
+    """Refuse a reward that the registered environment does not know, before any long work.
+
+    Raises:
+        UnknownNameError: Names the nearest.
+    """
+    package, _, _ = ENV_ID.partition(":")
+    import_module(f"{package}.rewards").make_reward(str(name))
+
+
 def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], student: str) -> PolicySettings:
     """Sort flat settings into those of the agent, the observation, and the episode's students.
 
@@ -55,6 +65,7 @@ def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], stud
 
     Raises:
         ConfigError: A name is unknown; names the nearest.
+        UnknownNameError: The reward is unknown.
     """
     agent, steps = {f.name for f in fields(PolicyTraining)}, episode_names()
     known = agent | steps | set(OBSERVATION) | {"student", "reward", "device"}
@@ -63,6 +74,8 @@ def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], stud
             raise ConfigError(
                 f"unknown policy setting {name!r}; {nearest(name, known)}known are: {', '.join(sorted(known))}"
             )
+    if "reward" in flat:
+        check_reward(flat["reward"])
     single = {name: flat[name] for name in ("reward", "device") if name in flat}
     return PolicySettings(
         student=flat.get("student", student),
