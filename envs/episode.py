@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,20 @@ from rlkd.data.batching import bucketed_order, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
 from rlkd.logit_cache import read_state
-from rlkd.losses import cross_entropy, distillation_loss, refined_cross_entropy, soft_targets
+from rlkd.losses import (
+    Mix,
+    check_loss_settings,
+    cost_of_mixture,
+    cross_entropy,
+    distillation_loss,
+    loss_gradient,
+    refined_cross_entropy,
+)
 from rlkd.models.networks import mixed_precision
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device
+from rlkd.weighting import Mixture, Weighting, mixture
 from rlkd.weighting.teacher_sets import TeacherSets
 
 from .rewards import Reward
@@ -40,10 +50,15 @@ class EpisodeSettings(StepSettings):
     policies meet sets that are larger than the real one, and teachers that agree without being right. Range: >= 0."""
     probe_size: int = 64
     """Probe rows drawn each step, for the rewards that read them. Range: >= 1."""
+    mix: Mix = "probability"
+    """How teachers are mixed, see :func:`rlkd.losses.soft_targets`."""
+    num_layers: int | None = None
+    """Keep only the first layers of a pretrained student."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
+        check_loss_settings(self.temperature, self.kd_ratio, self.mix, self.divergence)
         if self.horizon < 2 or self.probe_size < 1:
             raise ConfigError(
                 f"an episode needs horizon >= 2 and probe_size >= 1, got {self.horizon} and {self.probe_size}; "
@@ -51,10 +66,19 @@ class EpisodeSettings(StepSettings):
             )
         _ = self.teacher_sets  # checks its ranges
 
+    def record(self) -> dict[str, Any]:
+        """The settings as plain values; those of :data:`YOUNGER` that are at their default are left out."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {key: value for key, value in asdict(self).items() if key not in YOUNGER or value != defaults[key]}
+
     @property
     def teacher_sets(self) -> TeacherSets:
         """Which sets of teachers the episode's instances get."""
         return TeacherSets(copies=self.teacher_copies, dropout=self.teacher_dropout)
+
+
+YOUNGER = frozenset({"divergence", "mix", "num_layers"})
+"""Settings that did not exist when the first episodes were recorded: they leave earlier run directories as they are."""
 
 
 class HiddenTap:
@@ -71,6 +95,10 @@ class HiddenTap:
 
 class DistillationEpisode:
     """A student that is distilled step by step with weights from outside; a :class:`~rlkd_envs.rewards.Scene`.
+
+    Students learn from every train row, as reported students do; labels are for rewards. Where fewer than half of the
+    rows have one, an episode repeats those, so that half of its instances can be rewarded; a trial student, by which
+    policies are compared, meets every row as often as any other.
 
     Holds the training view of the task and of the teachers: no row of the test split is in its memory. All of its
     randomness is a function of the seed given to :meth:`start`; the global random state is left alone.
@@ -98,24 +126,27 @@ class DistillationEpisode:
         self.task = task.training_view()
         self.source = source.head(len(self.task.table))
         self.settings, self.reward, self.device = settings, reward, torch.device(device)
-        self._train_ids = self.task.labelled_ids("train")
-        self._probe_ids = self.task.labelled_ids("probe")
+        labelled, self._probe_ids = self.task.labelled_ids("train"), self.task.labelled_ids("probe")
         self._validation_ids = self.task.labelled_ids("validation")
-        if len(self._train_ids) == 0 or len(self._probe_ids) == 0:
+        if len(labelled) == 0 or len(self._probe_ids) == 0:
             raise TaskError(
-                f"rewards need labelled train and probe rows, task {task.name!r} has {len(self._train_ids)} and "
+                f"rewards need labelled train and probe rows, task {task.name!r} has {len(labelled)} and "
                 f"{len(self._probe_ids)}; label some rows of train"
             )
+        self._train_ids = half_labelled(self.task.splits["train"], labelled)
         self._make_student = self._student_factory(student)
         self.step_index = 0
 
     def _student_factory(self, student: str | StudentFactory) -> StudentFactory:
         if callable(student):
+            if self.settings.num_layers is not None:
+                raise ConfigError("num_layers would be ignored for a student that a function makes; leave it out")
             self._inputs = encode_inputs(self.task, None, self.settings.max_length)
             return student
-        _, tokenizer = load_student(student, self.task)
+        layers = self.settings.num_layers
+        _, tokenizer = load_student(student, self.task, num_layers=layers)
         self._inputs = encode_inputs(self.task, tokenizer, self.settings.max_length)
-        return lambda seed: load_student(student, self.task, seed=seed, tokenizer=tokenizer)[0]
+        return lambda seed: load_student(student, self.task, num_layers=layers, seed=seed, tokenizer=tokenizer)[0]
 
     def start(self, seed: int) -> None:
         """Begin a new episode: a fresh student, and a fresh order of batches."""
@@ -125,7 +156,9 @@ class DistillationEpisode:
         self._numpy_random = np.random.default_rng(seed)
         self.student = self._make_student(seed).to(self.device)
         self._tap = HiddenTap(last_linear(self.student, self.task.num_classes))
-        self._optimizer = torch.optim.AdamW(self.student.parameters(), lr=self.settings.learning_rate)
+        self._optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=self.settings.learning_rate, weight_decay=0.0, fused=True
+        )  # as the trainer of the student that is reported
         self._next_batch()
 
     @property
@@ -173,7 +206,10 @@ class DistillationEpisode:
 
     def observed_state(self, *, student: bool) -> State:
         """The state of the batch at hand, with the student's eval-mode logits if asked for."""
-        state = replace(self._state, progress=self.progress)
+        settings = self.settings
+        state = replace(
+            self._state, progress=self.progress, temperature=settings.temperature, divergence=settings.divergence
+        )
         return replace(state, student_logits=self.batch_logits()) if student else state
 
     def validation_state(self, *, student: bool, max_rows: int = 2000) -> State:
@@ -182,18 +218,16 @@ class DistillationEpisode:
         state = replace(read_state(self.task, self.source, torch.from_numpy(ids)), progress=self.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state
 
-    def trial_losses(
-        self, weigh: Callable[[State], Tensor], seed: int, *, student: bool, refined: bool = False
-    ) -> Tensor:
+    def trial_losses(self, weighting: Weighting, seed: int, *, student: bool, refined: bool = False) -> Tensor:
         """What a student that is taught by a weighting loses on validation: that is what policies are chosen by.
 
         A fresh student is distilled over the whole horizon, without exploration. The episode at hand, and the global
         random state, are left as they are.
 
         Args:
-            weigh: From the state of a batch to weights (B, K).
+            weighting: Is asked on the CPU, where the agent is, wherever the student lies.
             seed: Of the student, its batches and its sets of teachers: weightings that share it are paired.
-            student: Whether ``weigh`` reads the student's logits.
+            student: Whether the weighting reads the student's logits.
             refined: Refit the student's temperature first, see :func:`rlkd.losses.refined_cross_entropy`.
 
         Returns:
@@ -203,9 +237,11 @@ class DistillationEpisode:
             NonFiniteLossError: If the student's loss becomes NaN or infinite.
         """
         trial = copy.copy(self)
+        trial._train_ids = self.task.splits["train"]
         trial.start(seed)
         while not trial.done:
-            trial._check_finite(trial._optimise(weigh(trial.observed_state(student=student))))
+            state = on_device(trial.observed_state(student=student), torch.device("cpu"))
+            trial._check_finite(trial._optimise(mixture(weighting, state)))
             trial._move_on()
         labels = torch.from_numpy(self.task.table.labels[self._validation_ids]).to(self.device)
         loss = refined_cross_entropy if refined else cross_entropy
@@ -222,15 +258,17 @@ class DistillationEpisode:
             weights: Rows on the simplex, shape (B, K), for the batch at hand.
 
         Returns:
-            The reward of each instance, shape (B,), float32, on the CPU, and the mean loss in nats.
+            The reward of each instance, shape (B,), float32, on the CPU, and the mean loss in nats. ``rewarded``, bool,
+            shape (B,), says which instances it was measured for: all, or those with a label if the reward reads them.
 
         Raises:
             NonFiniteLossError: If loss or reward is NaN or infinite.
         """
         self.reward.before(self)
-        losses = self._optimise(weights)
+        losses = self._optimise(Mixture(teacher_logits=self._state.teacher_logits, weights=weights))
         rewards = self.reward.after(self).float().cpu()
         self._check_finite(losses, rewards)
+        self.rewarded = (self.labels >= 0).cpu() if self.reward.reads_labels else torch.ones(len(rewards)).bool()
         self._move_on()
         return rewards, float(losses.mean())
 
@@ -238,8 +276,9 @@ class DistillationEpisode:
         self.step_index += 1
         self._next_batch()
 
-    def _optimise(self, weights: Tensor) -> Tensor:
-        settings, weights = self.settings, weights.to(self.device)
+    def _optimise(self, taught: Mixture) -> Tensor:
+        teachers, weights = taught.teacher_logits.to(self.device), taught.weights.to(self.device)
+        scale = None if taught.scale is None else taught.scale.to(self.device)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.student.train()
@@ -248,20 +287,39 @@ class DistillationEpisode:
             logits = self._forward(self._batch)
             self._random = torch.get_rng_state()
             losses = distillation_loss(
-                logits,
-                self._state.teacher_logits,
-                weights,
-                self.labels,
-                temperature=settings.temperature,
-                kd_ratio=settings.kd_ratio,
+                logits, teachers, weights, self.labels, scale=scale, kd_ratio=self.settings.kd_ratio, **self._distance
             )
             self._optimizer.zero_grad()
             losses.mean().backward()
         self.student_logits, self.student_hidden = logits.detach(), self._tap.value
-        self.targets = soft_targets(self._state.teacher_logits, weights, labels=self.labels)
+        self._taught = Mixture(teacher_logits=teachers, weights=weights, scale=scale)
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self._optimizer.step()
         return losses.detach()
+
+    @property
+    def _distance(self) -> dict[str, Any]:
+        """How a student's distance to the mixture is measured."""
+        return {name: getattr(self.settings, name) for name in ("temperature", "mix", "divergence")}
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradient of the newest step's losses at the student's logits, shape (B, C)."""
+        taught, ratio = self._taught, self.settings.kd_ratio
+        return loss_gradient(
+            self.student_logits,
+            taught.teacher_logits,
+            taught.weights,
+            self.labels,
+            scale=taught.scale,
+            kd_ratio=ratio,
+            **self._distance,
+        )
+
+    def cost_of_mixture(self, logits: Tensor) -> Tensor:
+        """What a student with these logits (B, C) pays for what the newest step taught, shape (B,)."""
+        taught = self._taught
+        return cost_of_mixture(logits, taught.teacher_logits, taught.weights, self.labels, **self._distance)
 
     def _check_finite(self, losses: Tensor, rewards: Tensor | float = 0.0) -> None:
         bad = ~torch.isfinite(losses.cpu() + rewards)
@@ -292,3 +350,14 @@ class DistillationEpisode:
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def half_labelled(rows: NDArray[np.int64], labelled: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows with those that have a label repeated, where these are fewer, until they are half of all.
+
+    Args:
+        rows: Ids, shape (N,).
+        labelled: Those of them that have a label, at least one.
+    """
+    unlabelled = len(rows) - len(labelled)
+    return np.concatenate([rows, *[labelled] * (-(-unlabelled // len(labelled)) - 1)])

@@ -25,8 +25,13 @@ class Scene(Protocol):
     """Of the batch, from the forward pass of the step itself, detached, shape (B, C)."""
     student_hidden: Tensor
     """Inputs of the student's last layer in that pass, detached, shape (B, H)."""
-    targets: Tensor
-    """The mixture the student was taught, shape (B, C)."""
+
+    @property
+    def gradient(self) -> Tensor:
+        """Of the loss that the student is trained with, of each instance at its logits in that pass, shape (B, C).
+
+        What the step follows, whatever temperature, ratio, divergence and mix are.
+        """
 
     @property
     def probe_labels(self) -> Tensor:
@@ -39,12 +44,19 @@ class Scene(Protocol):
     def batch_logits(self) -> Tensor:
         """The student's logits of the batch now, in eval mode, shape (B, C)."""
 
+    def cost_of_mixture(self, logits: Tensor) -> Tensor:
+        """What a student with these logits (B, C) pays for what it was taught of the batch, shape (B,)."""
+
     def probe_logits(self) -> tuple[Tensor, Tensor]:
         """The student's logits (P, C) and last-layer inputs (P, H) on the probe rows now, in eval mode."""
 
 
 class Reward(Protocol):
     """Called around every optimisation step of the student."""
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether an instance without a label of its own earns nothing that could teach the agent."""
 
     def before(self, scene: Scene) -> None:
         """Look at the student before the step."""
@@ -54,23 +66,28 @@ class Reward(Protocol):
 
 
 class LogitGain:
-    """First-order drop of the instance's own loss in logit space: ``(p - q) . (p - y)``.
+    """First-order drop of the instance's own cross entropy in logit space: ``(p - q) . (p - y)``.
 
     p is the student, q the mixture it was taught, y the label. The step moves the logits against ``p - q``, the
-    gradient of the divergence; the loss falls by the inner product with its own gradient ``p - y``. Closed form: no
-    further forward pass, no probe.
+    gradient of the divergence; the cross entropy falls by the inner product with its own gradient ``p - y``. With
+    another temperature, ratio, divergence or mix the gradient of that loss stands in the place of ``p - q``, see
+    :func:`rlkd.losses.logit_gain`. Closed form: no further forward pass, no probe.
     """
+
+    reads_labels = True
 
     def before(self, scene: Scene) -> None:
         """Nothing to remember."""
 
     def after(self, scene: Scene) -> Tensor:
-        """Gain per unit of learning rate, shape (B,), in [-2, 2]."""
-        return logit_gain(scene.student_logits, scene.targets, scene.labels) * float(scene.learning_rate > 0)
+        """Gain per unit of learning rate, shape (B,); in [-2, 2] at temperature 1."""
+        return logit_gain(scene.student_logits, scene.gradient, scene.labels) * float(scene.learning_rate > 0)
 
 
 class StudentGain:
-    """Drop of the instance's student loss across the step, in nats, both sides in eval mode."""
+    """Drop of the instance's cross entropy across the step, in nats, both sides in eval mode."""
+
+    reads_labels = True
 
     def before(self, scene: Scene) -> None:
         """Remember the loss of each instance."""
@@ -85,7 +102,8 @@ class Influence:
     """First-order drop of the probe loss that each instance causes through the last layer.
 
     With logits z = W h and G = mean over probe rows of ``(p - y) outer h``, the reward of instance i is
-    ``(p_i - q_i) . (G h_i)``, scaled by its mean absolute value over the batch.
+    ``(p_i - q_i) . (G h_i)``, scaled by its mean absolute value over the batch. ``p_i - q_i`` is the gradient of the
+    divergence at temperature 1; with other settings of the loss, its gradient stands there.
 
     Refined, the probe loss is the one that is left when the student's temperature is refitted on the probe rows, see
     :func:`rlkd.losses.refined_cross_entropy`: to make the student surer of all it says, or less so, earns nothing.
@@ -93,6 +111,9 @@ class Influence:
     Source:
         Koh and Liang 2017, arXiv:1703.04730, with the identity in place of the Hessian and the last layer alone.
     """
+
+    reads_labels = False
+    """Those of probe rows; an instance of the batch needs none."""
 
     def __init__(self, *, refined: bool = False) -> None:
         """Choose the probe loss."""
@@ -108,13 +129,14 @@ class Influence:
 
     def after(self, scene: Scene) -> Tensor:
         """Scaled drop, shape (B,)."""
-        p = F.softmax(scene.student_logits, dim=-1)
-        drop = ((p - scene.targets) * (scene.student_hidden @ self._gradient.T)).sum(-1)
+        drop = (scene.gradient * (scene.student_hidden @ self._gradient.T)).sum(-1)
         return drop / drop.abs().mean().clamp_min(1e-12) * float(scene.learning_rate > 0)
 
 
 class ProbeGain:
     """Drop of the mean probe loss across the step, in nats: one number, shared by the whole batch."""
+
+    reads_labels = False
 
     def before(self, scene: Scene) -> None:
         """Remember the probe loss."""

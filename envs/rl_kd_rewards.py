@@ -7,7 +7,6 @@ the student learns. ``logit_gain`` and ``student_gain`` are rewards without thes
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from rlkd.losses import cross_entropy
 
@@ -24,6 +23,8 @@ class RlKd1:
         One number per instance; the paper's is the batch mean, which :class:`BatchMean` gives back.
     """
 
+    reads_labels = True
+
     def before(self, scene: "Scene") -> None:
         """Nothing to remember."""
 
@@ -38,8 +39,10 @@ class RlKd2:
     Source:
         Yuan et al. 2021, arXiv:2012.06048 (RL-KD), reward 2.
     Deviation:
-        One number per instance, see :class:`RlKd1`; the distillation term at temperature 1.
+        One number per instance, see :class:`RlKd1`; the distillation term is that of the student's own loss.
     """
+
+    reads_labels = True
 
     def before(self, scene: "Scene") -> None:
         """Nothing to remember."""
@@ -47,8 +50,7 @@ class RlKd2:
     def after(self, scene: "Scene") -> Tensor:
         """Minus the two losses of each instance, shape (B,), <= 0."""
         logits = scene.batch_logits()
-        divergence = -(scene.targets * F.log_softmax(logits.float(), dim=-1)).sum(-1)
-        return -cross_entropy(logits, scene.labels) - divergence
+        return -cross_entropy(logits, scene.labels) - scene.cost_of_mixture(logits)
 
 
 class RlKd3(RlKd2):
@@ -70,11 +72,14 @@ class RlKd3(RlKd2):
 
 
 class BatchMean:
-    """Another reward, of which every instance of the batch gets the mean: the credit of the published system."""
+    """Another reward, of which every instance of the batch gets the mean: the credit of the published system.
+
+    Where the reward reads labels it is the mean of those that have one.
+    """
 
     def __init__(self, reward: "Reward") -> None:
         """Wrap a reward."""
-        self.inner = reward
+        self.inner, self.reads_labels = reward, reward.reads_labels
 
     def before(self, scene: "Scene") -> None:
         """Let the reward look at the student before the step."""
@@ -83,4 +88,6 @@ class BatchMean:
     def after(self, scene: "Scene") -> Tensor:
         """The mean, repeated for each instance, shape (B,)."""
         rewards = self.inner.after(scene)
-        return rewards.mean().expand(len(rewards)).clone()
+        paid = rewards[scene.labels >= 0] if self.reads_labels else rewards
+        mean = paid.mean() if len(paid) else rewards.new_zeros(())
+        return mean.expand(len(rewards)).clone()

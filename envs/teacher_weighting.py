@@ -27,7 +27,7 @@ class TeacherWeightingEnv(gymnasium.Env[Array, Array]):
     ``Box(-1, 1, (B * K * F,))``: the observations of all slots, one after the other.
 
     ## Rewards
-    The mean reward of the instances in the batch.
+    The mean reward of the instances in the batch, those without a label left out where the reward reads labels.
 
     ## Starting State
     A fresh student, initialised from the episode's seed.
@@ -62,10 +62,11 @@ class TeacherWeightingEnv(gymnasium.Env[Array, Array]):
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Weight the teachers of all slots, take the student's step."""
-        rows = len(self._vector.episode.ids)
         slots = np.asarray(action, dtype=np.float32).reshape(self._vector.num_envs, -1)
         observation, rewards, terminated, _, infos = self._vector.step(slots)
         if terminated[0]:
             observation = infos["final_obs"]
         info = {"student_loss": float(infos["student_loss"][0])}
-        return observation.reshape(-1), float(rewards[:rows].mean()), bool(terminated[0]), False, info
+        rewarded = rewards[infos["rewarded"]]
+        reward = float(rewarded.mean()) if len(rewarded) else 0.0
+        return observation.reshape(-1), reward, bool(terminated[0]), False, info

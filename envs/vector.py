@@ -1,6 +1,5 @@
 """The documented face: one sub-environment per slot of the mini-batch, with its own observation, action and reward."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from rlkd.errors import ConfigError, PolicyError, TaskError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache
 from rlkd.types import LogitSource, State
+from rlkd.weighting import Weighting
 from rlkd.weighting.learned import action_weights
 
 from .episode import DistillationEpisode, EpisodeSettings, StudentFactory
@@ -45,7 +45,8 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     ## Rewards
     One number per instance, by name: ``logit_gain`` (default), ``student_gain``, ``influence``,
     ``refined_influence``, ``probe_gain``; see
-    :mod:`rlkd_envs.rewards`. Padded slots get 0.
+    :mod:`rlkd_envs.rewards`. Padded slots get 0, and so do instances without a label where the reward reads labels:
+    ``info["rewarded"]``, bool, is False for both, so that nothing is learned from a reward that is none.
 
     ## Starting State
     A fresh student, initialised from the episode's seed, before its first batch. ``reset(options={"episode": n})``
@@ -165,6 +166,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         infos: dict[str, Any] = {
             "student_loss": np.full(self.num_envs, loss),
             "weights": self._padded(weights),
+            "rewarded": self._padded(self.episode.rewarded).astype(bool),
         }
         observation = self._observe()
         if done:
@@ -190,17 +192,15 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         """The state of validation rows."""
         return self.episode.validation_state(student=self.observation_config.student)
 
-    def trial_losses(
-        self, weigh: Callable[[State], torch.Tensor], trial: int, *, refined: bool = False
-    ) -> torch.Tensor:
+    def trial_losses(self, weighting: Weighting, trial: int, *, refined: bool = False) -> torch.Tensor:
         """Validation losses of a student that a weighting teaches, see :meth:`DistillationEpisode.trial_losses`.
 
         Args:
-            weigh: From the state of a batch to weights (B, K).
+            weighting: Any.
             trial: Number of the student, >= 0. It is none that the agent meets in an episode, and the same one for all
                 weightings of an environment's seed.
             refined: Refit the student's temperature first.
         """
         seed = int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
         reads_student = self.observation_config.student
-        return self.episode.trial_losses(weigh, seed, student=reads_student, refined=refined)
+        return self.episode.trial_losses(weighting, seed, student=reads_student, refined=refined)

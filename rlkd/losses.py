@@ -113,25 +113,61 @@ def teacher_cross_entropy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(teacher_logits, labels.unsqueeze(-1).expand(teacher_logits.shape[:-1]))
 
 
-def logit_gain(student_logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-    """First-order drop of an instance's own loss when it is taught ``targets``: ``(p - q) . (p - y)``.
+def logit_gain(student_logits: Tensor, gradient: Tensor, labels: Tensor) -> Tensor:
+    """First-order drop of an instance's own cross entropy when its logits move against ``gradient``.
 
-    p is the student, q what it is taught, y the label. The step moves the logits against ``p - q``, the gradient of
-    the divergence; the cross entropy falls by the inner product with its own gradient ``p - y``. Linear in q: the
-    gain of a mixture is the mixture of the gains.
+    The step moves the logits against the gradient of the loss that the student is trained with, see
+    :func:`loss_gradient`; the cross entropy falls by the inner product with its own gradient ``p - y``. For a student
+    taught by the mixture q alone, at temperature 1, it is ``(p - q) . (p - y)``. Linear in the gradient: the gain of a
+    mixture of probabilities is the mixture of the gains.
 
     Args:
         student_logits: Shape (..., C).
-        targets: Probabilities q, shape (..., C).
+        gradient: Of the loss at these logits, shape (..., C).
         labels: Shape (...), -1 for unlabelled (gives zero).
 
     Returns:
-        Gain per unit of learning rate, shape (...), in [-2, 2].
+        Gain per unit of learning rate, shape (...); in [-2, 2] at temperature 1.
     """
     p = F.softmax(student_logits.float(), dim=-1)
-    y = F.one_hot(labels.clamp_min(0), p.shape[-1]).to(p.dtype)
-    gain: Tensor = ((p - targets) * (p - y)).sum(-1)
+    gain: Tensor = (gradient * (p - _one_hot(labels, p))).sum(-1)
     return torch.where(labels >= 0, gain, torch.zeros_like(gain))
+
+
+def loss_gradient(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    weights: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    kd_ratio: float = 1.0,
+    mix: Mix = "probability",
+    scale_by_temperature: bool = True,
+    scale: Tensor | None = None,
+    divergence: Divergence = "kl",
+) -> Tensor:
+    """Gradient of :func:`distillation_loss` at the student's logits, in closed form: no backward pass.
+
+    ``T (p - q)`` of ``T ** 2 * KL(q || p)``, both sides softened by T, or ``2 (z - mixture)`` of the squared error;
+    ``p - y`` of the cross entropy. Arguments are those of :func:`distillation_loss`.
+
+    Returns:
+        Shape (..., C), float32.
+    """
+    logits = student_logits.detach().float()
+    if divergence == "kl":
+        targets = soft_targets(teacher_logits, weights, temperature=temperature, mix=mix)
+        factor = temperature if scale_by_temperature else 1 / temperature
+        gradient = factor * (F.softmax(logits / temperature, dim=-1) - targets)
+    else:
+        gradient = 2 * _difference(logits, _mixed(weights, teacher_logits.detach().float()), divergence)
+    if scale is not None:
+        gradient = gradient * scale.detach().unsqueeze(-1)
+    p = F.softmax(logits, dim=-1)
+    certain = torch.where((labels >= 0).unsqueeze(-1), p - _one_hot(labels, p), torch.zeros_like(p))
+    gradient = torch.where(_has_teacher(weights).unsqueeze(-1), gradient, certain)
+    return gradient if kd_ratio == 1 else (1 - kd_ratio) * certain + kd_ratio * gradient
 
 
 def divergence_gradients(
@@ -189,9 +225,14 @@ def soft_targets(
         targets = _mixed(weights, F.softmax(logits / temperature, dim=-1))
     if labels is None:
         return targets
-    certain = F.one_hot(labels.clamp_min(0), logits.shape[-1]).to(targets.dtype)
+    certain = _one_hot(labels, targets)
     alone = ~_has_teacher(weights) & (labels >= 0)
     return torch.where(alone.unsqueeze(-1), certain, targets)
+
+
+def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """Labels (...) as rows of ``like`` (..., C); class 0 where the label is -1."""
+    return F.one_hot(labels.clamp_min(0), like.shape[-1]).to(like.dtype)
 
 
 def _has_teacher(weights: Tensor) -> Tensor:
@@ -226,6 +267,33 @@ def kl_to_mixture(
     log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     divergence: Tensor = -(targets * log_student).sum(-1) + torch.special.xlogy(targets, targets).sum(-1)
     return divergence * temperature**2 if scale_by_temperature else divergence
+
+
+def cost_of_mixture(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    weights: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    mix: Mix = "probability",
+    divergence: Divergence = "kl",
+) -> Tensor:
+    """What a student pays for what it is taught: ``T ** 2 * CE(mixture, student)``, or the squared error to it.
+
+    The divergence of :func:`distillation_loss` with the entropy of the mixture left in; arguments are those. A row of
+    zero weights pays the cross entropy to its label.
+
+    Returns:
+        Shape (...), float32, >= 0.
+    """
+    if divergence == "kl":
+        targets = soft_targets(teacher_logits, weights, temperature=temperature, mix=mix)
+        log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
+        cost = -(targets * log_student).sum(-1) * temperature**2
+    else:
+        cost = squared_error_to_mixture(student_logits, teacher_logits, weights, centred=divergence == "mse_centred")
+    return torch.where(_has_teacher(weights), cost, cross_entropy(student_logits, labels))
 
 
 def squared_error_to_mixture(

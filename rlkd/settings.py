@@ -23,10 +23,12 @@ class StepSettings:
     """Tokens a text is cut to. Range: >= 1."""
     bf16: bool = False
     """Compute the student's forward pass in bfloat16 where that is safe; weights and losses stay in float32."""
+    divergence: Divergence = "kl"
+    """Of the distillation term: ``kl``, or squared error on logits, ``mse`` or ``mse_centred``."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_loss_settings(self.temperature, self.kd_ratio, "probability")
+        check_loss_settings(self.temperature, self.kd_ratio, "probability", self.divergence)
         if self.batch_size < 1 or self.max_length < 1 or self.learning_rate < 0:
             raise ConfigError(
                 "a student's step needs batch_size and max_length >= 1 and learning_rate >= 0, got "
@@ -46,13 +48,10 @@ class StudentSettings(StepSettings):
     """Optimisation steps. Range: >= 1."""
     device: str = "cpu"
     """``cpu``, or anything else for the accelerator that is found."""
-    divergence: Divergence = "kl"
-    """Of the distillation term: ``kl``, or squared error on logits, ``mse`` or ``mse_centred``."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        check_loss_settings(self.temperature, self.kd_ratio, "probability", self.divergence)
         if self.max_steps < 1:
             raise ConfigError(f"a student needs max_steps >= 1, got {self.max_steps}; 400 is a start")
 

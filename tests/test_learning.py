@@ -1,5 +1,6 @@
 """Learning is demanded, not hoped for: on planted teachers the right weights are known."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from rlkd_envs.vector import TeacherWeightingVectorEnv
 from rlkd.agents import PolicyTraining, train_policy
 from rlkd.agents.run import STRENGTHS, PolicyRun, choose_strength
 from rlkd.data.planted import planted, planted_logits
-from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, UnknownNameError
+from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, UnknownNameError, WeightingError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.settings import StudentSettings
@@ -90,8 +91,26 @@ def policy(unclear):
 
 
 def test_a_policy_comes_close_to_the_supervised_router(unclear, policy):
-    router = build_weighting("router", *unclear)
-    assert mass(policy, *unclear) > mass(router, *unclear) - 0.05 > 0.8
+    blind, knowing = (mass(build_weighting(name, *unclear), *unclear) for name in ("router", "router:knows"))
+    assert mass(policy, *unclear) > knowing - 0.05 > 0.8
+    assert knowing > blind > 0.8
+
+
+def test_a_router_reads_labels_and_not_what_teachers_say_they_know(unclear):
+    """Knowledge that is wrong misleads only the router that asks for it, and the oracle."""
+    task, cache = unclear
+    wrong = dataclasses.replace(cache.knowledge, matrix=np.roll(cache.knowledge.matrix, 1, axis=0))
+    arrays = list(planted_logits(task).transpose(1, 0, 2))
+    misled = LogitCache(arrays, cache.teacher_names, knowledge=wrong)
+    state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
+    blind, knowing = (
+        [build_weighting(name, task, source).weights(state) for source in (cache, misled)]
+        for name in ("router", "router:knows")
+    )
+    assert torch.equal(*blind)
+    assert not torch.allclose(*knowing, atol=0.2)
+    with pytest.raises(WeightingError, match="router:knows needs teachers that all say what they were trained on"):
+        build_weighting("router:knows", task, LogitCache(arrays, cache.teacher_names))
 
 
 def test_with_its_reliability_a_router_and_a_policy_prefer_a_teacher_as_such(tmp_path):
@@ -141,7 +160,7 @@ def trial_loss(policy, task, cache, **settings):
     """Mean validation loss of the students that policies of seed 0 are chosen by."""
     env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE, **settings)
     env.reset(seed=0)
-    return np.mean([env.trial_losses(policy.weights, trial).mean() for trial in range(PolicyTraining.trials)])
+    return np.mean([env.trial_losses(policy, trial).mean() for trial in range(PolicyTraining.trials)])
 
 
 def test_the_policy_whose_students_lose_least_on_validation_is_kept(unclear, tmp_path):
@@ -166,7 +185,7 @@ def test_a_trial_leaves_the_episode_and_the_global_random_state_alone(unclear):
         for _ in range(3):
             if tried:
                 before = torch.get_rng_state()
-                env.trial_losses(build_weighting("uniform", task, cache).weights, 0)
+                env.trial_losses(build_weighting("uniform", task, cache), 0)
                 assert torch.equal(torch.get_rng_state(), before)
             found.append(env.step(np.zeros(env.action_space.shape, np.float32))[1])
         return np.stack(found)

@@ -40,9 +40,14 @@ def rewards_of(env, steps=6, seed=0, actions_seed=0):
 
 
 def scene(**given):
-    """What a reward may look at, as plain values; ``probe`` holds logits and inputs of the last layer."""
+    """What a reward may look at, as plain values; ``probe`` holds logits and inputs of the last layer.
+
+    With ``targets`` the student follows p - q, the gradient of the usual loss.
+    """
     probe = given.pop("probe", None)
     batch = given.pop("batch", None)
+    if "targets" in given:
+        given["gradient"] = given["student_logits"].softmax(-1) - given.pop("targets")
     return SimpleNamespace(
         learning_rate=1.0, probe_logits=lambda: probe, batch_logits=lambda: batch, student_hidden=None, **given
     )
@@ -209,6 +214,8 @@ def test_not_even_the_vocabulary_comes_from_the_test_split(task):
 
 class Constant:
     """The same reward whatever happens."""
+
+    reads_labels = False
 
     def before(self, scene):
         pass

@@ -166,7 +166,7 @@ def train_actor(
         "command": command,
         **actor.training_record,
         "student": student if isinstance(student, str) else None,
-        "episode": dataclasses.asdict(env.episode.settings),
+        "episode": env.episode.settings.record(),
     }
     directory = None if output_dir is None else RunDirectory(output_dir, settings_record)
     run = PolicyRun(

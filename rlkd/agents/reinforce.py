@@ -227,9 +227,9 @@ class Reinforce(WithoutCritic):
         """One step of the policy, up the gradient of reward less baseline times (log) probability."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        buffer = self.rollout_buffer
+        buffer: Any = self.rollout_buffer
         observations, actions = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.actions).float()
-        valid, rewards = observations.any(-1), torch.as_tensor(buffer.rewards)
+        valid, rewards = torch.as_tensor(buffer.valid), torch.as_tensor(buffer.rewards)
         advantages = (rewards - self._baseline_of(rewards, valid))[valid]
         followed = self.policy.logged_decisions(observations[valid], actions[valid], self.update)
         self.descend(-(advantages * followed).mean())
@@ -285,10 +285,9 @@ class Released(WithoutCritic):
         """One pass over the batches of the rollout, a step for each."""
         self.policy.set_training_mode(True)
         actor: Any = self.policy.actor
-        buffer = self.rollout_buffer
+        buffer: Any = self.rollout_buffer
         for step in range(buffer.buffer_size):
-            observations = torch.as_tensor(buffer.observations[step])
-            valid = observations.any(-1)
+            observations, valid = torch.as_tensor(buffer.observations[step]), torch.as_tensor(buffer.valid[step])
             rows = observations[valid].unflatten(-1, (-1, actor.num_features))
             self.descend(released_loss(actor.mix(actor(rows), rows), torch.as_tensor(buffer.rewards[step])[valid]))
         self.log_update()

@@ -25,7 +25,7 @@ from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
-from rlkd.types import State, on_device
+from rlkd.types import State
 from rlkd.weighting.base import Weighting
 
 log = logging.getLogger(__name__)
@@ -227,9 +227,9 @@ class PolicyRun(Generic[PolicyT]):
         return bool(self.env.at_episode_start)
 
     def note_rewards(self) -> None:
-        """Remember the mean reward of the rollout that just ended, padded slots left out."""
-        buffer = self.agent.rollout_buffer
-        self.reward_mean = float(buffer.rewards[buffer.observations.any(axis=-1)].mean())
+        """Remember the mean reward of the rollout that just ended, slots without one left out."""
+        buffer: Any = self.agent.rollout_buffer
+        self.reward_mean = float(buffer.rewards[buffer.valid].mean())
 
     def note_policy(self, *, last: bool = False) -> None:
         """Log a point of the learning curve, and keep the policy if it is the best so far.
@@ -246,8 +246,7 @@ class PolicyRun(Generic[PolicyT]):
         if not self.keep_best:
             self._keep(step)
         elif last or self.at_episode_start:
-            weigh = _on_cpu(self.policy)
-            losses = [float(self._trial_losses(weigh, trial).mean()) for trial in range(self.training.trials)]
+            losses = [float(self._trial_losses(weighting, trial).mean()) for trial in range(self.training.trials)]
             values["validation/trial_loss"] = loss = float(np.mean(losses))
             if loss < self.best_loss:
                 self._keep(step, loss)
@@ -268,11 +267,11 @@ class PolicyRun(Generic[PolicyT]):
         pairs = tqdm([(s, t) for s in policies for t in trials], desc="strength", unit="student", disable=not progress)
         losses: dict[float, list[Any]] = {strength: [] for strength in policies}
         for strength, trial in pairs:
-            losses[strength].append(self._trial_losses(_on_cpu(policies[strength]), trial).numpy())
+            losses[strength].append(self._trial_losses(policies[strength], trial).numpy())
         return {strength: np.stack(found) for strength, found in losses.items()}
 
-    def _trial_losses(self, weigh: Callable[[State], Tensor], trial: int) -> Tensor:
-        losses: Tensor = self.env.trial_losses(weigh, trial, refined=self.training.refined_trials)
+    def _trial_losses(self, weighting: Weighting, trial: int) -> Tensor:
+        losses: Tensor = self.env.trial_losses(weighting, trial, refined=self.training.refined_trials)
         return losses
 
     def _keep(self, step: int, loss: float = math.inf) -> None:
@@ -352,11 +351,6 @@ class PolicyRun(Generic[PolicyT]):
         np.random.set_state(  # noqa: NPY002 (the library's generator)
             ("MT19937", key.numpy().astype(np.uint32), position, 0, 0.0)
         )
-
-
-def _on_cpu(weighting: Any) -> Callable[[State], Tensor]:
-    """A policy's weights where the agent is, wherever the state lies."""
-    return lambda state: weighting.weights(on_device(state, torch.device("cpu")))
 
 
 def _step_number(folder: Path) -> int:

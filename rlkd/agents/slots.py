@@ -48,6 +48,7 @@ class SlotsVecEnv(VecEnv):
     def step_wait(self) -> Any:
         """Take the step."""
         observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        rewards = np.where(infos["rewarded"], rewards, np.nan)  # for the buffer, which leaves them out
         done = terminated | truncated
         slots: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
@@ -76,24 +77,35 @@ class SlotsVecEnv(VecEnv):
 
 
 class MaskedRolloutBuffer(RolloutBuffer):
-    """A rollout buffer that leaves padded slots out of every update.
+    """A rollout buffer that leaves slots without a reward (NaN) out of every update.
 
-    A padded slot's observation is all zeros, which no real one is: its ``present`` features are 1. For the returns
-    it ends what came before it in its slot, so that nothing is discounted across it.
+    Those are padded slots, and instances without a label where the reward reads labels. For the returns such a slot
+    ends what came before it in its place, so that nothing is discounted across it.
     """
+
+    valid: NDArray[np.bool_]
+    """Whether a slot was rewarded, shape (steps, slots)."""
+
+    def reset(self) -> None:
+        """Forget every step."""
+        super().reset()
+        self.valid = np.zeros((self.buffer_size, self.n_envs), dtype=bool)
 
     def add(self, obs: Any, action: Any, reward: Any, episode_start: Any, value: Tensor, log_prob: Tensor) -> None:
         """Store one step of every slot."""
-        super().add(obs, action, reward, np.maximum(episode_start, ~obs.any(axis=1)), value, log_prob)
+        rewarded = np.isfinite(reward)
+        self.valid[self.pos] = rewarded
+        reward, start = np.where(rewarded, reward, 0), np.maximum(episode_start, ~rewarded)
+        super().add(obs, action, reward, start, value, log_prob)
 
     def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
-        """Yield minibatches of real slots in random order."""
+        """Yield minibatches of rewarded slots in random order."""
         assert self.full
         if not self.generator_ready:
             for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
                 self.__dict__[name] = self.swap_and_flatten(self.__dict__[name])
             self.generator_ready = True
-        valid = np.flatnonzero(self.observations.any(axis=1))
+        valid = np.flatnonzero(self.swap_and_flatten(self.valid))
         order = np.random.permutation(valid)  # noqa: NPY002 (the generator that the library seeds and we restore)
         size = batch_size or len(order)
         for start in range(0, len(order), size):

@@ -192,7 +192,7 @@ def prepare_training(
         "reward": reward,
         "training": asdict(training),
         "observation": observation.to_dict(),
-        "episode": asdict(env.episode.settings),
+        "episode": env.episode.settings.record(),
     }
     return PreparedTraining(
         task=task, cache=cache, env=env, training=training, observation=observation, settings=settings

@@ -12,6 +12,9 @@ from rlkd.logit_cache import LogitCache
 from rlkd.weighting import Evidence
 from rlkd.weighting.router import train_router
 
+KNOWING = "router:knows"
+"""The router that is told what every teacher was trained on; fitted once, like the one that reads labels alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -40,7 +43,9 @@ def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir
     return [
         Arm(
             name=_arm_name(spec, specs),
-            spec=f"policy:{_fitted_router(task, cache, output_dir, seed)}" if spec == "router" else spec,
+            spec=f"policy:{_fitted_router(task, cache, output_dir, seed, spec == KNOWING)}"
+            if spec in ("router", KNOWING)
+            else spec,
         )
         for spec in specs
     ]
@@ -55,22 +60,28 @@ def _arm_name(spec: str, specs: Sequence[str]) -> str:
     return short if len(alike) == 1 and short in ("policy", "policy_mean", "policy_shuffle") else spec
 
 
-def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int) -> Path:
+def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int, knows: bool) -> Path:
     # Named after what it was fitted on: another cache in the same place asks for another router.
-    fitted_on = json.dumps([task.fingerprint, cache.identity, seed])
+    fitted_on = json.dumps([task.fingerprint, cache.identity, seed, "knows" if knows else "labels"])
     folder = output_dir / f"router-{hashlib.sha256(fitted_on.encode()).hexdigest()[:8]}"
     if not (folder / "config.json").is_file():
-        fit_router_into(folder, task, cache, seed)
+        fit_router_into(folder, task, cache, seed, knows=knows)
     return folder
 
 
 def fit_router_into(
-    folder: Path, task: Task, cache: LogitCache, seed: int, observation: ObservationConfig | None = None
+    folder: Path,
+    task: Task,
+    cache: LogitCache,
+    seed: int,
+    observation: ObservationConfig | None = None,
+    *,
+    knows: bool = False,
 ) -> None:
     """Fit the supervised router on the training view of the task, and save it as a policy."""
     view = task.training_view()
     evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=seed)
-    train_router(evidence, observation or ObservationConfig()).save_pretrained(folder)
+    train_router(evidence, observation or ObservationConfig(), knows=knows).save_pretrained(folder)
 
 
 def learned_hash(spec: str) -> str | None:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 DONE = "done.json"
 """Written last into a stage's folder, with what it cost."""
-EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16")
+EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16", "divergence")
 """What the students of policy training have from the students that are reported, unless the suite says otherwise."""
 
 
@@ -234,10 +234,16 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
 Trainer = Callable[[PolicyPlan, StudentSettings, int, Context, Path], Path]
 
 
-def _policy_settings(plan: PolicyPlan, student: StudentSettings, seed: int) -> PolicySettings:
+def _episode_shared(plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
+    """Settings of the reported student that those of policy training share; its layers, if they are alike in kind."""
     shared = {name: getattr(student, name) for name in EPISODE_SHARED}
+    alike = plan.settings.get("student", student.student) == student.student
+    return {**shared, "num_layers": student.num_layers} if alike else shared
+
+
+def _policy_settings(plan: PolicyPlan, student: StudentSettings, seed: int) -> PolicySettings:
     flat = {"device": student.device, **plan.settings, "seed": seed}
-    return policy_settings(flat, episode=shared, student=student.student)
+    return policy_settings(flat, episode=_episode_shared(plan, student), student=student.student)
 
 
 def _train_policy(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
@@ -257,16 +263,19 @@ def _train_policy(plan: PolicyPlan, student: StudentSettings, seed: int, context
 
 
 def _fit_router(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
-    fit_router_into(folder / "router", context.task, context.cache, seed, _router_observation(plan))
+    observation, knows = _router_settings(plan)
+    fit_router_into(folder / "router", context.task, context.cache, seed, observation, knows=knows)
     return folder / "router"
 
 
-def _router_observation(plan: PolicyPlan) -> ObservationConfig:
+def _router_settings(plan: PolicyPlan) -> tuple[ObservationConfig, bool]:
+    """What a router observes, and whether it is told what the teachers know."""
     switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
     for name in plan.settings:
-        if name not in switches:
-            raise ConfigError(f"a router's settings are {', '.join(switches)}, got {name!r}; leave it out")
-    return ObservationConfig(**{switches[name]: value for name, value in plan.settings.items()})
+        if name not in {*switches, "knows"}:
+            raise ConfigError(f"a router's settings are {', '.join(switches)} and knows, got {name!r}; leave it out")
+    observed = {switches[name]: value for name, value in plan.settings.items() if name in switches}
+    return ObservationConfig(**observed), bool(plan.settings.get("knows", False))
 
 
 @dataclass(frozen=True)
@@ -285,7 +294,7 @@ def _system_settings(plan: PolicyPlan, student: StudentSettings) -> _SystemSetti
     return _SystemSettings(
         student=plan.settings.get("student", student.student),
         device=plan.settings.get("device", student.device),
-        episode={name: getattr(student, name) for name in EPISODE_SHARED}
+        episode=_episode_shared(plan, student)
         | {name: value for name, value in plan.settings.items() if name in steps},
         switches={name: value for name, value in plan.settings.items() if name not in own},
     )
@@ -318,7 +327,7 @@ def check_policy(plan: PolicyPlan, student: StudentSettings) -> None:
     if plan.kind == "policy":
         _policy_settings(plan, student, 0)
     elif plan.kind == "router":
-        _router_observation(plan)
+        _router_settings(plan)
     else:
         check: Any = rl_kd_settings if plan.kind == "rl_kd" else mtkd_rl_settings
         check(**_system_settings(plan, student).switches)

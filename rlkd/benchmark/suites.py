@@ -26,6 +26,9 @@ from rlkd.weighting import weighting_class
 CONTROLS = ("shuffle", "mean")
 METRICS = ("accuracy", "macro_f1", "matthews")
 POLICY_KINDS = ("policy", "router", "rl_kd", "mtkd_rl")
+RULES = 2
+"""Of how routers and policies are made from their settings; another number asks for them anew. 2: a router's targets
+are read from labels alone, and a policy's strength is full unless harm is sure."""
 SMOKE_ROWS = {"train": 400, "probe": 100, "validation": 100, "test": 100}
 SMOKE_STEPS = 10
 SMOKE_TRAINING: Mapping[str, Mapping[str, Any]] = {
@@ -109,6 +112,7 @@ class TaskPlan:
         plan = self.policies[policy]
         student = next(iter(self.students.values())).record()
         made_of = [self.teachers_key, self.labels, plan.kind, dict(plan.settings), student, seed]
+        made_of += [RULES] if plan.kind in ("policy", "router") else []
         return f"{self.name}-{policy}-{digest(made_of)}"
 
     def policy_seed(self, seed: int) -> int:

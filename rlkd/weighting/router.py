@@ -1,6 +1,6 @@
 """The supervised router: the policy's network, trained with labels to name the right teachers."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,23 +19,21 @@ from rlkd.weighting.teacher_sets import TeacherSets
 
 ROUTER_EPOCHS = 120
 """Passes of a router over its rows: it is to be the strongest simple rival, not a straw man."""
+SURE = 0.99
+"""Probability of a label from which on a teacher is as right as can be. Teachers have seen the rows that routers learn
+from; what they say of them beyond this is memory."""
 ROUTER_DRAWS = 4
 """Sets of teachers that a router meets for every row, where they are drawn; they share the passes."""
 
 
-def router_targets(state: State, oracle: Oracle | None) -> Tensor:
-    """What a router learns to say, shape (..., K): which teachers know the instance.
+def router_targets(state: State) -> Tensor:
+    """What a router learns to say, shape (..., K), from labels alone: who is right, and how surely.
 
-    Those that were trained on its class or domain, where the teachers say so; else those that predict its label, or,
-    where none does, all in proportion to the probability they give it.
+    In proportion to the odds that a teacher gives the label, cut at those of ``SURE``: it is no better to be surer.
     """
-    if oracle is not None and oracle.requires <= state.available():
-        return oracle.weights(state)
     assert state.labels is not None
-    right = state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)
-    probability = torch.exp(-teacher_cross_entropy(state.teacher_logits, state.labels))
-    shares = torch.where((right & state.present).any(-1, keepdim=True), right.float(), probability)
-    return normalised(shares, state.present)
+    probability = torch.exp(-teacher_cross_entropy(state.teacher_logits, state.labels)).clamp(1e-6, SURE)
+    return normalised(probability / (1 - probability), state.present)
 
 
 def fit_router(
@@ -77,8 +75,11 @@ def fit_router(
 class Router:
     """The supervised ceiling: the policy's own network and observation, trained with labels to name the right teachers.
 
-    Label-free when deployed, like the policy. What it is taught: :func:`router_targets`.
+    Label-free when deployed, like the policy. What it is taught is :func:`router_targets`; ``router:knows`` is taught
+    what the oracle says instead, which takes teachers that say what they were trained on: a stranger's do not.
     """
+
+    ARGUMENTS: ClassVar[tuple[str, ...]] = ("reliability", "knows")
 
     def __init__(self, policy: Policy) -> None:
         """Wrap a trained network."""
@@ -87,15 +88,23 @@ class Router:
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``router`` or ``router:reliability``: reads the labelled rows of train and probe."""
-        if argument not in (None, "reliability"):
-            raise WeightingError(f"'router' takes no argument but 'reliability', got {argument!r}; leave it out")
-        if argument and evidence.source.reliability is None:
+        """Build from ``router``, ``router:reliability`` or ``router:knows``: reads the labels of train and probe."""
+        if argument is not None and argument not in cls.ARGUMENTS:
+            raise WeightingError(
+                f"'router' takes no argument but {' or '.join(cls.ARGUMENTS)}, got {argument!r}; leave it out"
+            )
+        if argument == "reliability" and evidence.source.reliability is None:
             raise WeightingError(
                 "router:reliability needs the teachers' reliability, got teachers without; use a cache and a task with "
                 "labelled validation rows"
             )
-        return cls(train_router(evidence, ObservationConfig(reliability=argument is not None)))
+        if argument == "knows" and evidence.source.knowledge is None:
+            raise WeightingError(
+                "router:knows needs teachers that all say what they were trained on (teacher.json, 'knows'), got none "
+                "that do; 'router' reads labels alone"
+            )
+        observation = ObservationConfig(reliability=argument == "reliability")
+        return cls(train_router(evidence, observation, knows=argument == "knows"))
 
     def weights(self, state: State) -> Tensor:
         """Weights of a batch, shape (..., K)."""
@@ -108,6 +117,7 @@ def train_router(
     *,
     max_rows: int | None = None,
     sets: TeacherSets | None = None,
+    knows: bool = False,
 ) -> Policy:
     """Fit a router on the labelled rows of train and probe.
 
@@ -116,6 +126,11 @@ def train_router(
         observation: Must not observe the student: a router is fitted before there is one.
         max_rows: Use at most so many labelled rows.
         sets: Which sets of teachers it meets, drawn ``ROUTER_DRAWS`` times a row; None: the real one alone.
+        knows: Imitate the oracle, which is told what every teacher was trained on, instead of reading who is right.
+
+    Raises:
+        PolicyError: The observation has the student in it.
+        WeightingError: There is no labelled row, or ``knows`` is asked of teachers that do not say what they know.
     """
     if observation.student:
         raise PolicyError(
@@ -128,8 +143,9 @@ def train_router(
         raise WeightingError("a router needs labelled train or probe rows, got none; label some, or leave 'router' out")
     rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
     state = read_state(task, source, ids[rows])
-    targets = router_targets(state, Oracle(source.knowledge) if source.knowledge is not None else None)
-    policy = Policy.create(observation, training={"method": "router", "task": task.name}, seed=evidence.seed)
+    targets = Oracle.build(None, evidence).weights(state) if knows else router_targets(state)
+    record = {"method": "router", "targets": "knows" if knows else "labels", "task": task.name}
+    policy = Policy.create(observation, training=record, seed=evidence.seed)
     if sets is None or not sets.vary:
         features = teacher_features(state, observation)
         return fit_router(policy, features, targets, epochs=ROUTER_EPOCHS, seed=evidence.seed).eval()
