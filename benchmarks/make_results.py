@@ -16,7 +16,7 @@ from rlkd.workflow.bench import HEADROOM, read_suites
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CLAIMS = HERE / "claims.yaml"
-CAME = {"pays": "yes", "same": "no difference", "costs": "the other way", None: "one seed"}
+CAME = {"pays": "yes", "same": "not sure", "costs": "the other way", None: "one seed"}
 """Words for the side of zero on which the interval of a claimed difference lies."""
 
 
@@ -63,7 +63,7 @@ def _published() -> list[dict[str, Any]]:
 def _claims(records: Sequence[dict[str, Any]], blocks: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Tables by caption, each of differences in points; none where nothing was run."""
     rng = np.random.default_rng(STATISTICS_SEED)
-    runs = group_runs([record for record in records if record["kind"] == "run"], rng)
+    runs = group_runs([record for record in records if record["kind"] == "run"])
     return {caption: _differences(runs, block, rng) for caption, block in blocks.items()}
 
 

@@ -4,8 +4,9 @@ A line is a flat record with a ``kind``:
 
 * ``run``: ``suite``, ``task``, ``student``, ``weighting``, ``seed``, ``status`` (``ok`` or ``failed``, then with
   ``error``), the scores on the test split (``accuracy``, ``macro_f1``, ``matthews``, ``nll``, ``ece``,
-  ``class_recall``; ``metric`` names the one that counts), ``correct`` (:func:`rlkd.records.unpack_bits`), ``regret``
-  and ``selection_accuracy`` (:func:`rlkd.benchmark.measuring.choice_figures`), ``mean_weights`` (K),
+  ``class_recall``; ``metric`` names the one that counts), ``correct`` (:func:`rlkd.records.unpack_bits`),
+  ``predictions`` and ``labels`` (:func:`rlkd.records.unpack_classes`) where accuracy is not what counts, ``regret`` and
+  ``selection_accuracy`` (:func:`rlkd.benchmark.measuring.choice_figures`), ``mean_weights`` (K),
   ``knowing_mass_early`` and ``_late``, ``seconds``, ``fit_seconds``, ``policy_seconds``, ``teacher_passes``,
   ``peak_memory_mb``, ``rows`` per split, ``labelled_rows`` outside the test split, and what made it: ``teachers``,
   ``settings``, ``data``, ``logits``, ``policy`` (hashes), ``environment``.

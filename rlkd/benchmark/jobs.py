@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from rlkd.benchmark.arms import Arm, learned_hash
 from rlkd.benchmark.measuring import (
+    answers,
     choice_figures,
     deployed_weights,
     peak_memory_mb,
@@ -26,7 +25,7 @@ from rlkd.data.task import Task
 from rlkd.errors import one_line
 from rlkd.logit_cache import LogitCache
 from rlkd.models.networks import one_thread
-from rlkd.records import pack_bits, write_json_atomic
+from rlkd.records import write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
 from rlkd.weighting import Weighting, build_weighting
@@ -215,7 +214,7 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
         "falls_back": _fall_back(trainer.weighting, task),
         "rows": {split: len(ids) for split, ids in task.splits.items()},
         "labelled_rows": sum(len(task.labelled_ids(split)) for split in ("train", "probe", "validation")),
-        "correct": pack_bits(np.asarray(logits.argmax(-1) == labels)),
+        **answers(logits, labels, job.metric),
     }
 
 

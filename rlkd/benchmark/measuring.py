@@ -17,6 +17,8 @@ from torch import Tensor
 from rlkd.data.task import Task
 from rlkd.logit_cache import read_state
 from rlkd.metrics import classification_metrics
+from rlkd.records import pack_bits, pack_classes
+from rlkd.stats import ACCURACY
 from rlkd.types import LogitSource, State
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import Weighting, mixture
@@ -41,6 +43,24 @@ def student_scores(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64])
         "matthews": float(matthews_corrcoef(labels, predictions)),
         "class_recall": [round(float(value), 4) for value in recall],
     }
+
+
+def answers(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], metric: str) -> dict[str, str]:
+    """What a record keeps of each test instance, so that intervals can be about other test instances.
+
+    Args:
+        logits: Shape (N, C).
+        labels: Shape (N,), all labelled.
+        metric: The score that counts; one that is no mean over right and wrong needs what was answered.
+
+    Returns:
+        ``correct``, and for such a score ``predictions`` and ``labels``.
+    """
+    predictions = logits.argmax(-1)
+    kept = {"correct": pack_bits(np.asarray(predictions == labels))}
+    if metric != ACCURACY:
+        kept |= {"predictions": pack_classes(predictions), "labels": pack_classes(labels)}
+    return kept
 
 
 @torch.no_grad()

@@ -13,11 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import Context, failure
-from rlkd.benchmark.measuring import peak_memory_mb, reset_peak_memory, student_scores
+from rlkd.benchmark.measuring import answers, peak_memory_mb, reset_peak_memory, student_scores
 from rlkd.benchmark.mkd import LABELS, MkdArm, MkdSettings, parse_arm
 from rlkd.benchmark.places import portable
 from rlkd.benchmark.stages import arm_of, make_teachers, plan_data
@@ -28,7 +26,6 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError
 from rlkd.models import load_teachers
 from rlkd.models.teacher_files import TeacherInfo, write_info
-from rlkd.records import pack_bits
 from rlkd.settings import StudentSettings
 from rlkd.systems.mkd import Lessons, Phase, refinement_phase, teacher_phase, train_model
 
@@ -343,7 +340,7 @@ def _scored(worker: Worker, index: int, student: str, name: str, seed: int, alon
         "data": task.fingerprint,
         "logits": cache.identity,
         "rows": {split: len(ids) for split, ids in task.splits.items()},
-        "correct": pack_bits(np.asarray(logits.argmax(-1) == labels)),
+        **answers(logits, labels, plan.metric),
     }
 
 

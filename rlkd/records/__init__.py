@@ -5,7 +5,7 @@ synced, and is renamed over the target. A directory of files (a checkpoint, a ca
 manifest, written last, names the size and the hash of every file and all of them match.
 """
 
-from rlkd.records.bits import pack_bits, unpack_bits
+from rlkd.records.bits import pack_bits, pack_classes, unpack_bits, unpack_classes
 from rlkd.records.checkpoints import MANIFEST, MANIFEST_VERSION, newest_verified, verify_manifest, write_manifest
 from rlkd.records.files import (
     file_hash,
@@ -40,11 +40,13 @@ __all__ = [
     "file_hash",
     "newest_verified",
     "pack_bits",
+    "pack_classes",
     "parse_object",
     "prepare_output_dir",
     "read_jsonl",
     "read_object",
     "unpack_bits",
+    "unpack_classes",
     "verify_manifest",
     "write_array_atomic",
     "write_atomic",

@@ -7,7 +7,7 @@ from rlkd.report.arms import is_policy, ordered
 from rlkd.report.document import Table
 from rlkd.report.plots import TIMES
 from rlkd.report.tables import Cells, filled
-from rlkd.report.wording import NO_REGRET, points, spread_text
+from rlkd.report.wording import NO_REGRET, p_text, points, spread_text
 from rlkd.stats import ACCURACY, UNIFORM, TaskRuns
 
 Figures = dict[str, Any]
@@ -101,7 +101,7 @@ def _count(value: float | None) -> str | None:
 
 
 def _p(value: float | None) -> str | None:
-    return None if value is None else "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.01 else 2}f}"
+    return None if value is None else p_text(value).removeprefix("p ").removeprefix("= ").replace("< ", "<")
 
 
 def _masses(row: Figures) -> str | None:

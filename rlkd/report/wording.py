@@ -37,10 +37,9 @@ def _signed(value: float, form: str) -> str:
     return text.replace("-", "+" if "+" in form else "", 1) if float(text) == 0 else text
 
 
-def p_text(p_value: float, smallest: float = 0.0) -> str:
-    """``p = 0.06``, ``p < 0.001``; says so where no smaller p-value was possible."""
-    text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{3 if p_value < 0.01 else 2}f}"
-    return f"{text}, the least that so few seeds can give" if 0 < p_value <= smallest else text
+def p_text(p_value: float) -> str:
+    """``p = 0.06``, ``p = 0.047``, ``p < 0.001``: three digits below 0.1, so that none is rounded over a level."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{3 if p_value < 0.1 else 2}f}"
 
 
 def task_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
@@ -59,13 +58,12 @@ def _policy_sentences(runs: TaskRuns, by_name: dict[str, Figures], name: str) ->
     row = by_name[name]
     if row.get("gain") is None:
         return [f"`{name}` has no run that can be paired with uniform."]
-    smallest = 2.0 ** (1 - row["seeds"]) if row["seeds"] > 1 else 1.0
-    chance = p_text(row["p_value"], 0.0 if row.get("verdict") == "same" else smallest)
+    chance = "" if row.get("p_value") is None else f" ({p_text(row['p_value'])})"
     gain = f"{points(row, 'gain')} points over uniform"
     said = {
-        "pays": f"`{name}` **pays here**: {gain} ({chance}).",
-        "costs": f"`{name}` **costs accuracy here**: {gain} ({chance}).",
-        "same": f"`{name}` **makes no difference here** ({chance}): {gain}.",
+        "pays": f"`{name}` **pays here**: {gain}{chance}.",
+        "costs": f"`{name}` **costs accuracy here**: {gain}{chance}.",
+        "same": f"`{name}` **makes no sure difference here**: {gain}{chance}.",
         None: f"`{name}`: {gain}; one run is too few to say more.",
     }[row.get("verdict")]
     share = spread_text(row, "gap_share", ".2f")
@@ -123,14 +121,16 @@ def _cause(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:
         elif side == "pays":
             sentences.append(f"Fixed weights would not do: {size}.")
         elif kind == "shuffle":
-            sentences.append(f"**Instance weighting is not the cause** ({what} does as well): {size}.")
+            does = "does as well, as far as these runs tell" if side == "same" else "does better"
+            sentences.append(f"**Instance weighting is not the cause** ({what} {does}): {size}.")
         else:
-            sentences.append(f"Fixed weights would do: {what} are as good ({size}).")
+            are = "are as good, as far as these runs tell" if side == "same" else "are better"
+            sentences.append(f"Fixed weights would do: {what} {are} ({size}).")
     return sentences
 
 
 def _others(by_name: dict[str, Figures]) -> list[str]:
-    words = {"pays": "Above uniform", "costs": "Below uniform", "same": "No difference to uniform"}
+    words = {"pays": "Above uniform", "costs": "Below uniform", "same": "No sure difference to uniform"}
     said = []
     rest = [name for name in ordered(by_name) if name not in policies(by_name)]
     for word, heading in words.items():
@@ -174,10 +174,11 @@ def suite_sentences(rows: Sequence[Figures]) -> list[str]:
         row = by_name[name]
         if not row["tasks"]:
             continue
+        chance = "" if row["p_value"] is None else f" ({p_text(row['p_value'])}, of the mean)"
         sentence = (
-            f"`{name}` over {_tasks(row['tasks'])}: pays on {row['pays']}, makes no difference on {row['same']}, "
+            f"`{name}` over {_tasks(row['tasks'])}: pays on {row['pays']}, makes no sure difference on {row['same']}, "
             f"costs accuracy on {row['costs']}; mean {points(row, 'gain')}, IQM {points(row, 'gain_iqm')} points over "
-            f"uniform ({p_text(row['p_value'])})"
+            f"uniform{chance}"
         )
         share = spread_text(row, "share_iqm", ".2f")
         if share is not None:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from rlkd.errors import ConfigError
-from rlkd.records import unpack_bits
-from rlkd.stats.estimates import bootstrap_interval, holm, paired_permutation_test, probability_of_improvement
-from rlkd.stats.panel import Draws, Panel, over_tasks, task_iqm, task_mean
+from rlkd.records import unpack_bits, unpack_classes
+from rlkd.stats.contrasts import Contrast, Share, task_iqm, task_mean
+from rlkd.stats.estimates import holm, mean_interval, probability_of_improvement
+from rlkd.stats.panel import Panel
+from rlkd.stats.scores import LEAVE_ONE_OUT, instance_values
 
 Record = Mapping[str, Any]
 Figures = dict[str, Any]
@@ -30,6 +32,8 @@ PLANTED = ("regret", "selection_accuracy")
 """Means over seeds with intervals; only where the best action is known."""
 STATISTICS_SEED = 0
 """Of the generator that a report draws from: the same records give the same figures."""
+BOUNDS = {ACCURACY: (0.0, 1.0), "macro_f1": (0.0, 1.0), "matthews": (-1.0, 1.0)}
+"""Within which a score lies, and so its interval."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +63,19 @@ class TaskRuns:
         return next((record[key] for record in self.records if record.get(key) is not None), None)
 
 
-def group_runs(records: Sequence[Record], rng: np.random.Generator, reps: int = 2000) -> list[TaskRuns]:
+def group_runs(records: Sequence[Record]) -> list[TaskRuns]:
     """Sort records into tables, one for each task and student, in order of first appearance.
 
     Args:
         records: Lines of one suite, in any order; of several lines of one run the last finished one counts.
-        rng: Draws the resamples.
-        reps: Number of resamples; >= 1.
 
     Raises:
-        ConfigError: If the runs of one table name several metrics, or lack theirs.
+        ConfigError: If the runs of one table name several metrics, lack theirs, or have other labels.
     """
     tables: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         tables.setdefault((str(record["task"]), str(record.get("student", ""))), []).append(record)
-    return [_task_runs(task, student, runs, rng, reps) for (task, student), runs in tables.items()]
+    return [_task_runs(task, student, runs) for (task, student), runs in tables.items()]
 
 
 def label_curves(tables: Sequence[TaskRuns]) -> list[dict[int, str]]:
@@ -89,20 +91,20 @@ def label_curves(tables: Sequence[TaskRuns]) -> list[dict[int, str]]:
     return [dict(sorted(curve.items())) for curve in found.values() if len(curve) > 2]
 
 
-def _task_runs(task: str, student: str, records: Sequence[Record], rng: np.random.Generator, reps: int) -> TaskRuns:
+def _task_runs(task: str, student: str, records: Sequence[Record]) -> TaskRuns:
     finished = {(str(r["weighting"]), int(r["seed"])): r for r in records if r["status"] == "ok"}
     broken = {(str(r["weighting"]), int(r["seed"])): r for r in records if r["status"] != "ok"}
     metrics = {str(record.get("metric") or ACCURACY) for record in finished.values()} or {ACCURACY}
     if len(metrics) > 1:
         raise ConfigError(f"task {task!r} has runs scored by {', '.join(sorted(metrics))}; report one metric a task")
     metric = metrics.pop()
-    # Answers per instance give an accuracy; of any other score, only its value per run is known.
-    per_instance = metric == ACCURACY and all(record.get("correct") for record in finished.values())
-    answers: dict[str, dict[int, Any]] = {}
-    for (name, seed), record in finished.items():
+    for (name, _), record in finished.items():
         if record.get(metric) is None:
             raise ConfigError(f"a run of {name!r} on {task!r} has no {metric!r}; leave it out or score it")
-        run = unpack_bits(record["correct"]) if per_instance else float(record[metric])
+    if metric in LEAVE_ONE_OUT and len({r["labels"] for r in finished.values() if r.get("labels")}) > 1:
+        raise ConfigError(f"expected runs of {task!r} with the same test labels, got others; report them apart")
+    answers: dict[str, dict[int, Any]] = {}
+    for (name, seed), run in zip(finished, _answers(metric, list(finished.values())), strict=True):
         answers.setdefault(name, {})[seed] = run
     return TaskRuns(
         task=task,
@@ -112,31 +114,41 @@ def _task_runs(task: str, student: str, records: Sequence[Record], rng: np.rando
         finished=finished,
         failed=[record for key, record in broken.items() if key not in finished],
         # sorted, so that the order in which runs ended changes no figure
-        panel=Panel({name: answers[name] for name in sorted(answers)}, rng, reps) if answers else None,
+        panel=Panel({name: answers[name] for name in sorted(answers)}) if answers else None,
     )
 
 
-def task_rows(runs: TaskRuns, rng: np.random.Generator) -> list[Figures]:
+def _answers(metric: str, records: Sequence[Record]) -> list[Any]:
+    """Values per test instance of each run; one score a run where a record does not say what it answered."""
+    if metric == ACCURACY and all(record.get("correct") for record in records):
+        return [unpack_bits(record["correct"]) for record in records]
+    if metric in LEAVE_ONE_OUT and all(record.get("labels") and record.get("predictions") for record in records):
+        pairs = [(unpack_classes(record["labels"]), unpack_classes(record["predictions"])) for record in records]
+        return [instance_values(metric, labels, predictions) for labels, predictions in pairs]
+    return [float(record[metric]) for record in records]
+
+
+def task_rows(runs: TaskRuns) -> list[Figures]:
     """One row per weighting of a table.
 
     Args:
         runs: As :func:`group_runs` gives them.
-        rng: For tests of more than 12 seeds and intervals of the planted figures.
 
     Returns:
         Rows with ``weighting, seeds, failed`` and, where there are runs: ``score`` (once more under the metric's own
         name), ``gain`` over equal weights, ``over_best_teacher`` and ``gap_share``, each with ``_low`` and ``_high``
-        (95%; None where nothing could be resampled), ``p_value`` and ``p_holm`` (corrected for the weightings of this
-        table), ``improves`` (probability of improvement over equal weights), ``verdict`` and the means of what else
-        was measured, None where it is not known for every seed. Figures of a difference are over the seeds that both
-        weightings have; ``score`` is over those shared with uniform.
+        (95%; None with one seed), ``p_value`` (of the gain, below 0.05 where its interval leaves zero out) and
+        ``p_holm`` (corrected for the weightings of this table), ``improves`` (probability of improvement over equal
+        weights), ``verdict`` and the means of what else was measured, None where it is not known for every seed.
+        Figures of a difference are over the seeds that both weightings have; ``score`` is over those shared with
+        uniform.
     """
-    rows = [_task_row(runs, name, rng) for name in runs.weightings]
+    rows = [_task_row(runs, name) for name in runs.weightings]
     _correct_for_many(rows)
     return rows
 
 
-def _task_row(runs: TaskRuns, name: str, rng: np.random.Generator) -> Figures:
+def _task_row(runs: TaskRuns, name: str) -> Figures:
     panel = runs.panel
     row: Figures = {
         "weighting": name,
@@ -149,12 +161,14 @@ def _task_row(runs: TaskRuns, name: str, rng: np.random.Generator) -> Figures:
     seeds = paired or panel.common_seeds(name)
     row["seeds"] = len(seeds)
     score = panel.score(name, paired_with=UNIFORM if paired else None)
-    row |= spread("score", score) | _measured([runs.finished[name, seed] for seed in seeds], rng)
-    row |= spread(runs.metric, score)
+    row |= _within(spread("score", score), *BOUNDS.get(runs.metric, (-math.inf, math.inf)))
+    row |= _measured([runs.finished[name, seed] for seed in seeds])
+    row |= {f"{runs.metric}{end}": row[f"score{end}"] for end in ("", "_low", "_high")}
     if paired and name != UNIFORM:
         mine, equal = panel.scores(name, paired), panel.scores(UNIFORM, paired)
-        row |= spread("gain", panel.difference(name, UNIFORM)) | {
-            "p_value": paired_permutation_test(mine - equal, rng),
+        gain = panel.difference(name, UNIFORM)
+        row |= spread("gain", gain) | {
+            "p_value": None if gain is None else gain.p_value(),
             "improves": probability_of_improvement(mine, equal),
         }
         row["verdict"] = verdict(row, "gain")
@@ -165,7 +179,7 @@ def _task_row(runs: TaskRuns, name: str, rng: np.random.Generator) -> Figures:
     return row
 
 
-def _measured(records: Sequence[Record], rng: np.random.Generator) -> Figures:
+def _measured(records: Sequence[Record]) -> Figures:
     figures: Figures = {}
     for key in (*MEASURED, *PLANTED):
         values = [float(record[key]) for record in records if record.get(key) is not None]
@@ -175,9 +189,18 @@ def _measured(records: Sequence[Record], rng: np.random.Generator) -> Figures:
             continue
         figures[key] = float(np.mean(values))
         if key in PLANTED and len(values) > 1:
-            estimate = bootstrap_interval(values, lambda runs: float(runs.mean()), rng)
-            figures |= {f"{key}_low": estimate.low, f"{key}_high": estimate.high}
+            estimate = mean_interval(values)
+            ends = {f"{key}_low": estimate.low, f"{key}_high": estimate.high}
+            figures |= _within(ends, 0.0, 1.0)
     return figures
+
+
+def _within(figures: Figures, low: float, high: float) -> Figures:
+    """The ends of intervals, no further than the figure can be."""
+    return {
+        key: min(max(value, low), high) if value is not None and key.endswith(("_low", "_high")) else value
+        for key, value in figures.items()
+    }
 
 
 def _correct_for_many(rows: Sequence[Figures]) -> None:
@@ -187,11 +210,11 @@ def _correct_for_many(rows: Sequence[Figures]) -> None:
             row["p_holm"] = float(corrected)
 
 
-def spread(name: str, draws: Draws | None) -> Figures:
+def spread(name: str, figure: Contrast | Share | None) -> Figures:
     """A figure with its interval under ``name``, ``name_low`` and ``name_high``; None where there is none."""
-    estimate = None if draws is None else draws.estimate()
+    estimate = None if figure is None else figure.estimate()
     return {
-        name: None if draws is None else draws.value,
+        name: None if figure is None else figure.value,
         f"{name}_low": None if estimate is None else estimate.low,
         f"{name}_high": None if estimate is None else estimate.high,
     }
@@ -213,13 +236,13 @@ def suite_rows(tables: Sequence[TaskRuns], rng: np.random.Generator) -> list[Fig
 
     Args:
         tables: Of one student, one a task.
-        rng: For the tests.
+        rng: For interquartile means.
 
     Returns:
         Rows with ``weighting``, ``tasks`` (on which it and uniform were run), ``gain`` (mean over tasks), ``gain_iqm``
-        and ``share_iqm`` with intervals, ``share_tasks`` (with a gap to share), ``p_value`` (sign flips of every task
-        and seed), ``p_holm``, ``improves`` (mean over tasks), ``pays``, ``same`` and ``costs`` (tasks by verdict),
-        ``cost`` (seconds with policy training over those of uniform, geometric mean over tasks).
+        and ``share_iqm`` with intervals, ``share_tasks`` (with a gap to share), ``p_value`` (of the mean gain),
+        ``p_holm``, ``improves`` (mean over tasks), ``pays``, ``same`` and ``costs`` (tasks by verdict), ``cost``
+        (seconds with policy training over those of uniform, geometric mean over tasks).
     """
     names = dict.fromkeys(name for table in tables for name in table.weightings)
     rows = [_suite_row(tables, name, rng) for name in names if name != UNIFORM]
@@ -235,20 +258,19 @@ def _suite_row(tables: Sequence[TaskRuns], name: str, rng: np.random.Generator) 
     gains = [gain for _, panel in pairs if (gain := panel.difference(name, UNIFORM)) is not None]
     verdicts = [verdict(spread("gain", gain), "gain") for gain in gains]
     row |= {"tasks": len(pairs), **{word: verdicts.count(word) for word in ("pays", "same", "costs")}}
-    row |= spread("gain", over_tasks(gains, task_mean)) | spread("gain_iqm", over_tasks(gains, task_iqm))
-    flips, improves = [], []
+    mean = task_mean(gains)
+    row |= spread("gain", mean) | spread("gain_iqm", task_iqm(gains, rng))
+    improves = []
     for _, panel in pairs:
         seeds = panel.common_seeds(name, UNIFORM)
-        mine, equal = panel.scores(name, seeds), panel.scores(UNIFORM, seeds)
-        flips.append((mine - equal) / len(seeds))  # every task weighs the same, however many seeds it has
-        improves.append(probability_of_improvement(mine, equal))
-    row |= {"p_value": paired_permutation_test(np.concatenate(flips), rng), "improves": float(np.mean(improves))}
+        improves.append(probability_of_improvement(panel.scores(name, seeds), panel.scores(UNIFORM, seeds)))
+    row |= {"p_value": mean.p_value(), "improves": float(np.mean(improves))}
     row["cost"] = _cost([table for table, _ in pairs], name)
     if name != ORACLE:
         found = [panel.gap_share(name, UNIFORM, ORACLE) for _, panel in pairs]
-        shares = [share for share in found if share is not None]
+        shares = [share.linear() for share in found if share is not None]
         row["share_tasks"] = len(shares)
-        row |= spread("share_iqm", over_tasks(shares, task_iqm) if shares else None)
+        row |= spread("share_iqm", task_iqm(shares, rng) if shares else None)
     return row
 
 
@@ -275,11 +297,11 @@ def rival_rows(tables: Sequence[TaskRuns], focus: str, rng: np.random.Generator)
     Args:
         tables: Of one student, one a task.
         focus: The weighting that the others are taken from.
-        rng: For the tests.
+        rng: For interquartile means.
 
     Returns:
         Rows with ``rival``, ``by_task`` (task to ``gain`` with its interval), ``mean`` and ``iqm`` over tasks with
-        intervals, ``p_value`` and ``p_holm``: all are ``focus`` minus the rival.
+        intervals, ``p_value`` of the mean and ``p_holm``: all are ``focus`` minus the rival.
     """
     rivals = dict.fromkeys(name for table in tables for name in table.weightings if name != focus)
     rows = [row for rival in rivals if (row := rival_row(tables, focus, rival, rng)) is not None]
@@ -290,15 +312,10 @@ def rival_rows(tables: Sequence[TaskRuns], focus: str, rng: np.random.Generator)
 def rival_row(tables: Sequence[TaskRuns], focus: str, rival: str, rng: np.random.Generator) -> Figures | None:
     """One of the rows of :func:`rival_rows`, without ``p_holm``; None where no seed of a task has both weightings."""
     found = {table.task: table.panel.difference(focus, rival) for table in tables if table.panel is not None}
-    differences = {task: draws for task, draws in found.items() if draws is not None}
+    differences = {task: difference for task, difference in found.items() if difference is not None}
     if not differences:
         return None
-    pooled = list(differences.values())
-    flips = []
-    for table in tables:
-        if table.panel is not None and (seeds := table.panel.common_seeds(focus, rival)):
-            scores = table.panel.scores(focus, seeds) - table.panel.scores(rival, seeds)
-            flips.append(scores / len(seeds))
+    mean = task_mean(list(differences.values()))
     row: Figures = {"rival": rival, "by_task": {task: spread("gain", d) for task, d in differences.items()}}
-    row |= spread("mean", over_tasks(pooled, task_mean)) | spread("iqm", over_tasks(pooled, task_iqm))
-    return row | {"p_value": paired_permutation_test(np.concatenate(flips), rng)}
+    row |= spread("mean", mean) | spread("iqm", task_iqm(list(differences.values()), rng))
+    return row | {"p_value": mean.p_value()}

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlkd.benchmark import check_comparison, compare
 from rlkd.data import Task, load_task
 from rlkd.logit_cache import LogitCache, load_cache
@@ -19,7 +17,7 @@ from rlkd.records import (
 )
 from rlkd.report import task_sentences, task_table, write_report
 from rlkd.settings import StudentSettings
-from rlkd.stats import STATISTICS_SEED, group_runs, task_rows
+from rlkd.stats import group_runs, task_rows
 from rlkd.workflow.students import inputs_record
 from rlkd.workflow.teachers import Rows
 
@@ -100,9 +98,8 @@ def compare_and_report(
 ) -> tuple[Rows, list[str]]:
     """Run a comparison and write its table and its page; the rows, and sentences with their markup."""
     records = compare(task, cache, arms, settings, folder, seeds=range(seeds), jobs=jobs, progress=progress)
-    rng = np.random.default_rng(STATISTICS_SEED)
-    (runs,) = group_runs(records, rng)
-    rows = task_rows(runs, rng)
+    (runs,) = group_runs(records)
+    rows = task_rows(runs)
     sentences = task_sentences(runs, rows)
     write_json_atomic(folder / "table.json", rows)
     drawn = _drawn_weights(folder, records)
