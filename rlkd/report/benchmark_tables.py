@@ -141,7 +141,7 @@ def rival_table(rows: Mapping[str, Figures], tasks: Sequence[str], *, what: str 
                     "mean": points(row, "mean"),
                     "IQM": points(row, "iqm"),
                     "p": _p(row["p_value"]),
-                    "p Holm": _p(row["p_holm"]),
+                    "p Holm": _p(row.get("p_holm")),
                     **{f"on {task}": points(row["by_task"].get(task, {}), "gain") for task in tasks},
                 }
                 for name, row in rows.items()

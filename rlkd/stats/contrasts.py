@@ -16,6 +16,7 @@ from rlkd.stats.variation import Variation
 Seeds = tuple[int, ...]
 
 _DRAWS = 1000
+_DRAWN = 0.5
 _WIDEST = 1e6
 
 
@@ -52,14 +53,15 @@ class Contrast:
         main = sampling = in_doubt = 0.0
         for block in self.blocks:
             count, size = block.values.shape
-            deviations = block.values.mean(1) - block.values.mean()
+            around = block.values - block.values.sum() / (count * size)
+            deviations = around.sum(1) / size
             for seed, deviation in zip(block.seeds, deviations, strict=True):
                 apart[seed] = apart.get(seed, 0.0) + deviation / math.sqrt(count * (count - 1))
             if size > 1:
-                rows = block.values.mean(0) - block.values.mean()
-                left = block.values - rows - block.values.mean(1, keepdims=True)
+                rows = around.sum(0) / count
                 spread = float(rows @ rows) / (size - 1) / size
-                main += spread - float((left**2).sum()) / ((count - 1) * (size - 1)) / (count * size)
+                squares = np.vdot(around, around) - size * deviations @ deviations - count * rows @ rows
+                main += spread - float(squares) / ((count - 1) * (size - 1)) / (count * size)
                 sampling += spread
                 in_doubt += spread**2 / _degrees(rows)
         return Variation(
@@ -85,8 +87,9 @@ class Contrast:
 
 def _degrees(rows: Array) -> float:
     """Degrees of freedom of the variance of ``rows`` (N,), mean zero, from their kurtosis: 2 N for equal magnitudes."""
-    square = float(np.mean(rows**2))
-    excess = float(np.mean(rows**4)) / square**2 - 1 if square > 0 else 0.0
+    squares = rows * rows
+    square = float(squares.sum()) / len(rows)
+    excess = float(squares @ squares) / len(rows) / square**2 - 1 if square > 0 else 0.0
     return max(1.0, 2 * len(rows) / excess) if excess > 1e-9 else np.inf
 
 
@@ -136,6 +139,7 @@ class Share:
         """
         if self.gap.variation is None:
             return None
+        check_level(level)
         low, high = (self.value + side * self._reach(side, level) for side in (-1, 1))
         return Estimate(self.value, low, high)
 
@@ -147,12 +151,13 @@ class Share:
             assert rest.variation is not None
             return abs(rest.value) - rest.variation.half_width(level)
 
-        step = 1e-3
+        nearby = self.linear().variation
+        step = 1e-3 if nearby is None else max(1e-3, nearby.half_width(level))
         while beyond(step) < 0 and step < _WIDEST:
             step *= 2
         if beyond(step) < 0:
             return math.inf
-        return float(scipy.optimize.brentq(beyond, 0.0, step)) if beyond(0.0) < 0 else 0.0
+        return float(scipy.optimize.brentq(beyond, 0.0, step, xtol=1e-6)) if beyond(0.0) < 0 else 0.0
 
 
 def task_mean(figures: Sequence[Contrast]) -> Contrast:
@@ -163,9 +168,9 @@ def task_mean(figures: Sequence[Contrast]) -> Contrast:
 def task_iqm(figures: Sequence[Contrast], rng: np.random.Generator) -> Contrast:
     """The interquartile mean over tasks, the tasks held fixed: floor(tasks / 4) are dropped at each end.
 
-    Which tasks are dropped is a matter of chance where they are close; the variance is that of a sum in which each
-    task has its mean weight over draws around the figures. Seeds and instances are resampled within tasks in the
-    source; here their variances are added up.
+    Which tasks are dropped is a matter of chance where they are close: the variance is that of a sum in which each
+    task has its mean weight over draws around the figures. The figures are spread by chance already, so they are
+    drawn with half their standard error, with which intervals cover what they should, by simulation.
 
     Args:
         figures: One a task; at least one.
@@ -181,7 +186,7 @@ def task_iqm(figures: Sequence[Contrast], rng: np.random.Generator) -> Contrast:
     values = np.array([figure.value for figure in figures])
     noise = np.array([math.sqrt(figure.variation.total) if figure.variation else 0.0 for figure in figures])
     cut = len(figures) // 4
-    draws = values + noise * rng.standard_normal((_DRAWS, len(figures)))
+    draws = values + _DRAWN * noise * rng.standard_normal((_DRAWS, len(figures)))
     place = draws.argsort(1).argsort(1)
     weights = ((place >= cut) & (place < len(figures) - cut)).mean(0) / (len(figures) - 2 * cut)
     return combine(figures, weights.tolist(), float(scipy.stats.trim_mean(values, 0.25)))

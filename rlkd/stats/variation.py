@@ -8,6 +8,7 @@ import scipy.special
 
 _POWER = 4 / 3
 _FLOOR = 0.25
+_FEW = 10.0
 _SMALLEST_P = 1e-9
 _NORMAL_FROM = 1e6
 
@@ -59,7 +60,8 @@ class Variation:
         least as often as it should, whatever the true share, because the distribution function of a squared normal
         is concave; at 3 seeds that is up to 97.7% for 95%. Satterthwaite's degrees of freedom (the share to the
         power -2) cover down to 92% at 3 seeds and 87% at 2. The power 4/3 lies between the two and covers 95 to 97%
-        at 3 seeds. Where seeds agree by chance, the interval is half as wide as instances alone would make it.
+        at 3 seeds. Where seeds agree by chance, the interval is half as wide as instances alone would make it, and as
+        wide where a handful of instances makes all the difference: few counts agree often.
 
         Source:
             Banerjee 1961, On confidence interval for two-means problem based on separate estimates of variances and
@@ -70,7 +72,8 @@ class Variation:
         seeds, instances = _critical(self.seed_df, alpha) ** 2, _critical(self.instance_df, alpha) ** 2
         share = self.by_seed / self.total if self.total > 0 else 0.0
         mixed = instances + share**_POWER * (seeds - instances)
-        return float(max(self.total * mixed, _FLOOR * instances * self.sampling))
+        floor = min(1.0, max(_FLOOR, _FEW / self.instance_df))
+        return float(max(self.total * mixed, floor * instances * self.sampling))
 
 
 def _critical(df: float, alpha: float) -> float:
