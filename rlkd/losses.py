@@ -185,12 +185,14 @@ def divergence_gradients(
         divergence: See :func:`distillation_loss`.
 
     Returns:
-        Shape (..., K, C), float32.
+        Shape (..., K, C), float32, or float64 if the logits are: where the student is near its teachers the
+        difference has the digits that the logits leave it.
     """
+    wide = torch.promote_types(student_logits.dtype, torch.float32)
+    student, teachers = student_logits.to(wide).unsqueeze(-2), teacher_logits.to(wide)
     if divergence != "kl":
-        return 2 * _difference(student_logits.unsqueeze(-2), teacher_logits, divergence)
-    student = F.softmax(student_logits.float() / temperature, dim=-1).unsqueeze(-2)
-    return temperature * (student - F.softmax(teacher_logits.float() / temperature, dim=-1))
+        return 2 * _difference(student, teachers, divergence)
+    return temperature * (F.softmax(student / temperature, dim=-1) - F.softmax(teachers / temperature, dim=-1))
 
 
 def soft_targets(
@@ -318,12 +320,12 @@ def squared_error_to_mixture(
         Deviation: the sum over classes, of several teachers, centred on request.
     """
     target = _mixed(weights, teacher_logits.detach().float())
-    error: Tensor = _difference(student_logits, target, "mse_centred" if centred else "mse").square().sum(-1)
+    error: Tensor = _difference(student_logits.float(), target, "mse_centred" if centred else "mse").square().sum(-1)
     return error
 
 
 def _difference(logits: Tensor, others: Tensor, divergence: Divergence) -> Tensor:
-    difference = logits.float() - others.float()
+    difference = logits - others
     return difference - difference.mean(-1, keepdim=True) if divergence == "mse_centred" else difference
 
 

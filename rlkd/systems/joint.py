@@ -24,6 +24,7 @@ from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.trainer import DistillationArguments, DistillationTrainer, InstanceDataset
 from rlkd.types import LogitSource, State
 from rlkd.weighting import OnlineWeighting, Weighting
+from rlkd.weighting.checks import check_weights, name_of
 from rlkd.weighting.fixed import Uniform
 
 
@@ -220,7 +221,9 @@ class JointWeighting:
     def weights(self, state: State) -> Tensor:
         """Weights, shape (B, K)."""
         weighting, own = self.own(state)
-        return weighting.weights(own)
+        weights = weighting.weights(own)
+        check_weights(weights, own, name_of(weighting))  # here too: the error should name the task's own
+        return weights
 
     def adjust(self, state: State) -> State:
         """The state with the logits that the task's weighting wants to be taught."""

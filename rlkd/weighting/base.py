@@ -12,6 +12,10 @@ from rlkd.data.task import Task
 from rlkd.errors import WeightingError
 from rlkd.logit_cache import read_state
 from rlkd.types import LogitSource, State
+from rlkd.weighting.checks import check_adjusted, check_weights, name_of
+
+TIE = 1e-6
+"""Numbers that differ by less, relative to their size where that is above 1, are ties: float32 cannot tell them."""
 
 
 @runtime_checkable
@@ -36,7 +40,8 @@ class Weighting(Protocol):
 
         Returns:
             Rows on the simplex, shape (..., K), float32, zero where a teacher is absent, detached. A weighting that
-            requires labels may give a row of zeros: no teacher, the label alone is taught.
+            requires labels may give a row of zeros to an instance with a label: no teacher, the label alone is taught.
+            :func:`mixture` refuses anything else.
         """
 
 
@@ -75,13 +80,24 @@ class Mixture:
 
 
 def mixture(weighting: Weighting, state: State) -> Mixture:
-    """Ask a weighting for everything it says about a batch: the one place that knows its optional methods."""
-    adjust, scale = getattr(weighting, "adjust", None), getattr(weighting, "loss_scale", None)
-    state = state if adjust is None else adjust(state)
+    """Ask a weighting for everything it says about a batch: the one place that knows its optional methods.
+
+    Raises:
+        WeightingError: If what it says are no weights, see :func:`~rlkd.weighting.checks.check_weights`.
+    """
+    name = name_of(weighting)
+    adjust, loss_scale = getattr(weighting, "adjust", None), getattr(weighting, "loss_scale", None)
+    if adjust is not None:
+        adjusted = adjust(state)
+        check_adjusted(state, adjusted, name)
+        state = adjusted
+    weights = weighting.weights(state)
+    scale = None if loss_scale is None else loss_scale(state)
+    check_weights(weights, state, name, scale)
     return Mixture(
         teacher_logits=state.teacher_logits,
-        weights=weighting.weights(state),
-        scale=None if scale is None else scale(state),
+        weights=weights.detach().float(),
+        scale=None if scale is None else scale.detach().float(),
     )
 
 
@@ -151,10 +167,18 @@ def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
 
 
 def normalised(shares: Tensor, present: Tensor) -> Tensor:
-    """Scale non-negative shares (..., K) to the simplex over the present teachers; all-zero rows get equal weights."""
-    kept = shares.float() * present
-    total = kept.sum(-1, keepdim=True)
-    return torch.where(total > 0, kept / total.clamp_min(1e-12), equal_weights(present))
+    """Scale non-negative shares (..., K) to the simplex over the present teachers; all-zero rows get equal weights.
+
+    However small the shares are, only their ratios count: they are zero below the range of their type alone.
+    """
+    wide = shares.to(torch.promote_types(shares.dtype, torch.float32))
+    kept = torch.where(present, wide, 0.0)
+    largest = kept.amax(-1, keepdim=True)
+    smallest = torch.finfo(kept.dtype).tiny
+    far = (largest < 1e-12) | (largest > 1e12)  # where a sum could be lost, or be infinite
+    kept = torch.where(far, kept / largest.clamp_min(smallest), kept)
+    weights = kept / kept.sum(-1, keepdim=True).clamp_min(1e-12)
+    return torch.where(largest < smallest, equal_weights(present), weights.float())
 
 
 def equal_weights(present: Tensor) -> Tensor:

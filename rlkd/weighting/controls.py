@@ -59,7 +59,7 @@ class PolicyShuffle:
         weights = self.policy.weights(state)
         rows, ids = weights.flatten(0, -2), state.ids.flatten()
         by_id = ids.argsort()
-        seed = int((ids.double() ** 2).sum().item()) % 2**31
+        seed = int((ids.long() ** 2).sum().item()) % 2**31  # of integers: a sum of floats depends on the order
         shift = torch.randperm(len(by_id), generator=torch.Generator().manual_seed(seed)).to(by_id.device)
         shuffled = torch.empty_like(rows)
         shuffled[by_id] = rows[by_id[shift]]

@@ -43,7 +43,7 @@ class Fixed:
             raise WeightingError(
                 f"fixed weights must be finite, >= 0 and not all zero, got {shares.tolist()}; pass one number a teacher"
             )
-        self.shares = shares.float() / shares.sum()
+        self.shares = normalised(shares, torch.ones_like(shares, dtype=torch.bool))
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:

@@ -6,26 +6,61 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import divergence_gradients
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, normalised, number, refuse_argument
+from rlkd.weighting.base import TIE, Evidence, normalised, number, refuse_argument
 
 RIDGE = 1e-6
 """Added to the diagonal of the Gram matrix, relative to its mean: K gradients of C - 1 dimensions may be dependent."""
 
 
 def teacher_gradients(state: State) -> Tensor:
-    """Gradient of every teacher's divergence at the student's logits, shape (..., K, C), at the loss's temperature."""
-    assert state.student_logits is not None
-    return divergence_gradients(
-        finite_logits(state.student_logits),
-        finite_logits(state.teacher_logits),
-        temperature=state.temperature or 1.0,
-        divergence=state.divergence or "kl",
+    """Gradient of every teacher's divergence at the student's logits, at the loss's temperature.
+
+    A teacher that says what the student says has the gradient zero, and no trace of rounding.
+
+    Returns:
+        Shape (..., K, C), float64.
+    """
+    student, teachers = _wide_logits(state)
+    gradients = divergence_gradients(
+        student, teachers, temperature=state.temperature or 1.0, divergence=state.divergence or "kl"
     )
+    return gradients * teacher_votes(state).any(-1, keepdim=True)
+
+
+def teacher_votes(state: State) -> Tensor:
+    """Whether the student's output should fall (1) or rise (-1) for a teacher, 0 where they differ by rounding alone.
+
+    The signs of :func:`teacher_gradients`; under ``"kl"`` in log probabilities, which still differ where both
+    probabilities are next to nothing.
+
+    Returns:
+        Shape (..., K, C), float64.
+    """
+    student, teachers = _wide_logits(state)
+    student = student.unsqueeze(-2)
+    if state.divergence == "mse_centred":  # a mean over classes is as uncertain as the largest of them
+        size = torch.maximum(*(logits.abs().amax(-1, keepdim=True) for logits in (student, teachers)))
+        student, teachers = (logits - logits.mean(-1, keepdim=True) for logits in (student, teachers))
+    elif state.divergence == "mse":
+        size = torch.maximum(student.abs(), teachers.abs())
+    else:
+        temperature = state.temperature or 1.0
+        student, teachers = (F.log_softmax(logits / temperature, dim=-1) for logits in (student, teachers))
+        size = torch.maximum(student.abs(), teachers.abs()).clamp_min(1)
+    difference = student - teachers
+    return difference.sign() * (difference.abs() > TIE * size)
+
+
+def _wide_logits(state: State) -> tuple[Tensor, Tensor]:
+    """Logits of the student and of the teachers, float64."""
+    assert state.student_logits is not None
+    return finite_logits(state.student_logits).double(), finite_logits(state.teacher_logits).double()
 
 
 class AekdFlat:
@@ -59,7 +94,7 @@ class AekdFlat:
 
     def weights(self, state: State) -> Tensor:
         """Weights of one batch, all leading axes together, shape (..., K)."""
-        gradients = teacher_gradients(state).double().flatten(0, -3)
+        gradients = teacher_gradients(state).flatten(0, -3)
         present = state.present.flatten(0, -2).unsqueeze(-1)
         mean = (gradients * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
         vectors = self.vectors(torch.where(present, gradients, mean))
@@ -169,8 +204,8 @@ class Govern:
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
-        gradients = teacher_gradients(state)
-        votes = gradients.sign() * state.present.unsqueeze(-1)
+        gradients = teacher_gradients(state).abs()
+        votes = teacher_votes(state) * state.present.unsqueeze(-1)
         majority = votes.sum(-2, keepdim=True).sign()
-        followed = (gradients.abs() * (votes * majority > 0)).sum(-1)
-        return normalised(followed > gradients.abs().sum(-1) / 2, state.present)
+        followed, whole = (gradients * (votes * majority > 0)).sum(-1), gradients.sum(-1)
+        return normalised(followed - whole / 2 > TIE * whole, state.present)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
-from rlkd.features import ObservationConfig, finite_logits, teacher_features
+from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import Knowledge, State
-from rlkd.weighting.base import Evidence, equal_weights, masked_softmax, normalised, number, refuse_argument
+from rlkd.weighting.base import TIE, Evidence, equal_weights, masked_softmax, normalised, number, refuse_argument
 
 FALLS_BACK = "equal weights"
 """What the formulas with labels give instances without one."""
@@ -28,6 +28,42 @@ def exclusion_weights(blame: Tensor, present: Tensor) -> Tensor:
         present: Bool, shape (..., K).
     """
     return normalised((1 - blame).clamp_min(0), present)
+
+
+def prediction_entropies(teacher_logits: Tensor) -> Tensor:
+    """Entropy of every teacher's prediction in nats, shape (..., K), float64, exact however sure a teacher is.
+
+    With d_c the distance of class c's logit from the largest and s the sum of ``exp(-d_c)`` over the other classes it
+    is ``log(1 + s) + sum_c p_c d_c``: a sum of positive terms. In ``-sum_c p_c log p_c`` the top class's own log is
+    lost as soon as it rounds to 0.
+    """
+    logits = finite_logits(teacher_logits).double()
+    top = logits.max(-1, keepdim=True)
+    distances = top.values - logits
+    odds = (-distances).exp()
+    others = odds.scatter(-1, top.indices, 0.0).sum(-1)
+    return torch.log1p(others) + (odds * distances).sum(-1) / (1 + others)
+
+
+def overlaps(teacher_logits: Tensor, present: Tensor) -> Tensor:
+    """Overlap ``sum_c min(p_c, q_c)`` of each teacher's p with q, the mean of the other present teachers.
+
+    The others are added up, not taken as what is left of all: what sure teachers that disagree have in common is far
+    smaller than the rounding of a sum that holds both.
+
+    Args:
+        teacher_logits: Shape (..., K, C).
+        present: Bool, shape (..., K).
+
+    Returns:
+        Shape (..., K), float64; 1 for a teacher that is alone, 0 for one that is absent.
+    """
+    p = F.softmax(finite_logits(teacher_logits).double(), dim=-1)
+    another = present.unsqueeze(-2) & ~torch.eye(p.shape[-2], dtype=torch.bool, device=p.device)
+    count = another.sum(-1, keepdim=True)
+    mean = another.double() @ p / count.clamp_min(1)
+    overlap = torch.minimum(p, torch.where(count > 0, mean, p)).sum(-1)
+    return overlap * present
 
 
 def label_cross_entropy(state: State) -> Tensor:
@@ -75,9 +111,8 @@ class Ebkd:
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
-        log_p = F.log_softmax(finite_logits(state.teacher_logits), dim=-1)
-        entropy = -(log_p.exp() * log_p).sum(-1)
-        return exclusion_weights(normalised(entropy, state.present), state.present)
+        blame = normalised(prediction_entropies(state.teacher_logits), state.present)
+        return exclusion_weights(blame, state.present)
 
 
 class MaxProbability:
@@ -103,14 +138,15 @@ class MaxProbability:
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
         confidence = F.softmax(finite_logits(state.teacher_logits), dim=-1).amax(-1)
-        return masked_softmax(confidence / self.temperature, state.present)
+        behind = (confidence * state.present).amax(-1, keepdim=True) - confidence
+        return masked_softmax(torch.where(behind > TIE, -behind, 0.0) / self.temperature, state.present)
 
 
 class Agreement:
     """Weights in proportion to how far a teacher's prediction overlaps with the mean of the others'.
 
-    The overlap of p and q is ``sum_c min(p_c, q_c)``, the ``agreement`` of :mod:`rlkd.features`. No overlap anywhere:
-    equal weights.
+    The overlap of p and q is ``sum_c min(p_c, q_c)``, the ``agreement`` of :mod:`rlkd.features`, here to its last
+    digit (:func:`overlaps`). No overlap anywhere: equal weights.
 
     Source: ours; the rule "trust the consensus" in its simplest form.
     """
@@ -125,9 +161,7 @@ class Agreement:
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
-        observation = ObservationConfig()
-        overlap = teacher_features(state, observation)[..., observation.feature_names.index("agreement")]
-        return normalised(overlap, state.present)
+        return normalised(overlaps(state.teacher_logits, state.present), state.present)
 
 
 class CrossEntropy:
@@ -192,7 +226,8 @@ class BestPerInstance:
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
         costs = label_cross_entropy(state).masked_fill(~state.present, torch.inf)
-        return normalised(costs == costs.amin(-1, keepdim=True), state.present)
+        least = costs.amin(-1, keepdim=True)
+        return normalised(costs <= least + TIE * least.clamp_min(1), state.present)
 
 
 class MtBert:

@@ -12,7 +12,7 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import logit_gain
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, equal_weights, masked_softmax, refuse_argument
+from rlkd.weighting.base import TIE, Evidence, equal_weights, masked_softmax, refuse_argument
 
 
 class Hedge:
@@ -49,9 +49,10 @@ class Hedge:
         return cls(evidence.task.num_classes, len(evidence.source.teacher_names))
 
     def context(self, state: State) -> Tensor:
-        """The class that the equal mixture predicts, shape (...), on the CPU."""
+        """The class that the equal mixture predicts, the first of those that tie, shape (...), on the CPU."""
         p = F.softmax(finite_logits(state.teacher_logits), dim=-1)
-        return (equal_weights(state.present).unsqueeze(-1) * p).sum(-2).argmax(-1).cpu()
+        mixed = (equal_weights(state.present).unsqueeze(-1) * p).sum(-2)
+        return (mixed >= mixed.amax(-1, keepdim=True) - TIE).int().argmax(-1).cpu()
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""

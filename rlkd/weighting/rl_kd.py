@@ -28,6 +28,8 @@ BOUND = 5.0
 """Standardised features are clipped to this size."""
 ABSENT_SCORE = -30.0
 LARGEST_CROSS_ENTROPY = 20.0
+SMALLEST = torch.finfo(torch.float32).tiny
+"""What somebody's being selected is at least: its inverse stays finite."""
 
 
 class RlKdSelector(TiedPolicy):
@@ -155,7 +157,7 @@ class RlKdSelector(TiedPolicy):
         if self.empty_set == "all":
             chosen = chosen | (present & ~chosen.any(-1, keepdim=True))
         elif self.empty_set != "label_only":
-            chosen = filled(chosen.float(), self(rows)) > 0.5
+            chosen = filled(chosen.float(), self(rows).masked_fill(~present, -torch.inf)) > 0.5
         return chosen.float() / chosen.sum(-1, keepdim=True).clamp_min(1)
 
     @torch.no_grad()
@@ -202,7 +204,7 @@ def _draw_nonempty(scores: Tensor, uniforms: Tensor) -> Tensor:
     """What drawing until something is selected gives, in one pass: each teacher given that nobody was before."""
     p = torch.sigmoid(scores)
     nobody_from = F.logsigmoid(-scores).flip(-1).cumsum(-1).flip(-1)
-    given_nobody = p / -torch.expm1(nobody_from).clamp_max(-1e-30)
+    given_nobody = p / -torch.expm1(nobody_from).clamp_max(-SMALLEST)
     anybody = torch.zeros_like(p[..., 0], dtype=torch.bool)
     chosen = []
     for k in range(p.shape[-1]):
@@ -243,7 +245,7 @@ def subset_log_probability(scores: Tensor, chosen: Tensor, empty_set: str) -> Te
     nobody = F.logsigmoid(-scores)
     independent = (chosen * F.logsigmoid(scores) + (1 - chosen) * nobody).sum(-1)
     if empty_set == "resample":
-        return independent - torch.log(-torch.expm1(nobody.sum(-1)).clamp_max(-1e-30))
+        return independent - torch.log(-torch.expm1(nobody.sum(-1)).clamp_max(-SMALLEST))
     if empty_set == "argmax":
         top = _top(scores)
         alone = ((1 - top) * nobody).sum(-1)
