@@ -1,0 +1,224 @@
+"""What holds for every weighting of the registry: on the simplex, and symmetric, whatever scale, mask and type."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlkd.data.task import UNLABELLED
+from rlkd.features import ObservationConfig
+from rlkd.types import State
+from rlkd.weighting import WEIGHTINGS, Policy, build_weighting
+from rlkd.weighting.checks import check_weights
+from rlkd.weighting.controls import PolicyMean
+from rlkd.weighting.fitted import CalibratedUniform
+from rlkd.weighting.fixed import Fixed, RandomTeacher
+from rlkd.weighting.heuristic import Oracle
+from rlkd.weighting.mtkd_rl import MtkdRlAgent
+from rlkd.weighting.online import Hedge
+from rlkd.weighting.rl_kd import RlKdSelector
+
+TEACHERS, CLASSES, ROWS = 3, 6, 12
+FREE = (
+    "uniform",
+    "entropy",
+    "ebkd",
+    "max_probability",
+    "agreement",
+    "aekd_batch_mean",
+    "aekd_flat",
+    "govern",
+    "cross_entropy",
+    "ca_mkd",
+    "mt_bert",
+    "mt_bert_raw",
+    "meta_kd",
+    "best_per_instance",
+    "router",
+    "policy",
+    "policy_shuffle",
+)
+"""They know no teacher by its place, and no class."""
+TIED = ("rl_kd", "mtkd_rl")
+"""Their units belong to places: no symmetry over teachers."""
+SCALES = (0.0, 1e-3, 1.0, 10.0, 40.0, 100.0, 1e3, 1e4)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+KINDS = ("spread", "tied", "sure", "copies", "followed")
+
+
+@pytest.fixture(scope="module")
+def built(task, cache, tmp_path_factory):
+    """Every weighting of the registry, and a policy that observes student and label."""
+    folder = tmp_path_factory.mktemp("policy")
+    Policy.create(ObservationConfig(), training={}, seed=3).save_pretrained(folder)
+    arguments = {"fixed": "0.5,0.3,0.2", **dict.fromkeys(("policy", "policy_mean", "policy_shuffle"), folder)}
+    specs = {name: f"{name}:{arguments[name]}" if name in arguments else name for name in WEIGHTINGS}
+    found = {name: build_weighting(spec, task, cache) for name, spec in specs.items() if name not in TIED}
+    generator = torch.Generator().manual_seed(0)
+    found["hedge"].gains = 20 * torch.rand(CLASSES, TEACHERS, generator=generator, dtype=torch.float64)
+    found["hedge"].counts += 9
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found["mtkd_rl"] = MtkdRlAgent("abc", CLASSES)
+        found["rl_kd"] = RlKdSelector("abc", CLASSES)
+        torch.nn.init.normal_(found["rl_kd"].weight)
+    assert found.keys() == WEIGHTINGS.keys(), "a weighting that was added is held to the properties too"
+    return found
+
+
+def logits_of_kind(rng, kind, shape, scale):
+    """Logits on a grid of 1 / 256: what is added to them in the tests leaves no rounding in float32."""
+    values = scale * rng.standard_normal(shape)
+    if kind == "tied":
+        values = scale * rng.integers(-1, 2, shape)
+    elif kind == "sure":
+        values = scale * np.eye(shape[-1])[rng.integers(shape[-1], size=shape[:-1])]
+    elif kind == "copies":
+        values = np.broadcast_to(values[:, :1], shape)
+    return np.clip(np.round(values * 256) / 256, -3e4, 3e4)
+
+
+def state_of(case, teachers=TEACHERS, classes=CLASSES, masked=False):
+    """A batch of a kind, a scale and a type."""
+    kind, scale, dtype, seed = case
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(logits_of_kind(rng, kind, (ROWS, teachers, classes), scale)).to(dtype)
+    student = torch.from_numpy(logits_of_kind(rng, "spread", (ROWS, classes), min(scale, 50.0))).float()
+    mask = None
+    if masked:
+        mask = torch.from_numpy(rng.random((ROWS, teachers)) < 0.6)
+        mask[torch.arange(ROWS), torch.arange(ROWS) % teachers] = True
+    return State(
+        teacher_logits=logits,
+        teacher_mask=mask,
+        student_logits=logits[:, 0].float() if kind == "followed" else student,
+        labels=torch.from_numpy(rng.integers(UNLABELLED, classes, ROWS)),
+        ids=torch.from_numpy(rng.permutation(10_000)[:ROWS]),
+        domains=torch.from_numpy(rng.integers(3, size=ROWS)),
+        progress=0.5,
+        temperature=float(rng.choice([1.0, 4.0])),
+    )
+
+
+def cases(dtypes=DTYPES, kinds=KINDS):
+    return st.tuples(st.sampled_from(kinds), st.sampled_from(SCALES), st.sampled_from(dtypes), st.integers(0, 2**20))
+
+
+def sizes(name):
+    """How many teachers and classes a weighting can be shown."""
+    free = name in FREE
+    return st.tuples(st.integers(1, 6), st.integers(2, 9)) if free else st.just((TEACHERS, CLASSES))
+
+
+def seen(weighting, order):
+    """The weighting as it would have been built for the teachers in another order."""
+    moved = copy.copy(weighting)
+    for kind, field in (
+        (Fixed, "shares"),
+        (Oracle, "matrix"),
+        (PolicyMean, "mean"),
+        (CalibratedUniform, "temperatures"),
+    ):
+        if isinstance(weighting, kind):
+            setattr(moved, field, getattr(weighting, field)[order])
+    if isinstance(weighting, RandomTeacher):
+        moved.teacher_names = tuple(weighting.teacher_names[k] for k in order)
+    if isinstance(weighting, Hedge):
+        moved.gains = weighting.gains[:, order]
+    return moved
+
+
+def rows_of(state, order):
+    tensors = {name: getattr(state, name) for name in state.available()}
+    return dataclasses.replace(
+        state, **{name: value[order] for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    )
+
+
+def teachers_of(state, order):
+    mask = None if state.teacher_mask is None else state.teacher_mask[:, order]
+    return dataclasses.replace(state, teacher_logits=state.teacher_logits[:, order], teacher_mask=mask)
+
+
+def check_form_and_order(name, weighting, case, size, masked):
+    state = state_of(case, *size, masked=masked)
+    weights = weighting.weights(state)
+    # on the simplex
+    assert weights.shape == state.present.shape
+    assert weights.dtype == torch.float32
+    assert not weights.requires_grad
+    assert (weights >= 0).all()
+    assert (weights[~state.present] == 0).all()
+    total = weights.double().sum(-1)
+    alone = (total == 0) & (state.labels >= 0) & (name == "rl_kd")
+    assert (((total - 1).abs() < 1e-6) | alone).all(), total
+    check_weights(weights, state, name)
+    # instances in another order: rows in that order
+    rng = np.random.default_rng(case[-1])
+    order = torch.from_numpy(rng.permutation(ROWS))
+    assert torch.allclose(weighting.weights(rows_of(state, order)), weights[order], atol=1e-5)
+    if name in TIED:
+        return
+    # teachers in another order: columns in that order
+    order = torch.from_numpy(rng.permutation(size[0]))
+    moved = seen(weighting, order).weights(teachers_of(state, order))
+    assert torch.allclose(moved, weights[:, order], atol=1e-5), (moved - weights[:, order]).abs().max()
+
+
+def check_shifts(name, weighting, case, size, masked):
+    """What is added to all of a teacher's logits changes nothing: a softmax does not see it."""
+    state = state_of(case, *size, masked=masked)
+    rng = np.random.default_rng(case[-1])
+    shift = torch.from_numpy(rng.integers(-64, 65, (ROWS, size[0], 1)))
+    shifted = dataclasses.replace(state, teacher_logits=state.teacher_logits + shift)
+    assert torch.equal(shifted.teacher_logits.double() - shift, state.teacher_logits.double())
+    first, second = weighting.weights(state), weighting.weights(shifted)
+    assert torch.allclose(first, second, atol=1e-5), (first - second).abs().max()
+
+
+def check_copies(name, weighting, case, size, masked):
+    """The same teacher several times over, each with something added: nobody is preferred."""
+    state = state_of(case, *size, masked=masked)
+    shift = torch.from_numpy(np.random.default_rng(case[-1]).integers(-64, 65, (ROWS, size[0], 1)))
+    weights = weighting.weights(dataclasses.replace(state, teacher_logits=state.teacher_logits + shift))
+    expected = state.present / state.present.sum(-1, keepdim=True)
+    assert torch.allclose(weights, expected, atol=1e-5), (weights - expected).abs().max()
+
+
+EXACT = (torch.float32, torch.float64)
+PROPERTIES = {
+    "form and order": (check_form_and_order, cases(), tuple(WEIGHTINGS)),
+    # mtkd_rl observes the logits as such, in its paper too
+    "shifts": (check_shifts, cases(EXACT), tuple(name for name in WEIGHTINGS if name != "mtkd_rl")),
+    # policy_shuffle takes weights from rows where other teachers were absent
+    "copies": (check_copies, cases(EXACT, ("copies",)), tuple(name for name in FREE if name != "policy_shuffle")),
+}
+
+
+def hold(kind, name, built, examples):
+    check, drawn, _ = PROPERTIES[kind]
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(drawn, sizes(name), st.booleans())
+    def held(case, size, masked):
+        check(name, built[name], case, size, masked)
+
+    held()
+
+
+NAMED = [(kind, name) for kind, (_, _, names) in PROPERTIES.items() for name in names]
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMED)
+def test_every_weighting_is_on_the_simplex_and_symmetric(kind, name, built):
+    hold(kind, name, built, 15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), NAMED)
+def test_every_weighting_is_on_the_simplex_and_symmetric_at_length(kind, name, built):
+    hold(kind, name, built, 2000)
