@@ -2,13 +2,14 @@
 
 import importlib
 import logging
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
 from rlkd.data.task import Task
 from rlkd.errors import WeightingError, nearest, one_line, unknown_name
 from rlkd.logit_cache import embedding_size
-from rlkd.types import LogitSource
+from rlkd.types import LogitSource, State
 from rlkd.weighting.base import Evidence, Mixture, OnlineWeighting, Weighting, WeightingBuilder, mixture
 from rlkd.weighting.controls import PolicyMean, PolicyShuffle
 from rlkd.weighting.fitted import CalibratedUniform, LrDev, LrTrain
@@ -144,8 +145,10 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
     (``falls_back``); that is logged as a warning, once.
 
     Raises:
-        WeightingError: If labels, domains, affinity, reliability or embeddings are required and missing.
+        WeightingError: If labels, domains, affinity, reliability or embeddings are required and missing, or something
+            that no state has.
     """
+    _check_names(name, weighting)
     missing = []
     rows, labelled = len(task.splits["train"]), len(task.labelled_ids("train"))
     falls_back = getattr(weighting, "falls_back", "")
@@ -169,6 +172,16 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
         raise WeightingError(
             f"weighting {name!r} needs {' and '.join(missing)}; choose a weighting that needs none, such as 'uniform', "
             "'entropy' or a label-free policy"
+        )
+
+
+def _check_names(name: str, weighting: Weighting) -> None:
+    names = getattr(weighting, "requires", None)
+    known = {field.name for field in fields(State)}
+    if names is None or isinstance(names, str) or not set(names) <= known:
+        raise WeightingError(
+            f"weighting {name!r} must have requires, a set of fields of the state it reads, got {names!r}; name some "
+            f"of {', '.join(sorted(known - {'teacher_logits'}))}, or frozenset()"
         )
 
 
