@@ -29,6 +29,7 @@ from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device
 from rlkd.weighting import Mixture, Weighting, mixture
+from rlkd.weighting.checks import check_weights
 from rlkd.weighting.teacher_sets import TeacherSets
 
 from .rewards import Reward
@@ -263,7 +264,10 @@ class DistillationEpisode:
 
         Raises:
             NonFiniteLossError: If loss or reward is NaN or infinite.
+            WeightingError: If the weights are none, see :func:`rlkd.weighting.checks.check_weights`.
         """
+        weights = weights.to(self.device)
+        check_weights(weights, self._state, "of the environment's actions")
         self.reward.before(self)
         losses = self._optimise(Mixture(teacher_logits=self._state.teacher_logits, weights=weights))
         rewards = self.reward.after(self).float().cpu()

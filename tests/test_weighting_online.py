@@ -9,7 +9,7 @@ import torch
 
 from rlkd.data.task import UNLABELLED
 from rlkd.errors import WeightingError
-from rlkd.losses import logit_gain
+from rlkd.losses import distillation_loss, logit_gain
 from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.types import State
@@ -56,6 +56,27 @@ def test_an_absent_teacher_keeps_its_standing():
     assert hedge.gains[0].tolist() == pytest.approx([0.3, 0.3])
 
 
+@pytest.mark.parametrize(
+    "loss", [{"temperature": 4.0}, {"temperature": 0.5}, {"divergence": "mse"}, {"divergence": "mse_centred"}], ids=str
+)
+def test_a_teacher_is_credited_with_what_the_students_own_loss_would_have_gained(loss):
+    """Of each teacher alone: the slope of the label's loss along that of its divergence, per unit of temperature."""
+    rng = torch.Generator().manual_seed(3)
+    logits, student, labels = torch.randn(1, 3, 4, generator=rng), torch.randn(1, 4, generator=rng), torch.tensor([2])
+    hedge = Hedge(4, 3)
+    hedge.update(State(teacher_logits=logits, student_logits=student, labels=labels, **loss))
+    expected = []
+    for k in range(3):
+        z = student.clone().requires_grad_()
+        (divergence,) = torch.autograd.grad(distillation_loss(z, logits, torch.eye(3)[k : k + 1], **loss).sum(), z)
+        (label,) = torch.autograd.grad(torch.nn.functional.cross_entropy(z, labels), z)
+        expected.append((divergence * label).sum().item() / loss.get("temperature", 1.0))
+    spread = max(expected) - min(expected)
+    found = hedge.gains[hedge.gains.abs().sum(-1) > 0].squeeze(0)
+    assert found.tolist() == pytest.approx([gain * min(1, 2 / spread) for gain in expected], abs=1e-5)
+    assert found.max() - found.min() <= 2 + 1e-6
+
+
 @pytest.mark.parametrize("teachers", [2, 5])
 def test_the_regret_stays_below_its_bound(teachers):
     """Against gains that change sides: in each context the best fixed teacher is not ahead by more than the bound."""
@@ -68,7 +89,7 @@ def test_the_regret_stays_below_its_bound(teachers):
         student, labels = torch.randn(1, 3, generator=rng), torch.tensor([step % 3 if step % 2 else 0])
         state = State(teacher_logits=logits, student_logits=student, labels=labels)
         targets = (hedge.weights(state).unsqueeze(-1) * logits.softmax(-1)).sum(-2)
-        earned[hedge.context(state)] += logit_gain(student, targets, labels).double()
+        earned[hedge.context(state)] += logit_gain(student, student.softmax(-1) - targets, labels).double()
         hedge.update(state)
     regret = hedge.gains.max(-1).values - earned
     bound = 2 * ((2 * hedge.counts * math.log(teachers)).sqrt() + math.sqrt(math.log(teachers) / 8))

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,16 +25,23 @@ from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
+from rlkd.stats.contrasts import Block, Contrast
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
 
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-STRENGTHS = (1.0, 0.5, 0.25, 0.0)
-"""What actions of a trained policy may be multiplied by, the strongest first; 0 gives equal weights."""
+STRENGTHS = (1.0, 0.5, 0.25)
+"""What actions of a trained policy may be multiplied by, the strongest first; equal weights come after the last."""
+STRENGTH_STUDENTS = 8
+"""Trial students by which a strength is held against equal weights, others than those that the policy was kept for."""
+HARM_LEVEL = 0.05
+"""Two-sided: a policy that changes nothing is weakened in one of 40 trainings."""
 SMALLEST_PROBABILITY = 1e-6
 """Of a label in the validation score: one hopeless row must not decide."""
+
+Losses = NDArray[np.floating[Any]]
 
 PolicyT = TypeVar("PolicyT", bound=nn.Module)
 """A module that is a weighting too."""
@@ -68,7 +75,7 @@ class PolicyTraining:
     """Use at most so many labelled rows for the router."""
     trials: int = 2
     """Students that are distilled with the policy as it stands at the start of every episode and at the end; the
-    policy whose students lose least on validation is kept. Twice as many then choose its strength. Range: >= 1."""
+    policy whose students lose least on validation is kept. Eight others then tell whether it does harm. Range: >= 1."""
     refined_trials: bool = False
     """Compare trial students by what they lose once their temperature is refitted: by how well they tell classes apart,
     not by how sure they are. To be switched on where accuracy counts and teachers are differently sure."""
@@ -105,32 +112,19 @@ def validation_score(policy: Weighting, state: State) -> float:
     return float(label.log().mean().exp())
 
 
-def choose_strength(losses: Mapping[float, NDArray[np.floating[Any]]]) -> float:
-    """Equal weights, unless a policy is surely better; then the greatest strength not clearly worse than the best.
+def harms(losses: Losses, equal: Losses) -> bool:
+    """Whether students surely lose more on validation than those that learned from equal weights.
 
-    Surely is two, clearly one standard error of the paired differences, over other students and over other rows. So a
-    policy does no harm where its students learn no more from it than from equal weights, and chance does not weaken
-    one that helps.
+    Surely: over other students and over other rows, at 95%. Chance can neither switch a policy off nor weaken it.
 
     Args:
-        losses: Strength to validation losses of trial students, shape (students, rows): the same students and rows in
-            the same order; 0 is among the strengths.
+        losses: Validation losses of trial students, shape (students, rows).
+        equal: Of the same students with equal weights, on the same rows.
     """
-    best = min(losses, key=lambda strength: float(np.mean(losses[strength])))
-
-    def is_worse(strength: float, errors: float) -> bool:
-        differences = np.subtract(losses[strength], losses[best], dtype=np.float64)
-        error = np.hypot(_standard_error(differences.mean(1)), _standard_error(differences.mean(0)))
-        return bool(differences.mean() > errors * error)
-
-    if not is_worse(0.0, 2):
-        return 0.0
-    return max(strength for strength in losses if not is_worse(strength, 1))
-
-
-def _standard_error(values: NDArray[np.float64]) -> float:
-    """Of their mean; 0 of a single value, which cannot say."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    differences = np.subtract(losses, equal, dtype=np.float64)
+    students = tuple(range(len(differences)))
+    p_value = Contrast(float(differences.mean()), (Block(students, differences),)).p_value()
+    return bool(differences.mean() > 0 and p_value is not None and p_value < HARM_LEVEL)
 
 
 class PolicyCallback(BaseCallback):
@@ -255,20 +249,31 @@ class PolicyRun(Generic[PolicyT]):
         if self.directory is not None:
             self.directory.log(step, **{"rollout/reward_mean": self.reward_mean, **values})
 
-    def strength_losses(
-        self, policies: Mapping[float, Weighting], *, progress: bool
-    ) -> dict[float, NDArray[np.floating[Any]]]:
-        """Validation losses of trial students, the same ones for each strength of the policy that was kept.
+    def strength(self, at: Callable[[float], Weighting], *, progress: bool) -> tuple[float, dict[float, Losses]]:
+        """The greatest strength that does no sure harm: full strength unless students surely learn less from it.
+
+        Args:
+            at: From a strength to the policy at this strength.
+            progress: Show a progress bar.
 
         Returns:
-            Strength to losses of shape (students, validation rows).
+            The strength, and the validation losses of the trial students at every strength that was tried, shape
+            (students, rows).
         """
-        trials = range(2 * self.training.trials)
-        pairs = tqdm([(s, t) for s in policies for t in trials], desc="strength", unit="student", disable=not progress)
-        losses: dict[float, list[Any]] = {strength: [] for strength in policies}
-        for strength, trial in pairs:
-            losses[strength].append(self._trial_losses(policies[strength], trial).numpy())
-        return {strength: np.stack(found) for strength, found in losses.items()}
+        with tqdm(desc="strength", unit="student", disable=not progress) as bar:
+            losses = {0.0: self._students_losses(at(0.0), bar)}
+            for strength in STRENGTHS:
+                losses[strength] = self._students_losses(at(strength), bar)
+                if not harms(losses[strength], losses[0.0]):
+                    return strength, losses
+        return 0.0, losses
+
+    def _students_losses(self, weighting: Weighting, bar: Any) -> Losses:
+        losses = []
+        for student in range(STRENGTH_STUDENTS):
+            losses.append(self._trial_losses(weighting, self.training.trials + student).numpy())
+            bar.update()
+        return np.stack(losses)
 
     def _trial_losses(self, weighting: Weighting, trial: int) -> Tensor:
         losses: Tensor = self.env.trial_losses(weighting, trial, refined=self.training.refined_trials)

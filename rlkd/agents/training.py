@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlkd.agents.run import STRENGTHS, PolicyRun, PolicyTraining, choose_strength
+from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.agents.slots import make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, PolicyError
@@ -60,9 +60,9 @@ def train_policy(
         **training_kwargs: Fields of :class:`PolicyTraining`, when ``training`` is None.
 
     Returns:
-        The policy whose trial students lost least on validation, in eval mode, at the strength that they learned
-        best from. Its ``training_record`` says at which timestep that was (``kept_at``), and what they lost at each
-        strength (``strength_losses``).
+        The policy whose trial students lost least on validation, in eval mode; weakened where others surely learn less
+        from it than from equal weights. Its ``training_record`` says at which timestep it was kept (``kept_at``), and
+        what students lost at each strength that was tried (``strength_losses``; 0 is equal weights).
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
@@ -129,9 +129,9 @@ class PreparedTraining:
             policy.load_state_dict(run.best.state_dict())
             return policy
 
-        losses = run.strength_losses({strength: at(strength) for strength in STRENGTHS}, progress=progress)
-        means = {str(strength): round(float(np.mean(found)), 6) for strength, found in losses.items()}
-        return at(choose_strength(losses), strength_losses=means)
+        strength, losses = run.strength(at, progress=progress)
+        means = {str(tried): round(float(np.mean(found)), 6) for tried, found in sorted(losses.items(), reverse=True)}
+        return at(strength, strength_losses=means)
 
     def _initial_policy(self) -> Policy:
         training, observation = self.training, self.observation

@@ -72,6 +72,11 @@ def check_suite(suite: Suite) -> None:
             check_device(settings.device)
         for policy in task.policies.values():
             check_policy(policy, next(iter(task.students.values())))
+            if task.meta_kd is not None and policy.kind != "router" and "student" not in policy.settings:
+                raise ConfigError(
+                    f"task {task.name!r}: students of Meta-KD learn features first, and those of policy training do "
+                    f"not; give policy {policy.name!r} the name of another student to be trained with (student)"
+                )
     check_mkd_suite(suite)
 
 

@@ -69,9 +69,10 @@ def run_train_policy(
             f"Reward {reward}; {row['timesteps']} instances weighted.",
             f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, "
             f"{losses[kept_at]:.3f} with the policy that was kept, that of timestep {kept_at}.",
-            f"It acts at strength {policy.strength:g}, chosen by what further trial students lose on validation: "
+            f"It acts at strength {policy.strength:g}; further trial students lose on validation: "
             + ", ".join(f"{loss:.3f} at {at}" for at, loss in policy.training_record["strength_losses"].items())
-            + " (0 is equal weights, which stay unless something is surely better).",
+            + " (0 is equal weights; less than full strength is taken only where students surely lose more than with "
+            "those).",
         ],
         learning_curve=curve,
     )
