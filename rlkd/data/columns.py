@@ -1,6 +1,5 @@
-"""Columns of a source: texts, domains and labels, checked row by row."""
+"""Columns of a source: texts and domains, checked row by row."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import UnionType
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkd.data.task import UNLABELLED
 from rlkd.errors import TaskError
 
 KNOWN_PAIRS = (
@@ -38,6 +36,14 @@ class Source:
     name: str
     splits: Mapping[str, Any]
     label_names: Sequence[str] | None = None
+    unlabelled: int = 0
+    """Rows at the end of ``train`` that come from a file of unlabelled rows."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of every file."""
+        sizes = {split: len(data) for split, data in self.splits.items()}
+        return sizes | {"train": sizes["train"] - self.unlabelled, "unlabelled": self.unlabelled}
 
 
 def resolved_columns(source: Source, columns: Columns) -> Columns:
@@ -85,99 +91,10 @@ def _checked_values(
     for split, data in source.splits.items():
         class_names = getattr(data.features[column], "names", None)
         for row, value in enumerate(data[column][:]):
-            if not isinstance(value, kind):
+            # pandas writes a missing domain as an empty cell; a missing text is legal, and told of elsewhere
+            if not isinstance(value, kind) or (value == "" and kind is not str):
                 raise TaskError(
                     f"column {column!r} of {source.name!r} must hold {what}, row {row} of {split} is "
                     f"{value!r:.40}; fix the row or name another column"
                 )
             yield value, class_names
-
-
-def read_labels(source: Source, column: str) -> tuple[list[str], NDArray[np.int64]]:
-    """Class names and the class index of every row, shape (N,), splits in their order."""
-    raw = {split: [clean_label(value) for value in data[column][:]] for split, data in source.splits.items()}
-    kinds = {type(value) for values in raw.values() for value in values if value is not None}
-    if len(kinds) > 1 or not kinds <= {str, int}:
-        raise TaskError(
-            f"column {column!r} of {source.name!r} must hold integers or strings, got "
-            f"{', '.join(sorted(kind.__name__ for kind in kinds))}; convert it"
-        )
-    given = source.label_names or getattr(source.splits["train"].features[column], "names", None)
-    names = _class_names(source, raw["train"], None if given is None else list(given))
-    index = {label: i for i, label in enumerate(names)}
-    seen: set[int] = set()
-    labels: list[int] = []
-    for split, values in raw.items():
-        ids = [_class_index(source.name, split, row, value, index) for row, value in enumerate(values)]
-        if split == "train":
-            seen = set(ids)
-        else:
-            _check_held_out(source.name, split, ids, seen, names)
-        labels += ids
-    return names, np.array(labels, dtype=np.int64)
-
-
-def clean_label(value: Any) -> Any:
-    """Make None of what means unlabelled, and an integer of whole floats and bools."""
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        value = int(value) if value.is_integer() else value
-    return None if value == UNLABELLED else value
-
-
-def _class_names(source: Source, train: list[Any], given: list[str] | None) -> list[str]:
-    known = {value for value in train if value is not None}
-    if given is not None:
-        names = given
-    elif all(isinstance(value, int) for value in known):
-        # Numbers far beyond the rows are ids or scores; a class for each would be a huge model of nothing.
-        if max(known, default=0) > len(train):
-            raise TaskError(
-                f"integer labels of {source.name!r} must count classes from 0, got {max(known)!r:.20} in "
-                f"{len(train)} rows; renumber them, or store names"
-            )
-        names = [str(i) for i in range(max(known, default=-1) + 1)]
-    else:
-        names = sorted(known)
-    if len(names) < 2 or len(set(names)) < len(names) or "" in names:
-        raise TaskError(
-            f"{source.name!r} must have at least 2 classes with distinct names that are not empty, got "
-            f"{names!r:.80}; check the label column or label_names"
-        )
-    return names
-
-
-def _class_index(task: str, split: str, row: int, value: Any, index: Mapping[str, int]) -> int:
-    if value is None:
-        return UNLABELLED
-    if isinstance(value, int) and 0 <= value < len(index):
-        return value
-    if isinstance(value, str) and value in index:
-        return index[value]
-    if isinstance(value, str) and split != "train":
-        raise TaskError(
-            f"labels of {task!r} must all occur in train, row {row} of {split} has {value!r:.60}; add "
-            "training rows of that class, or drop the row"
-        )
-    raise TaskError(
-        f"labels of {task!r} must be among the {len(index)} classes {', '.join(index)!s:.80}, row {row} of "
-        f"{split} is out of range: {value!r:.60}; fix the row or the label names"
-    )
-
-
-def _check_held_out(task: str, split: str, ids: list[int], seen: set[int], names: list[str]) -> None:
-    if UNLABELLED in ids:
-        raise TaskError(
-            f"every row of {split} of {task!r} must have a label, row {ids.index(UNLABELLED)} has none "
-            f"({ids.count(UNLABELLED)} in all); label or drop them, or leave the split "
-            "out to carve it from train"
-        )
-    unseen = sorted({names[i] for i in set(ids) - seen})
-    if unseen:
-        raise TaskError(
-            f"labels of {task!r} must all occur in train, {split} also has {', '.join(unseen)!s:.80}; add "
-            "training rows of these classes, or drop theirs"
-        )

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from rlkd.data.origin import Origin
 from rlkd.data.planted import planted
 from rlkd.data.splitting import DEFAULT_FRACTIONS, Fractions, split_task
 from rlkd.data.task import Table, Task
@@ -112,6 +113,7 @@ def digits(seed: int = 0, *, fractions: Fractions = DEFAULT_FRACTIONS) -> Task:
         labels=targets.astype(np.int64),
         domains=np.zeros(len(targets), dtype=np.int64),
         vectors=(images / 16.0).astype(np.float32),
+        origin=Origin.of({"train": len(targets)}),
     )
     return split_task("digits", table, [str(digit) for digit in range(10)], fractions=fractions, seed=seed)
 

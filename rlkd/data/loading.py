@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkd.data.columns import Columns, Source, read_domains, read_labels, read_texts, resolved_columns
+from rlkd.data.columns import Columns, Source, read_domains, read_texts, resolved_columns
 from rlkd.data.embedded import EMBEDDED
+from rlkd.data.labels import read_labels
+from rlkd.data.origin import Origin
 from rlkd.data.sources import find_source
 from rlkd.data.splitting import Fractions, split_task
 from rlkd.data.task import Table, Task
@@ -31,8 +33,8 @@ def load_task(
 ) -> Task:
     """Load a task and split it once.
 
-    Labels are strings (classes are their sorted names), integers from 0, or a ``ClassLabel`` feature. None,
-    NaN and -1 mean unlabelled, which only training rows may be. Names of integer labels come from
+    Labels are strings (classes are their sorted names, numbers by value), integers from 0, or a ``ClassLabel``
+    feature. None, NaN and -1 mean unlabelled, which only training rows may be. Names of integer labels come from
     ``label_names``, the feature, ``label_names.json`` in the folder, ``datasets.json`` beside the folder, or
     are the numbers.
 
@@ -85,6 +87,7 @@ def _task(source: Source, columns: Columns, fractions: Fractions, seed: int) -> 
         domains=domains,
         texts=read_texts(source, columns.text),
         text_pairs=None if columns.pair is None else read_texts(source, columns.pair),
+        origin=Origin.of(source.sizes),
     )
     return split_task(
         source.name,

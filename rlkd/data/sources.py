@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlkd.data.columns import KNOWN_PAIRS, Columns, Source, clean_label
+from rlkd.data.columns import KNOWN_PAIRS, Columns, Source
 from rlkd.data.embedded import EMBEDDED
+from rlkd.data.labels import clean_label
 from rlkd.errors import TaskError, one_line
 from rlkd.hub import offline_if_unreachable
 
@@ -108,9 +109,11 @@ def _from_folder(folder: Path, columns: Columns, unlabelled: bool) -> Source:
             f"{str(folder)!r} must have train{'|'.join(FORMATS)}, it holds: {present}; add that file, "
             "or name one of the files"
         )
+    labelled = len(splits["train"])
     if unlabelled:
         splits["train"] = _with_unlabelled(splits["train"], folder, files, columns)
-    return Source(folder.resolve().name, splits, _names_beside(folder, columns))
+    names = _names_beside(folder, columns)
+    return Source(folder.resolve().name, splits, names, unlabelled=len(splits["train"]) - labelled)
 
 
 def _with_unlabelled(train: Any, folder: Path, files: list[Path], columns: Columns) -> Any:

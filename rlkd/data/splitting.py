@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkd.data.checks import check_splits, check_table
 from rlkd.data.task import SPLITS, UNLABELLED, Table, Task
 from rlkd.errors import ConfigError, TaskError
 
@@ -67,18 +68,22 @@ def split_task(
         The task, its rows re-ordered train, probe, validation, test.
     """
     check_seed(seed)
+    check_table(name, table, len(label_names), len(domain_names))
     parts = dict(given) if given is not None else {"train": np.arange(len(table))}
+    kept = tuple(parts)
     parts = _carve_missing(name, table.labels, parts, fractions, seed)
     order = np.concatenate([parts[split] for split in SPLITS])
     bounds = np.cumsum([0, *(len(parts[split]) for split in SPLITS)])
     splits = {split: np.arange(bounds[i], bounds[i + 1]) for i, split in enumerate(SPLITS)}
-    return Task(
+    task = Task(
         name=name,
         label_names=tuple(label_names),
-        table=_reordered(table, order),
+        table=table.take(order),
         splits=splits,
         domain_names=tuple(domain_names),
     )
+    check_splits(task, kept)
+    return task
 
 
 def _carve_missing(
@@ -119,16 +124,3 @@ def _draw(
         logger.warning("%s is drawn without stratifying by label: %s", what, reason)
         kept, drawn = train_test_split(rows, test_size=size, random_state=seed)
     return kept, drawn
-
-
-def _reordered(table: Table, order: NDArray[np.int64]) -> Table:
-    def pick(column: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if column is None else tuple(column[i] for i in order)
-
-    return Table(
-        labels=table.labels[order],
-        domains=table.domains[order],
-        texts=pick(table.texts),
-        text_pairs=pick(table.text_pairs),
-        vectors=None if table.vectors is None else table.vectors[order],
-    )

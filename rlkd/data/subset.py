@@ -21,20 +21,11 @@ def keep_rows(task: Task, ids: NDArray[np.int64]) -> Task:
         task: The task.
         ids: Instance ids to keep, ascending, shape (M,). Row m of the result is row ``ids[m]`` of the task.
     """
-    table = task.table
     counts = {name: int(np.isin(rows, ids).sum()) for name, rows in task.splits.items()}
     bounds = np.cumsum([0, *(counts[name] for name in SPLITS if name in counts)])
     names = [name for name in SPLITS if name in counts]
-    smaller = replace(
-        table,
-        labels=table.labels[ids],
-        domains=table.domains[ids],
-        texts=None if table.texts is None else tuple(table.texts[i] for i in ids),
-        text_pairs=None if table.text_pairs is None else tuple(table.text_pairs[i] for i in ids),
-        vectors=None if table.vectors is None else table.vectors[ids],
-    )
     splits = {name: np.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(names)}
-    return replace(task, table=smaller, splits=splits)
+    return replace(task, table=task.table.take(ids), splits=splits)
 
 
 def limit_rows(task: Task, limits: Mapping[str, int], *, seed: int = 0) -> Task:

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from rlkd.data.origin import Origin
 from rlkd.errors import TaskError
 
 SPLITS = ("train", "probe", "validation", "test")
@@ -33,19 +34,30 @@ class Table:
     """Second texts of sentence pairs."""
     vectors: NDArray[np.float32] | None = None
     """Feature vectors, shape (N, D), for tasks that are not text."""
+    origin: Origin | None = None
+    """Where the rows stand in the user's files; None where there are none. It is no part of the data's fingerprint."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, ids: NDArray[np.int64]) -> "Table":
+        """Copy some rows, in the order of ``ids``, shape (M,)."""
+
+        def picked(column: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if column is None else tuple(column[i] for i in ids.tolist())
+
+        return Table(
+            labels=self.labels[ids],
+            domains=self.domains[ids],
+            texts=picked(self.texts),
+            text_pairs=picked(self.text_pairs),
+            vectors=None if self.vectors is None else self.vectors[ids],
+            origin=None if self.origin is None else self.origin.take(ids),
+        )
+
     def head(self, rows: int) -> "Table":
         """Copy the first ``rows`` rows."""
-        return Table(
-            labels=self.labels[:rows].copy(),
-            domains=self.domains[:rows].copy(),
-            texts=None if self.texts is None else self.texts[:rows],
-            text_pairs=None if self.text_pairs is None else self.text_pairs[:rows],
-            vectors=None if self.vectors is None else self.vectors[:rows].copy(),
-        )
+        return self.take(np.arange(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +93,12 @@ class Task:
         ids = self.splits[split]
         labelled: NDArray[np.int64] = ids[self.table.labels[ids] != UNLABELLED]
         return labelled
+
+    @cached_property
+    def untaught(self) -> tuple[str, ...]:
+        """Names of the classes of which no train row has the label."""
+        taught = set(np.unique(self.labels("train")).tolist())
+        return tuple(name for index, name in enumerate(self.label_names) if index not in taught)
 
     def training_view(self) -> "Task":
         """The task without its test rows: what policies, rewards and fitted weightings may see."""
