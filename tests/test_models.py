@@ -234,7 +234,7 @@ def test_label_alignment(teacher: list[str], wanted: list[str], columns: list[in
 
 
 def test_missing_classes_get_a_floor() -> None:
-    columns = align_labels(["c", "A"], ["a", "b", "c"], teacher="t", allow_missing=True)
+    columns = align_labels(["c", "A"], ["a", "b", "c"], teacher="t", may_lack="b")
     assert columns.tolist() == [1, -1, 0]
     answer = aligned_logits(torch.tensor([[1.0, 2.0], [5.0, -1.0]]), columns)
     assert answer.tolist() == [[2.0, -3.0, 1.0], [-1.0, -5.0, 5.0]]
@@ -388,9 +388,9 @@ def test_teacher_json_is_validated(task: Task, tmp_path: Path, content: str) -> 
 
 
 def test_callables_and_arrays(task: Task, tmp_path: Path) -> None:
-    table = np.eye(4, dtype=np.float64)[task.table.labels]
+    table = 4 * np.eye(4, dtype=np.float64)[task.table.labels]
     np.save(tmp_path / "given.npy", table)
-    by_word = CallableTeacher("rule", lambda texts: [[float(n in t) for n in LABELS] for t in texts], LABELS)
+    by_word = CallableTeacher("rule", lambda texts: [[4.0 * (n in t) for n in LABELS] for t in texts], LABELS)
     given, rule = load_teachers([tmp_path / "given.npy", by_word], task)
     assert given.name == "given"
     assert torch.equal(all_logits(given, task), all_logits(rule, task))

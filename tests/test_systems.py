@@ -23,7 +23,7 @@ from rlkd.data.task import UNLABELLED, Table
 from rlkd.errors import CacheError, ConfigError, OutputDirectoryError, PolicyError, UnknownNameError, WeightingError
 from rlkd.logit_cache import LogitCache, build_cache, load_cache, read_state
 from rlkd.losses import cross_entropy, distillation_loss, soft_targets
-from rlkd.models.teachers import ArrayTeacher
+from rlkd.models.arrays import ArrayTeacher
 from rlkd.settings import StudentSettings
 from rlkd.systems import PRESETS, train_mtkd_rl, train_rl_kd
 from rlkd.systems.demonstration import RL_KD_CASES, mtkd_rl_record, released_objective, rl_kd_record

@@ -73,7 +73,7 @@ def _check_shapes(name: str, table: Table) -> None:
     for what, column in columns.items():
         if column is not None and len(column) != rows:
             raise TaskError(
-                f"{what} of task {name!r} must have one entry a row, got {len(column)} for {rows} labels; mend the table"
+                f"{what} of task {name!r} must have one entry a row, got {len(column)} for {rows} rows; mend it"
             )
     for what, ids in (("labels", table.labels), ("domains", table.domains)):
         if ids.dtype.kind not in "iu":

@@ -82,8 +82,8 @@ def _check_kinds(source: Source, column: str, raw: Raw) -> None:
         for row, value in enumerate(values):
             if isinstance(value, list | tuple | dict) or (isinstance(value, str) and _LIST.fullmatch(value.strip())):
                 raise TaskError(
-                    f"column {column!r} of {source.name!r} must hold one class a row, got the list {value!r:.40} in row "
-                    f"{row} of {split}; choose one label for each row, or name another column"
+                    f"column {column!r} of {source.name!r} must hold one class a row, got the list {value!r:.40} in "
+                    f"row {row} of {split}; choose one label for each row, or name another column"
                 )
             if value is not None:
                 first.setdefault(type(value), f"{value!r:.40} in row {row} of {split}")

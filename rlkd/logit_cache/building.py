@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from rlkd.data.task import Task
 from rlkd.errors import CacheError, ConfigError, TeacherError
+from rlkd.logit_cache.checks import tell_of_teachers
 from rlkd.logit_cache.reading import (
     AFFINITY,
     ARRAYS,
@@ -54,7 +55,8 @@ def build_cache(
 ) -> LogitCache:
     """Ask every teacher about every instance once, and keep the answers on disk.
 
-    A finished cache of the same teachers and data is opened, an interrupted one continued.
+    A finished cache of the same teachers and data is opened, an interrupted one continued. Of teachers that are near
+    chance on one split alone, have re-ordered columns or are the same, a warning is logged.
 
     Args:
         teachers: K >= 1 teachers.
@@ -94,7 +96,9 @@ def build_cache(
             write_json_atomic(folder / MANIFEST, wanted | {"files": files})
             for stale in set(folder.glob(ARRAYS)) - {folder / name for name in files}:
                 stale.unlink()
-    return load_cache(folder, task, teachers=teachers)
+    cache = load_cache(folder, task, teachers=teachers)
+    tell_of_teachers(cache, task)
+    return cache
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Teachers and students; importing this package registers our students with transformers' Auto classes."""
 
+from rlkd.models.arrays import ArrayTeacher, FileArrayTeacher
 from rlkd.models.labels import align_labels, aligned_logits
 from rlkd.models.multi_task import MultiTaskConfig, MultiTaskForSequenceClassification, load_multi_task
 from rlkd.models.specialists import specialist_groups
 from rlkd.models.students import STUDENTS, last_linear, load_student
 from rlkd.models.teacher_files import load_teachers, save_hf_teacher, save_sklearn_teacher
-from rlkd.models.teachers import ArrayTeacher, CallableTeacher, HfTeacher, SklearnTeacher, Teacher
+from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher, Teacher
 from rlkd.models.tokenizer import train_tokenizer
 from rlkd.models.training import train_teachers
 
@@ -13,6 +14,7 @@ __all__ = [
     "STUDENTS",
     "ArrayTeacher",
     "CallableTeacher",
+    "FileArrayTeacher",
     "HfTeacher",
     "MultiTaskConfig",
     "MultiTaskForSequenceClassification",

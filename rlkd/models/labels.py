@@ -1,7 +1,7 @@
 """Label spaces are aligned by name: a teacher's column order is never assumed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"(?:LABEL_)?(\d+)")
 
 
 def align_labels(
-    teacher_labels: Sequence[str], task_labels: Sequence[str], *, teacher: str, allow_missing: bool = False
+    teacher_labels: Sequence[str], task_labels: Sequence[str], *, teacher: str, may_lack: Collection[str] = ()
 ) -> NDArray[np.int64]:
     """Find the teacher's column of every class of the task.
 
@@ -29,7 +29,7 @@ def align_labels(
         teacher_labels: Names of the teacher's columns.
         task_labels: Names of the task's classes.
         teacher: The teacher's name, for errors.
-        allow_missing: Whether the teacher may lack classes (a specialist).
+        may_lack: Classes that the teacher may lack: all of a specialist's, or those that no train row has.
 
     Returns:
         Column indices, shape (C,); ``MISSING`` (-1) for a class that the teacher lacks.
@@ -45,7 +45,7 @@ def align_labels(
     if not set(teacher_labels) <= set(task_labels) and all(map(_GENERIC.fullmatch, teacher_labels)):
         return _by_number(teacher_labels, task_labels, teacher)
     columns = [_column(teacher_labels, task_labels, name, teacher) for name in task_labels]
-    _check_complete(columns, teacher_labels, task_labels, teacher, allow_missing)
+    _check_complete(columns, teacher_labels, task_labels, teacher, may_lack)
     return np.array(columns, dtype=np.int64)
 
 
@@ -103,7 +103,7 @@ def _check_complete(
     teacher_labels: Sequence[str],
     task_labels: Sequence[str],
     teacher: str,
-    allow_missing: bool,
+    may_lack: Collection[str],
 ) -> None:
     used = [column for column in columns if column != MISSING]
     if len(set(used)) != len(used):
@@ -117,8 +117,9 @@ def _check_complete(
             f"expected the classes {_shown(task_labels)}, but teacher {teacher!r} also has {_shown(extra)}; "
             "rename its labels to the task's, or leave this teacher out"
         )
-    missing = [name for name, column in zip(task_labels, columns, strict=True) if column == MISSING]
-    if missing and not allow_missing:
+    absent = [name for name, column in zip(task_labels, columns, strict=True) if column == MISSING]
+    missing = [name for name in absent if name not in may_lack]
+    if missing:
         raise TeacherError(
             f"expected the classes {_shown(task_labels)}, but teacher {teacher!r} lacks {_shown(missing)}; "
             "declare it a specialist (knows_by 'class') or leave it out"

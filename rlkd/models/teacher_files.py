@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.task import Task
 from rlkd.errors import TeacherError, one_line
+from rlkd.models.arrays import holds_arrays, load_array, load_arrays
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.models.networks import load_classifier, load_tokenizer, quiet_transformers
-from rlkd.models.teachers import ArrayTeacher, HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
+from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
 from rlkd.records import parse_object, write_atomic, write_json_atomic
 
 SKLEARN_FILE = "teacher.skops"
@@ -61,8 +61,9 @@ def load_teachers(
 
     Args:
         paths: Directories with ``config.json`` (transformers; of a multi-task model the head with the task's name) or
-            ``teacher.skops`` (scikit-learn), ``.npy`` files of logits, or teachers that exist already. ``teacher.json``
-            beside the weights says what a teacher knows.
+            ``teacher.skops`` (scikit-learn) or arrays of logits (``train.npy``, ``validation.npy``, ``test.npy``,
+            each in the order of the user's own file), one ``.npy`` file in the order of a task that has no files,
+            or teachers that exist already. ``teacher.json`` beside the weights says what a teacher knows.
         task: The task that they will teach.
         device: Where networks run. None: the GPU where there is one.
         bf16: Networks compute in bfloat16 where that is safe.
@@ -244,30 +245,19 @@ def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torc
         return path
     place = Path(path)
     if place.suffix == ".npy" and place.is_file():
-        return _load_array(place)
+        return load_array(place, task)
     info = read_info(place) or TeacherInfo(place.resolve().name)
     if (place / "config.json").is_file():
         return _load_hf(place, info, task, device, bf16)
     if (place / SKLEARN_FILE).is_file():
         return _load_sklearn(place, info)
+    if holds_arrays(place):
+        return load_arrays(place, info.name, info.label_names, knows=info.knows, knows_by=info.knows_by)
     state = "neither" if place.exists() else "missing"
     raise TeacherError(
-        f"expected a directory with config.json or {SKLEARN_FILE}, or a .npy file; came {str(place)!r}, "
+        f"expected a directory with config.json, {SKLEARN_FILE} or train.npy, or a .npy file; came {str(place)!r}, "
         f"which is {state}; download models of the hub first (hf download)"
     )
-
-
-def _load_array(path: Path) -> ArrayTeacher:
-    try:
-        values = np.load(path, allow_pickle=False)
-        return ArrayTeacher(path.stem, values)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, TeacherError):
-            raise
-        raise TeacherError(
-            f"expected an array of logits in {str(path)!r}, came a file that cannot be read without pickle "
-            f"({one_line(error)}); save it with numpy.save as float32"
-        ) from error
 
 
 def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None, bf16: bool) -> HfTeacher:

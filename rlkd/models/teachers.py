@@ -18,10 +18,10 @@ from rlkd.models.identity import estimator_identity, network_identity
 from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
 from rlkd.models.networks import forward_inputs, holds, mixed_precision, reads
+from rlkd.models.probabilities import check_logits, logarithms
 from rlkd.types import InnerStates, Wanted
 
 KnowsBy = Literal["class", "domain"]
-SMALLEST_PROBABILITY = 1e-6
 
 
 class Teacher(Protocol):
@@ -84,7 +84,8 @@ class LabelledTeacher:
 
     def columns(self, task: Task) -> NDArray[np.int64]:
         """The teacher's column of each class of the task, shape (C,); see :func:`align_labels`."""
-        return align_labels(self.label_names, task.label_names, teacher=self.name, allow_missing=self._allow_missing)
+        may_lack = task.label_names if self._allow_missing else task.untaught
+        return align_labels(self.label_names, task.label_names, teacher=self.name, may_lack=may_lack)
 
     def check(self, task: Task) -> None:
         """Raise what :meth:`logits` would raise for a task, before the long work."""
@@ -115,6 +116,7 @@ class LabelledTeacher:
                 f"{len(ids)} rows, instances {ids[bad.numpy()][:5].tolist()}; clip probabilities before taking "
                 "logarithms"
             )
+        check_logits(self.name, raw.numpy())
         return aligned_logits(raw, self.columns(task))
 
     def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
@@ -284,8 +286,7 @@ class SklearnTeacher(LabelledTeacher):
     def _scores(self, task: Task, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         rows = joined_inputs(task, ids)
         if hasattr(self.model, "predict_proba"):
-            probabilities = np.asarray(self.model.predict_proba(rows), dtype=np.float64)
-            return np.log(np.clip(probabilities, SMALLEST_PROBABILITY, None))
+            return logarithms(self.name, self.model.predict_proba(rows))
         scores = np.asarray(self.model.decision_function(rows), dtype=np.float64)
         # Two classes have one score, the log-odds of the second.
         return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
@@ -327,68 +328,3 @@ class CallableTeacher(LabelledTeacher):
                 answer = self._fn(raw_inputs(task, ids[start : start + batch_size]))
                 parts.append(torch.as_tensor(answer).detach().to("cpu", torch.float32))
         return torch.cat(parts)
-
-
-class ArrayTeacher(LabelledTeacher):
-    """Logits that were computed before, one row per instance id.
-
-    Args:
-        name: Unique among the teachers of a run.
-        logits: Shape (N, C), in the order of the task's table.
-        label_names: Names of the columns. None: the task's classes in the task's order.
-        knows: See :class:`LabelledTeacher`.
-        knows_by: See :class:`LabelledTeacher`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        logits: ArrayLike | Tensor,
-        *,
-        label_names: Sequence[str] | None = None,
-        knows: Iterable[str] | None = None,
-        knows_by: KnowsBy | None = None,
-    ) -> None:
-        given = np.asarray(logits)
-        if given.dtype.kind not in "fiu":
-            raise TeacherError(f"expected real numbers from teacher {name!r}, came {given.dtype}; save float32")
-        self._array = np.ascontiguousarray(given, dtype=np.float32)
-        if self._array.ndim != 2:
-            raise TeacherError(
-                f"expected an array (instances, classes) for teacher {name!r}, came shape "
-                f"{self._array.shape}; save one row per row of the task"
-            )
-        self._ordered = label_names is None
-        names = label_names or [f"LABEL_{index}" for index in range(self._array.shape[1])]
-        super().__init__(name, names, knows=knows, knows_by=knows_by)
-
-    @cached_property
-    def identity(self) -> str:
-        """Hash of the array."""
-        described = repr((self._array.shape, self.label_names)).encode()
-        return xxhash.xxh3_128_hexdigest(described + self._array.tobytes())
-
-    def columns(self, task: Task) -> NDArray[np.int64]:
-        """The array's column of each class of the task, shape (C,)."""
-        if not self._ordered:
-            return super().columns(task)
-        if self._array.shape[1] != task.num_classes:
-            raise TeacherError(
-                f"expected {task.num_classes} columns from teacher {self.name!r}, "
-                f"came {self._array.shape[1]}; save one column per class, or pass label_names"
-            )
-        return np.arange(task.num_classes)
-
-    def check(self, task: Task) -> None:
-        """Raise what :meth:`logits` would raise for a task, before the long work."""
-        super().check(task)
-        rows, expected = len(self._array), len(task.table)
-        # A training view is a shorter table with the same ids.
-        if rows < expected or (rows > expected and "test" in task.splits):
-            raise TeacherError(
-                f"expected {expected} rows from teacher {self.name!r}, one per instance of task "
-                f"{task.name!r}, came {rows}; save logits of train, probe, validation and test in this order"
-            )
-
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
-        return torch.from_numpy(self._array[ids])
