@@ -1,5 +1,7 @@
 """Scores of students, teachers and weightings; rewards and reports share these functions."""
 
+import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +11,12 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score
 
 from rlkd.stats import expected_calibration_error
+
+logger = logging.getLogger(__name__)
+
+DIVERGED = 10.0
+"""A likelihood that is worse than a uniform guess by this factor is no learning; a student that is sure of all its
+answers and wrong in some can be two or three times worse, and still be useful."""
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -33,6 +41,30 @@ def classification_metrics(logits: Floats, labels: Labels) -> dict[str, float]:
 def negative_log_likelihood(logits: Floats, labels: Labels) -> float:
     """Mean negative log likelihood in nats, logits (N, C), labels (N,)."""
     return float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean())
+
+
+def told_if_diverged(what: str, nll: float, num_classes: int) -> dict[str, bool]:
+    """Warn of a model that is far worse than a uniform guess, whose loss is log C, or not finite.
+
+    Args:
+        what: The model and the split, for the warning.
+        nll: Its mean negative log likelihood in nats.
+        num_classes: C.
+
+    Returns:
+        ``{"diverged": True}`` for its record, or nothing.
+    """
+    guess = math.log(num_classes)
+    if nll <= DIVERGED * guess:
+        return {}
+    logger.warning(
+        "%s has a negative log likelihood of %.4g nats, a uniform guess has %.2f: it diverged, or is sure of wrong "
+        "answers; lower the learning rate, and look at the scale of the teachers' logits",
+        what,
+        nll,
+        guess,
+    )
+    return {"diverged": True}
 
 
 def compute_metrics(prediction: Any) -> dict[str, float]:

@@ -71,7 +71,7 @@ def write_csv(path: Path, rows: int = 240, labelled: int | None = None, columns:
         writer.writerow(columns.split(","))
         for row in range(rows):
             word = WORDS[row % 4] if rng.random() < 0.8 else "stone"
-            text = " ".join([word, *rng.choice(["warm", "cold", "vast"], 1 + row % 5)])
+            text = " ".join([word, *rng.choice(["warm", "cold", "vast"], 1 + row % 5), f"row {row}"])
             label = WORDS[row % 4] if labelled is None or row < labelled else ""
             writer.writerow([text, label, ("left", "right")[row // 4 % 2]])
     return path
@@ -516,11 +516,13 @@ def test_a_replaced_policy_does_not_continue_the_run_of_the_old_one(chain: Chain
 
 def test_policies_that_need_labels_are_refused_on_unlabelled_rows(tmp_path: Path) -> None:
     task = write_csv(tmp_path / "half.csv", labelled=120)
-    loaded = load_task(str(task))
-    np.save(tmp_path / "a.npy", np.eye(4)[np.arange(len(loaded.table)) % 4])
-    np.save(tmp_path / "b.npy", np.ones((len(loaded.table), 4)))
-    teachers = ("--teachers", tmp_path / "a.npy", "--teachers", tmp_path / "b.npy")
-    succeeded("cache", "--task", task, *teachers, "--output-dir", tmp_path / "cache")
+    for name, logits in (("a", 4 * np.eye(4)[np.arange(240) % 4]), ("b", np.ones((240, 4)))):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "train.npy", logits)
+    teachers = ("--teachers", tmp_path / "a", "--teachers", tmp_path / "b")
+    made = rlkd_command("cache", "--task", task, *teachers, "--output-dir", tmp_path / "cache")
+    assert (made.code, made.err.count("\n")) == (0, 1)
+    assert "120 of 240 train rows of 'half' have no label" in made.err
     data = ("--task", task, "--cache", tmp_path / "cache", "--output-dir", tmp_path / "new")
     Policy.create(ObservationConfig(labelled=True), training={}).save_pretrained(tmp_path / "labelled")
     for command in (("distill", *data), ("compare", *data)):
@@ -576,16 +578,33 @@ def make_teacher(kind: str, chain: Chain, path: Path) -> Path:
         return path
     elif kind == "missing":
         return path
-    np.save(path.with_suffix(".npy"), logits)
-    return path.with_suffix(".npy")
+    elif kind == "one array":
+        np.save(path.with_suffix(".npy"), logits)
+        return path.with_suffix(".npy")
+    path.mkdir()
+    np.save(path / "train.npy", logits)
+    return path
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("nan", r"finite logits from teacher 'teacher', came NaN or infinity in 3 of 240 rows, instances \[3, 7, 8\]"),
-        ("inf", r"finite logits from teacher 'teacher', came NaN or infinity in 3 of 240 rows, instances \[3, 7, 8\]"),
-        ("short", r"expected 240 rows from teacher 'teacher', one per instance of task 'tiny', came 10"),
+        (
+            "nan",
+            r"finite logits from teacher 'teacher', came NaN or infinity in 3 of 240 rows of train.npy: \[3, 7, 8\]",
+        ),
+        (
+            "inf",
+            r"finite logits from teacher 'teacher', came NaN or infinity in 3 of 240 rows of train.npy: \[3, 7, 8\]",
+        ),
+        (
+            "short",
+            r"expected 240 rows from teacher 'teacher' in train.npy, one per row of train of task 'tiny' .*came 10",
+        ),
+        (
+            "one array",
+            r"expected an array for each file of task 'tiny' .* whose order is not known.*train.npy \(240 rows",
+        ),
         ("wide", r"expected 4 columns from teacher 'teacher', came 8"),
         ("other classes", r"expected the classes 'earth', 'fire', 'sea', 'sky', but teacher 'teacher' also has 'air'"),
         ("generic classes", r"teacher 'teacher' has only the generic names 'LABEL_0'"),
@@ -593,7 +612,7 @@ def make_teacher(kind: str, chain: Chain, path: Path) -> Path:
         ("no weights", r"expected a classifier with safetensors weights in '.*teacher', came"),
         (
             "missing",
-            r"expected a directory with config.json or teacher.skops, or a .npy file; came '.*', which is miss",
+            r"expected a directory with config.json, teacher.skops or train.npy, or a .npy file; came '.*', which is",
         ),
     ],
 )

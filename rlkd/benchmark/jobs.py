@@ -24,6 +24,7 @@ from rlkd.benchmark.measuring import (
 from rlkd.data.task import Task
 from rlkd.errors import one_line
 from rlkd.logit_cache import LogitCache
+from rlkd.metrics import told_if_diverged
 from rlkd.models.networks import one_thread
 from rlkd.records import write_json_atomic
 from rlkd.settings import StudentSettings
@@ -202,9 +203,11 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     state, weights = deployed_weights(
         trainer.weighting, task, cache, task.splits["test"], logits, job.settings.batch_size
     )
+    scores = student_scores(logits, labels)
     seen = min(len(task.splits["train"]), job.settings.max_steps * job.settings.batch_size)
     return {
-        **student_scores(logits, labels),
+        **scores,
+        **told_if_diverged(f"the student of {job.arm.spec}, seed {job.seed}, on test", scores["nll"], task.num_classes),
         "knowing_mass_early": early_late[0],
         "knowing_mass_late": early_late[1],
         **choice_figures(weights, state, cache),

@@ -24,6 +24,7 @@ from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim
 from rlkd.data.collection import TaskCollection
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError
+from rlkd.metrics import told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.models.teacher_files import TeacherInfo, write_info
 from rlkd.settings import StudentSettings
@@ -329,8 +330,10 @@ def _scored(worker: Worker, index: int, student: str, name: str, seed: int, alon
         shutil.rmtree(path)
     labels = task.labels("test")
     found = plan.policy_of(name)
+    scores = student_scores(logits, labels)
     return {
-        **student_scores(logits, labels),
+        **scores,
+        **told_if_diverged(f"the student of {name}, seed {seed}, on test", scores["nll"], task.num_classes),
         "steps": done["steps"],
         "student_seconds": round(seconds, 2),
         "policy_seconds": 0.0

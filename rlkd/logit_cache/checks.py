@@ -22,6 +22,7 @@ LEAST_ROWS = 20
 _CHANCE, _GOOD, _SURE = 0.1, 0.3, 4.0  # agreement beyond chance that is next to none, and some; standard errors
 _ROWS_A_CLASS = 5  # fewer, and the best order of columns fits noise
 _SAME = 1e-5
+_BLOCK = 8192
 
 
 def tell_of_teachers(cache: "LogitCache", task: Task) -> None:
@@ -31,20 +32,26 @@ def tell_of_teachers(cache: "LogitCache", task: Task) -> None:
         cache: Their logits.
         task: Gives the labels.
     """
-    rows = torch.arange(len(cache))
-    logits = cache.rows(rows)
-    answers = logits.argmax(-1).numpy()
-    for k, name in enumerate(cache.teacher_names):
+    names, rows = cache.teacher_names, len(cache)
+    answers = np.empty((rows, len(names)), dtype=np.int64)
+    apart = np.zeros((len(names), len(names)))
+    for start in range(0, rows, _BLOCK):
+        logits = cache.rows(torch.arange(start, min(start + _BLOCK, rows)))
+        answers[start : start + _BLOCK] = logits.argmax(-1).numpy()
+        shares = logits.softmax(-1)
+        for first, second in combinations(range(len(names)), 2):
+            difference = float((shares[:, first] - shares[:, second]).abs().max())
+            apart[first, second] = max(apart[first, second], difference)
+    for k, name in enumerate(names):
         _tell_misplaced_rows(name, answers[:, k], task)
         _tell_misplaced_columns(name, answers[:, k], task)
-    shares = logits.softmax(-1)
-    for first, second in combinations(range(len(cache.teacher_names)), 2):
-        if float((shares[:, first] - shares[:, second]).abs().max()) < _SAME:
+    for first, second in combinations(range(len(names)), 2):
+        if apart[first, second] < _SAME:
             log.warning(
                 "teachers %r and %r give the same answers to all %d rows: such a teacher counts twice; leave one out",
-                cache.teacher_names[first],
-                cache.teacher_names[second],
-                len(rows),
+                names[first],
+                names[second],
+                rows,
             )
 
 
@@ -61,7 +68,8 @@ def beyond_chance(answers: Ints, labels: Ints) -> tuple[float, float]:
     """
     classes = int(max(answers.max(), labels.max())) + 1
     chance = float(
-        (np.bincount(answers, minlength=classes) / len(answers)) @ (np.bincount(labels, minlength=classes) / len(labels))
+        (np.bincount(answers, minlength=classes) / len(answers))
+        @ (np.bincount(labels, minlength=classes) / len(labels))
     )
     if chance >= 1 or len(np.unique(answers)) == 1 or len(np.unique(labels)) == 1:
         return 0.0, float("inf")
@@ -102,7 +110,7 @@ def _right(answers: Ints, task: Task, split: str) -> float:
 
 
 def _tell_misplaced_columns(name: str, answers: Ints, task: Task) -> None:
-    """The order of columns that fits the train rows best is tried on validation, where it can only be right by merit."""
+    """The order of columns that fits the train rows best is tried on validation, where it is right by merit only."""
     train, held = task.labelled_ids("train"), task.labelled_ids("validation")
     classes = task.num_classes
     if len(train) < _ROWS_A_CLASS * classes or len(held) < LEAST_ROWS:
@@ -117,8 +125,8 @@ def _tell_misplaced_columns(name: str, answers: Ints, task: Task) -> None:
     better, off = beyond_chance(meant[answers[held]], labels)
     if kappa < _CHANCE and better > _GOOD and better - kappa > _SURE * (off**2 + error**2) ** 0.5:
         log.warning(
-            "teacher %r is right on %.3f of the validation rows, and on %.3f if its columns are taken in another order; "
-            "name its columns (label_names), or put them into the order of the task's classes: %s",
+            "teacher %r is right on %.3f of the validation rows, and on %.3f if its columns are taken in another "
+            "order; name its columns (label_names), or put them into the order of the task's classes: %s",
             name,
             (answers[held] == labels).mean(),
             (meant[answers[held]] == labels).mean(),

@@ -109,6 +109,13 @@ class FileArrayTeacher(ArrayTeacher):
     ) -> None:
         given = {file: _matrix(name, arrays[file]) for file in FILES if file in arrays}
         unknown = sorted((set(arrays) | set(rows or {})) - set(given))
+        for file, array in given.items():
+            bad = np.flatnonzero(~np.isfinite(array).all(1))
+            if len(bad):
+                raise TeacherError(
+                    f"expected finite logits from teacher {name!r}, came NaN or infinity in {len(bad)} of {len(array)} "
+                    f"rows of {file}.npy: {bad[:5].tolist()}; clip probabilities before taking logarithms"
+                )
         widths = {file: array.shape[1] for file, array in given.items()}
         if unknown or len(set(widths.values())) != 1:
             raise TeacherError(

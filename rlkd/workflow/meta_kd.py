@@ -14,7 +14,7 @@ from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
 from rlkd.errors import unknown_name
 from rlkd.logit_cache import LogitCache, build_cache
-from rlkd.metrics import classification_metrics
+from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, check_device, quiet_transformers
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teacher_files import write_hf
@@ -161,7 +161,9 @@ def _distil(
         }
         for model, logits in answers.items():
             row = {"domain": lesson.task.name, "model": model, "split": split, "rows": len(ids)}
-            rows.append({**row, **classification_metrics(logits, labels)})
+            scores = classification_metrics(logits, labels)
+            what = f"the {model} of {lesson.task.name} on {split}"
+            rows.append({**row, **scores, **told_if_diverged(what, scores["nll"], logits.shape[-1])})
     return rows
 
 

@@ -15,7 +15,7 @@ from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache
-from rlkd.metrics import classification_metrics
+from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
@@ -175,7 +175,8 @@ def _row(
     task: Task, model: str, split: str, logits: NDArray[np.floating[Any]], ids: NDArray[np.int64]
 ) -> dict[str, Any]:
     scores = classification_metrics(logits, task.table.labels[ids])
-    return {"task": task.name, "model": model, "split": split, "rows": len(ids), **scores}
+    diverged = told_if_diverged(f"the {model} model of {task.name} on {split}", scores["nll"], task.num_classes)
+    return {"task": task.name, "model": model, "split": split, "rows": len(ids), **scores, **diverged}
 
 
 def _weight_rows(weights: Mapping[str, Sequence[float]], parts: Sequence[str]) -> Rows:

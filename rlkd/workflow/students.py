@@ -12,7 +12,7 @@ from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.errors import ConfigError, nearest, one_line
 from rlkd.logit_cache import LogitCache, load_cache
-from rlkd.metrics import classification_metrics
+from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, check_device, quiet_transformers
 from rlkd.models.students import check_student
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, write_json_atomic
@@ -83,12 +83,17 @@ def run_distill(
     rows = []
     for split in ("validation", "test"):
         scores = classification_metrics(trainer.predict_split(split), task.labels(split))
-        rows.append({"weighting": weighting, "split": split, **scores})
+        diverged = told_if_diverged(f"the student on {split}", scores["nll"], task.num_classes)
+        rows.append({"weighting": weighting, "split": split, **scores, **diverged})
     write_json_atomic(folder / "results.json", rows)
     write_report(
         folder / "report.html",
         title=f"Student of {task.name} with {weighting}",
-        summary=[f"Accuracy on test: {rows[1]['accuracy']:.3f}.", *_mass_sentence(trainer.knowing_mass())],
+        summary=[
+            f"Accuracy on test: {rows[1]['accuracy']:.3f}.",
+            *_divergence_sentence(rows),
+            *_mass_sentence(trainer.knowing_mass()),
+        ],
         weights=weights_summary(trainer.weight_record, cache.teacher_names),
         tables=[("Scores", rows)],
     )
@@ -133,6 +138,11 @@ def inputs_record(task_options: Mapping[str, Any], cache_dir: str, task: Task, c
         "cache": str(cache_dir),
         "logits": cache.identity,
     }
+
+
+def _divergence_sentence(rows: Rows) -> list[str]:
+    splits = [row["split"] for row in rows if "diverged" in row]
+    return [f"The student diverged: far worse than a uniform guess on {' and '.join(splits)}."] if splits else []
 
 
 def _mass_sentence(mass: tuple[float, float] | None) -> list[str]:
