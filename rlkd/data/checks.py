@@ -57,9 +57,8 @@ def check_splits(task: Task, given: Sequence[str]) -> None:
     _tell_small(task)
     _tell_untaught(task)
     if task.table.texts is not None:
-        keys = _inputs(task.table)
-        _check_overlap(task, keys, given)
-        _tell_contradictions(task, keys)
+        _check_overlap(task, _inputs(task.table, alike=True), given)
+        _tell_contradictions(task, _inputs(task.table, alike=False))
 
 
 def _check_shapes(name: str, table: Table) -> None:
@@ -135,9 +134,17 @@ def _tell_untaught(task: Task) -> None:
         )
 
 
-def _inputs(table: Table) -> NDArray[np.int64]:
-    """A number for every row, the same for rows with the same input, shape (N,)."""
+def _inputs(table: Table, *, alike: bool) -> NDArray[np.int64]:
+    """A number for every row, the same for rows with the same input, shape (N,).
+
+    Args:
+        table: N rows of texts.
+        alike: Texts that differ by case or blanks are the same.
+    """
     texts, pairs = table.texts or (), table.text_pairs
+    if alike:
+        texts = tuple(" ".join(text.casefold().split()) for text in texts)
+        pairs = None if pairs is None else tuple(" ".join(text.casefold().split()) for text in pairs)
     rows: Sequence[object] = texts if pairs is None else list(zip(texts, pairs, strict=True))
     seen: dict[object, int] = {}
     return np.array([seen.setdefault(row, len(seen)) for row in rows], dtype=np.int64)
@@ -149,7 +156,7 @@ def _check_overlap(task: Task, keys: NDArray[np.int64], given: Sequence[str]) ->
     for place, split in enumerate(SPLITS[1:], start=1):
         ids, before = task.splits[split], np.concatenate([task.splits[name] for name in SPLITS[:place]])
         both = ids[np.isin(keys[ids], keys[before])]
-        if split in given and len(both) == len(ids) and _is_copy(task, keys, ids, given):
+        if split in given and _is_copy(task, keys, ids, given):
             raise TaskError(
                 f"{split} of task {task.name!r} must hold other rows than train, got {len(ids)} rows that all stand in "
                 f"train with the same label; give rows of its own, or leave it out to carve it from train"
@@ -174,7 +181,7 @@ def _is_copy(task: Task, keys: NDArray[np.int64], ids: NDArray[np.int64], given:
     train = np.concatenate([task.splits[name] for name in SPLITS if name == "train" or name not in given])
     known = set(zip(keys[train].tolist(), labels[train].tolist(), strict=True))
     own = set(zip(keys[ids].tolist(), labels[ids].tolist(), strict=True))
-    return len(own) == len(ids) and own <= known
+    return len(np.unique(keys[ids])) == len(ids) and own <= known
 
 
 def _tell_contradictions(task: Task, keys: NDArray[np.int64]) -> None:
