@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
+from sklearn.metrics import cohen_kappa_score
 
-from rlkd.data.task import Table, Task
+from rlkd.data.task import SPLITS, Table, Task
 from rlkd.errors import CacheError, ConfigError, RlkdError, TeacherError
 from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, compute_affinity, load_cache, read_state, sources
+from rlkd.logit_cache.checks import beyond_chance, tell_of_teachers
 from rlkd.models import ArrayTeacher, CallableTeacher
 from rlkd.records import file_hash
 from rlkd.types import Knowledge
@@ -475,3 +478,91 @@ def test_vectors_cannot_be_embedded_and_nobody_is_asked(tmp_path: Path) -> None:
 def test_a_cache_of_arrays_in_memory_needs_no_files() -> None:
     cache = LogitCache([np.zeros((4, 2)), np.ones((4, 2))], ["a", "b"])
     assert cache.rows(torch.tensor([3])).tolist() == [[[0, 0], [1, 1]]]
+
+
+# --- what answers say of how they were made
+
+
+def labelled_task(classes: int, sizes: Sequence[int] = (400, 60, 100, 100), seed: int = 0) -> Task:
+    ends = np.cumsum(sizes)
+    return Task(
+        name="long",
+        label_names=tuple(f"class {c}" for c in range(classes)),
+        table=Table(
+            labels=np.random.default_rng(seed).integers(0, classes, ends[-1]),
+            domains=np.zeros(ends[-1], dtype=np.int64),
+            vectors=np.zeros((ends[-1], 1), dtype=np.float32),
+        ),
+        splits={name: np.arange(end - size, end) for name, size, end in zip(SPLITS, sizes, ends.tolist(), strict=True)},
+    )
+
+
+def teacher_logits(task: Task, accuracy: float, seed: int = 0) -> NDArray[np.float64]:
+    """Right on a share of the rows, at random on the others."""
+    rng = np.random.default_rng(seed)
+    said = np.where(rng.random(len(task.table)) < accuracy, task.table.labels, rng.integers(0, task.num_classes))
+    return 4 * np.eye(task.num_classes)[said] + rng.normal(size=(len(task.table), task.num_classes)) / 4
+
+
+def told(arrays: Sequence[NDArray[np.float64]], task: Task, caplog: Any) -> list[str]:
+    caplog.clear()
+    cache = LogitCache(arrays, [f"t{k}" for k in range(len(arrays))])
+    tell_of_teachers(cache, task)
+    return list(caplog.messages)
+
+
+@pytest.mark.parametrize("classes", [2, 6, 40])
+def test_a_teacher_at_chance_on_one_split_alone_is_told(classes: int, caplog: Any) -> None:
+    """Rows of train and probe in another order, as an array in the order of the files had them; each split in turn."""
+    task = labelled_task(classes)
+    right = teacher_logits(task, 0.9)
+    assert told([right], task, caplog) == []
+    for wrong in (("train", "probe"), ("validation",), ("test",)):
+        mixed = right.copy()
+        ids = np.concatenate([task.splits[name] for name in wrong])
+        mixed[ids] = right[np.random.default_rng(1).permutation(ids)]
+        (line,) = told([mixed], task, caplog)
+        assert line.startswith(f"teacher 't0' is near chance on {' and '.join(wrong)} and not on ")
+
+
+@pytest.mark.parametrize("classes", [2, 6, 40])
+def test_a_teacher_whose_columns_are_in_another_order_is_told(classes: int, caplog: Any) -> None:
+    task = labelled_task(classes, (1200, 60, 300, 100))
+    right = teacher_logits(task, 0.9)
+    (line,) = told([np.roll(right, 1, axis=1)], task, caplog)
+    assert "in another order; name its columns" in line
+
+
+def test_honest_teachers_are_not_spoken_of(caplog: Any) -> None:
+    """Weak ones, ones that know some classes, ones that know their train rows by heart: two hundred of them."""
+    for seed in range(50):
+        classes = (2, 3, 6, 20)[seed % 4]
+        task = labelled_task(classes, seed=seed)
+        by_heart = teacher_logits(task, 0.5, seed)
+        by_heart[task.splits["train"]] = 4 * np.eye(classes)[task.labels("train")]
+        some = teacher_logits(task, 0.9, seed)
+        some[task.table.labels >= max(1, classes // 2)] = np.random.default_rng(seed).normal(size=classes)
+        arrays = [by_heart, some, teacher_logits(task, 0.3, seed), teacher_logits(task, 0.0, seed + 1)]
+        assert told(arrays, task, caplog) == []
+
+
+def test_twins_under_two_names_are_told_and_others_are_not(tmp_path: Path, caplog: Any) -> None:
+    task = labelled_task(4)
+    one, other = teacher_logits(task, 0.8), teacher_logits(task, 0.8, 1)
+    shifted = one + np.arange(len(one))[:, None] % 7  # the same answers: a softmax does not see what is added to all
+    build_cache([ArrayTeacher(name, a) for name, a in (("a", one), ("b", other), ("c", shifted))], task, tmp_path)
+    assert [line for line in caplog.messages if "twice" in line] == [
+        "teachers 'a' and 'c' give the same answers to all 660 rows: such a teacher counts twice; leave one out"
+    ]
+    one[659] += np.array([1.0, 0.0, 0.0, 0.0])
+    assert told([one, shifted], task, caplog) == []
+
+
+def test_agreement_beyond_chance_is_that_of_another_library() -> None:
+    rng = np.random.default_rng(0)
+    for classes in (2, 5, 30):
+        labels, answers = rng.integers(0, classes, 500), rng.integers(0, classes, 500)
+        answers = np.where(rng.random(500) < 0.4, labels, answers)
+        assert beyond_chance(answers, labels)[0] == pytest.approx(cohen_kappa_score(labels, answers), abs=1e-12)
+    draws = [beyond_chance(rng.permutation(answers), labels)[0] for _ in range(2000)]
+    assert np.std(draws) == pytest.approx(beyond_chance(answers, labels)[1], rel=0.1)

@@ -19,7 +19,8 @@ Ints = NDArray[np.integer[Any]]
 
 LEAST_ROWS = 20
 """Labelled rows of a split below which it says nothing about chance."""
-_CHANCE, _GOOD, _SURE = 0.1, 0.3, 4.0  # agreement beyond chance that is next to none, and some; standard errors
+_CHANCE, _GOOD = 0.1, 0.3  # agreement beyond chance that is next to none, and some
+_NOISE, _SURE = 3.0, 4.0  # standard errors that chance may be off, and that tell two splits apart
 _ROWS_A_CLASS = 5  # fewer, and the best order of columns fits noise
 _SAME = 1e-5
 _BLOCK = 8192
@@ -90,7 +91,7 @@ def _tell_misplaced_rows(name: str, answers: Ints, task: Task) -> None:
     low = [
         split
         for split, (other, off) in found.items()
-        if other < _CHANCE and kappa > _GOOD and kappa - other > _SURE * (off**2 + error**2) ** 0.5
+        if other < max(_CHANCE, _NOISE * off) and kappa > _GOOD and kappa - other > _SURE * (off**2 + error**2) ** 0.5
     ]
     if low:
         told = ", ".join(f"{_right(answers, task, split):.3f} on {split}" for split in (best, *low))
