@@ -20,7 +20,7 @@ Ints = NDArray[np.integer[Any]]
 LEAST_ROWS = 20
 """Labelled rows of a split below which it says nothing about chance."""
 _CHANCE, _GOOD = 0.1, 0.3  # agreement beyond chance that is next to none, and some
-_NOISE, _SURE = 3.0, 4.0  # standard errors that chance may be off, and that tell two splits apart
+_NOISE, _SURE = 2.0, 4.0  # standard errors that chance may be off, and that tell two splits apart
 _ROWS_A_CLASS = 5  # fewer, and the best order of columns fits noise
 _SAME = 1e-5
 _BLOCK = 8192
