@@ -693,6 +693,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_instances(
     assert not (tmp_path / "d" / "results.json").exists()
 
 
+def test_a_student_that_diverged_is_told_and_marked(vectors: tuple[object, ...], tmp_path: Path) -> None:
+    steps = ("--max-steps", 40, "--output-dir", tmp_path / "d")
+    made = rlkd_command("distill", *vectors, *steps, "--learning-rate", 30)
+    assert made.code == 0
+    rows = json.loads((tmp_path / "d" / "results.json").read_text())
+    assert [row["diverged"] for row in rows] == [True, True]
+    assert min(row["nll"] for row in rows) > 10 * np.log(6)
+    assert "the student on validation has a negative log likelihood of" in made.err
+    assert "The student diverged: far worse than a uniform guess" in (tmp_path / "d" / "report.html").read_text()
+
+
 OWN = """
 import torch
 

@@ -8,7 +8,7 @@ from rlkd.data.batching import VectorInputs
 from rlkd.data.task import UNLABELLED
 from rlkd.errors import ConfigError, NonFiniteLossError, StudentError, WeightingError
 from rlkd.logit_cache import LogitCache
-from rlkd.metrics import classification_metrics
+from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationArguments, make_trainer
 from rlkd.weighting import build_weighting
@@ -118,3 +118,15 @@ def test_arguments_out_of_range_are_refused_by_name(settings, tmp_path):
 def test_a_student_needs_a_budget():
     with pytest.raises(ConfigError, match="max_steps"):
         StudentSettings(max_steps=0)
+
+
+@pytest.mark.parametrize("classes", [2, 6, 77])
+def test_a_loss_far_above_a_uniform_guess_is_told(classes, caplog):
+    guess = np.log(classes)
+    for nll in (0.0, guess, 3 * guess, 9.9 * guess):
+        assert told_if_diverged("s", nll, classes) == {}
+    assert caplog.text == ""
+    for nll in (10.1 * guess, 4823.0, float("inf"), float("nan")):
+        assert told_if_diverged("s", nll, classes) == {"diverged": True}
+    assert len(caplog.messages) == 4
+    assert "s has a negative log likelihood of 4823 nats" in caplog.text

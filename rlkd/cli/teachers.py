@@ -85,7 +85,13 @@ def train_teachers(
 def cache(
     *,
     task: Any,
-    teachers: Annotated[list[str], typer.Option(help="Folders of teachers, or one that holds them all.")],
+    teachers: Annotated[
+        list[str],
+        typer.Option(
+            help="Folders of teachers, or one that holds them all. Logits: a folder of train.npy, validation.npy and "
+            "test.npy, rows in the order of your files, columns in that of the classes or named in label_names.json."
+        ),
+    ],
     output_dir: OutputDir,
     batch_size: BatchSize = 64,
     max_length: MaxLength = 128,
