@@ -218,7 +218,7 @@ NAMED = [(kind, name) for kind, (_, _, names) in PROPERTIES.items() for name in 
 
 @pytest.mark.parametrize(("kind", "name"), NAMED)
 def test_every_weighting_is_on_the_simplex_and_symmetric(kind, name, built):
-    hold(kind, name, built, 8)
+    hold(kind, name, built, 6)
 
 
 @pytest.mark.slow
