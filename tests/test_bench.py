@@ -109,7 +109,11 @@ def test_a_suite_gives_one_line_a_run_with_everything_that_made_it(finished: Pat
         assert run["settings"]["learning_rate"] == 5e-3
         assert run["peak_memory_mb"] > 50
         learned = run["weighting"].startswith("policy")
-        assert run["policy_seconds"] == (policies[run["task"]]["seconds"] if learned else 0)
+        for unit in ("seconds", "cpu_seconds", "steps"):
+            assert run[f"policy_{unit}"] == (policies[run["task"]][unit] if learned else 0)
+        assert run["steps"] == 10  # the student's
+        assert 0 < run["cpu_seconds"] < run["seconds"] + 1  # one thread
+        assert policies[run["task"]]["steps"] > 10  # trial students, and the agent
         assert run["policy"] == (policies[run["task"]]["hash"] if learned else None)
         assert len(run["mean_weights"]) == len(run["teachers"])
         seen = min(run["rows"]["train"], 10 * 32)

@@ -21,6 +21,7 @@ FLOORS = (
     "report",
     "hub",
     "types",
+    "cost",
     "losses",
     "settings",
     "metrics",

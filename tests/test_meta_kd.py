@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel
 from rlkd.benchmark.running import check_suite, run_suite
 from rlkd.benchmark.suites import load_suite, select
 from rlkd.cli import main
+from rlkd.cost import NO_COST
 from rlkd.data.collection import keep_domains
 from rlkd.data.task import Table, Task
 from rlkd.errors import (
@@ -370,7 +371,7 @@ def test_tiny_bert_distillation_and_the_joint_schedule_work_with_any_teacher(tas
     joint = replace(BRIEF, **TINY_BERT, schedule="joint", feature_steps=5)
     trainer, figures = distil_meta_student(two, start, joint, replace(STEPS, max_steps=5), tmp_path / "joint")
     assert trainer.state.global_step == 10
-    assert figures == {"feature_seconds": 0.0, "features_reused": False}
+    assert figures == {"feature_seconds": 0.0, "feature_cost": NO_COST, "features_reused": False}
     assert not list((tmp_path / "joint").glob("features-*"))
 
 

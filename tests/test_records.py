@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from rlkd.records import (
     newest_verified,
     prepare_output_dir,
     read_jsonl,
+    source,
     verify_manifest,
     write_array_atomic,
     write_json_atomic,
@@ -236,6 +239,7 @@ def test_newest_is_by_number_and_verified(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 from rlkd.records import append_jsonl, newest_verified, write_manifest
 root = Path(sys.argv[1])
 newest = newest_verified(root)
@@ -343,6 +347,63 @@ def test_environment_is_plain_and_complete() -> None:
 def test_environment_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] is None
+    assert environment()["source"] == source()  # what stands for it
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout_and_installed(tmp_path: Path) -> tuple[Path, Path]:
+    """A committed copy of our sources, and the same files as pip installs them from it."""
+    root = Path(records.__file__).parents[2]
+    checkout, site = tmp_path / "clone", tmp_path / "site"
+    only_sources = shutil.ignore_patterns("__pycache__")
+    for name, folder in (("rlkd", root / "rlkd"), ("envs", root / "envs")):
+        shutil.copytree(folder, checkout / name, ignore=only_sources)
+        shutil.copytree(folder, site / {"envs": "rlkd_envs"}.get(name, name), ignore=only_sources)
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "all")
+    told = site / "rlkd-0.1.0.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: rlkd\nVersion: 0.1.0\n")
+    (told / "direct_url.json").write_text(json.dumps({"url": checkout.as_uri(), "dir_info": {}}))
+    return checkout, site
+
+
+def environment_of(site: Path) -> dict[str, Any]:
+    """What a process says that runs the package in a folder."""
+    code = "import json; from rlkd.records import environment; print(json.dumps(environment()))"
+    told = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], env=told, cwd=site, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_an_installed_package_names_the_commit_it_was_installed_from(checkout_and_installed: tuple[Path, Path]) -> None:
+    checkout, site = checkout_and_installed
+    found = environment_of(site)
+    assert (found["commit"], found["dirty"]) == (git(checkout, "rev-parse", "HEAD"), False)
+    assert found["source"] == source()
+    moved_on = checkout / "rlkd" / "losses.py"
+    moved_on.write_text(moved_on.read_text() + "\n")
+    git(checkout, "commit", "-qam", "more")
+    found = environment_of(site)
+    assert (found["commit"], found["source"]) == (None, source())  # of neither the one commit nor the other
+
+
+def test_without_git_the_source_files_say_which_code_ran(checkout_and_installed: tuple[Path, Path]) -> None:
+    checkout, site = checkout_and_installed
+    shutil.rmtree(checkout / ".git")
+    found = environment_of(site)
+    assert (found["commit"], found["source"]) == (None, source())
+    changed = site / "rlkd_envs" / "rewards.py"
+    changed.write_text(changed.read_text().replace("0", "1", 1))
+    assert environment_of(site)["source"] != source()
 
 
 def test_run_directory_records_and_reads_back(tmp_path: Path) -> None:

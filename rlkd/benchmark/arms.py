@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from rlkd.cost import NO_COST, UNKNOWN_COST
 from rlkd.data.task import Task
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
@@ -24,8 +26,8 @@ class Arm:
     """What tables call it."""
     spec: str
     """What :func:`rlkd.weighting.build_weighting` is given."""
-    policy_seconds: float = 0.0
-    """What training it cost before any student was distilled."""
+    policy_cost: Mapping[str, Any] = field(default_factory=lambda: dict(NO_COST))
+    """What training it cost before any student was distilled, as :meth:`rlkd.cost.Cost.record`; None where unknown."""
     labelled_only: bool = False
     """Distil on the labelled train rows alone, because it cannot weight the others."""
 
@@ -40,15 +42,18 @@ def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir
         output_dir: Where a fitted router is kept.
         seed: Of the router's fit.
     """
-    return [
-        Arm(
-            name=_arm_name(spec, specs),
-            spec=f"policy:{_fitted_router(task, cache, output_dir, seed, spec == KNOWING)}"
-            if spec in ("router", KNOWING)
-            else spec,
-        )
-        for spec in specs
-    ]
+    return [_arm(_arm_name(spec, specs), _built(spec, task, cache, output_dir, seed)) for spec in specs]
+
+
+def _arm(name: str, spec: str) -> Arm:
+    """What was learned before this comparison does not say what it took."""
+    return Arm(name=name, spec=spec, policy_cost=NO_COST if learned_hash(spec) is None else UNKNOWN_COST)
+
+
+def _built(spec: str, task: Task, cache: LogitCache, output_dir: Path, seed: int) -> str:
+    if spec not in ("router", KNOWING):
+        return spec
+    return f"policy:{_fitted_router(task, cache, output_dir, seed, spec == KNOWING)}"
 
 
 def _arm_name(spec: str, specs: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from rlkd.benchmark.measuring import (
     teachers_asked,
     weights_summary,
 )
+from rlkd.cost import NO_COST, added, metered
 from rlkd.data.task import Task
 from rlkd.errors import one_line
 from rlkd.logit_cache import LogitCache
@@ -61,8 +62,8 @@ class Recipe(Protocol):
             folder: Where it may keep what several students share.
 
         Returns:
-            The trainer with the finished student, and figures for the record: ``fit_seconds``, and ``seconds_before``
-            for what was made by an earlier run and used again.
+            The trainer with the finished student, and figures for the record: ``fit_seconds``, and ``cost_before``
+            of what was made by an earlier run and used again.
         """
 
 
@@ -126,8 +127,8 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         environment: Versions, recorded with every run.
 
     Returns:
-        The record, with ``status`` ``"ok"`` or ``"failed"``. Its ``seconds`` are of building the weighting, training
-        the student and scoring it; one CPU thread.
+        The record, with ``status`` ``"ok"`` or ``"failed"``. Its ``seconds``, ``cpu_seconds`` and ``steps`` are of
+        building the weighting, training the student and scoring it; one CPU thread.
     """
     key = run_key(context, job)
     record: dict[str, Any] = {
@@ -145,20 +146,20 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         "data": context.task.fingerprint,
         "logits": context.cache.identity,
         "policy": learned_hash(job.arm.spec),
-        "policy_seconds": job.arm.policy_seconds,
+        **{f"policy_{name}": value for name, value in job.arm.policy_cost.items()},
         "environment": dict(environment),
         **({} if job.recipe is None else job.recipe.record()),
     }
-    started = time.perf_counter()
     reset_peak_memory()
-    try:
-        with one_thread():
-            record |= _distil(context, job, folder, key) | {"status": "ok"}
-    except Exception as error:
-        record |= failure(error)
+    with metered() as cost:
+        try:
+            with one_thread():
+                record |= _distil(context, job, folder, key) | {"status": "ok"}
+        except Exception as error:
+            record |= failure(error)
     # what an earlier run has made for this one too is part of what it costs
-    seconds = time.perf_counter() - started + record.pop("seconds_before", 0.0)
-    return record | {"seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb()}
+    spent = added(cost.record(), record.pop("cost_before", NO_COST))
+    return record | spent | {"peak_memory_mb": peak_memory_mb()}
 
 
 def failure(error: Exception) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from rlkd.benchmark.reading import built, check_keys, mapping_in
+from rlkd.cost import NO_COST
 from rlkd.data.collection import keep_fraction, leave_domain_out
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
@@ -314,10 +315,9 @@ class MetaKdRecipe:
             shared=shared,
             keep_features=arm == self.plan.arms[META_KD],  # those that weightings start from
         )
-        reused = figures.pop("features_reused")
-        before = figures["feature_seconds"] if reused else 0.0
+        reused, features = figures.pop("features_reused"), figures.pop("feature_cost")
         flat = {} if meta is None else bench.spread(meta)
-        return trainer, {**figures, **flat, "fit_seconds": fit_seconds, "seconds_before": before}
+        return trainer, {**figures, **flat, "fit_seconds": fit_seconds, "cost_before": features if reused else NO_COST}
 
 
 def meta_kd_plan(content: Mapping[str, Any], where: str) -> MetaKdPlan:

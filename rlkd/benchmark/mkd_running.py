@@ -7,7 +7,6 @@ others have a weighting) and a seed.
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any, Protocol
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import Context, failure
 from rlkd.benchmark.measuring import answers, peak_memory_mb, reset_peak_memory, student_scores
-from rlkd.benchmark.mkd import LABELS, MkdArm, MkdSettings, parse_arm
+from rlkd.benchmark.mkd import LABELS, TEACHERS, MkdArm, MkdSettings, parse_arm
 from rlkd.benchmark.places import portable
 from rlkd.benchmark.stages import arm_of, make_teachers, plan_data
 from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim
+from rlkd.cost import NO_COST, added, cost_in, metered, share_of
 from rlkd.data.collection import TaskCollection
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError
@@ -177,9 +177,9 @@ def _do_teacher(worker: Worker, unit: Unit, index: int, task: TaskPlan) -> Any:
 
     def make() -> dict[str, Any]:
         collection = TaskCollection(tuple(plan_data(plan)[0] for plan in worker.suite.tasks))
-        started = time.perf_counter()
-        _train_teacher(task, collection, _multi_folder(worker), "multi")
-        return {"seconds": round(time.perf_counter() - started, 2), "tasks": list(collection.names)}
+        with metered() as cost:
+            _train_teacher(task, collection, _multi_folder(worker), "multi")
+        return {**cost.record(), "tasks": list(collection.names)}
 
     return worker.stage(unit, task, {"kind": "teacher", "weighting": "multi-task teacher", "seed": 0}, make)
 
@@ -242,7 +242,7 @@ def _do_student(worker: Worker, unit: Unit, index: int, task: TaskPlan, student:
 
     def make() -> dict[str, Any]:
         _, done = _train_student(worker, student, name, seed, alone)
-        return {"seconds": done["seconds"], "steps": done["steps"], "mean_weights": done["weights"]}
+        return {**cost_in(done), "mean_weights": done["weights"]}
 
     return worker.stage(unit, task, head, make)
 
@@ -255,14 +255,14 @@ def _do_run(worker: Worker, unit: Unit, index: int, task: TaskPlan, student: str
 
     def record() -> Mapping[str, Any]:
         base = _head(worker, task, student, name, seed) | {"key": key}
-        started = time.perf_counter()
         reset_peak_memory()
-        try:
-            base |= _scored(worker, index, student, name, seed, alone) | {"status": "ok"}
-        except Exception as error:
-            base |= failure(error)
-        seconds = base.get("student_seconds", 0.0) + time.perf_counter() - started
-        made: dict[str, Any] = portable(base | {"seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb()})
+        with metered() as cost:
+            try:
+                base |= _scored(worker, index, student, name, seed, alone) | {"status": "ok"}
+            except Exception as error:
+                base |= failure(error)
+        spent = added(cost.record(), base.pop("student_cost", NO_COST))
+        made: dict[str, Any] = portable(base | spent | {"peak_memory_mb": peak_memory_mb()})
         return made
 
     with claim(worker.folder / LOCKS_FOLDER, f"use-{maker}") as ours:  # a student is used by one run at a time
@@ -313,7 +313,7 @@ def _scored(worker: Worker, index: int, student: str, name: str, seed: int, alon
     folder, done = _train_student(worker, student, name, seed, alone)
     plan, lessons = suite.tasks[index], _lessons(worker, arm, seed, index)
     task, cache = worker.held["contexts"][index].task, worker.held["contexts"][index].cache
-    seconds, path = done["seconds"] / (len(suite.tasks) if alone is None else 1), folder
+    path = folder
     settings = plan.students[student]
     if arm.refined:
         path = folder.with_name(f"{folder.name}-{plan.name}")
@@ -330,21 +330,27 @@ def _scored(worker: Worker, index: int, student: str, name: str, seed: int, alon
         shutil.rmtree(path)
     labels = task.labels("test")
     found = plan.policy_of(name)
+    spent = share_of(cost_in(done), 1 / (len(suite.tasks) if alone is None else 1))
+    asked = 0 if arm.teacher == LABELS else 1 if arm.teacher in TEACHERS else len(cache.teacher_names)
     scores = student_scores(logits, labels)
     return {
         **scores,
         **told_if_diverged(f"the student of {name}, seed {seed}, on test", scores["nll"], task.num_classes),
-        "steps": done["steps"],
-        "student_seconds": round(seconds, 2),
-        "policy_seconds": 0.0
-        if found is None
-        else arm_of(plan, arm.weighting or "", seed, worker.folder / "policies").policy_seconds,
+        "student_cost": spent,
+        "student_seconds": spent["seconds"],
+        "teacher_passes": asked * len(task.splits["train"]),
+        **_policy_cost(worker, plan, arm, seed, found is not None),
         "mean_weights": None if arm.teacher == LABELS else done["weights"][plan.name],
         "data": task.fingerprint,
         "logits": cache.identity,
         "rows": {split: len(ids) for split, ids in task.splits.items()},
         **answers(logits, labels, plan.metric),
     }
+
+
+def _policy_cost(worker: Worker, plan: TaskPlan, arm: MkdArm, seed: int, learned: bool) -> dict[str, Any]:
+    spent = arm_of(plan, arm.weighting or "", seed, worker.folder / "policies").policy_cost if learned else NO_COST
+    return {f"policy_{name}": value for name, value in spent.items()}
 
 
 def _forget(worker: Worker, student: str, name: str, seed: int, alone: int | None) -> None:

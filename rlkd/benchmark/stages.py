@@ -15,6 +15,7 @@ from rlkd.agents.settings import OBSERVATION, PolicySettings, episode_names, pol
 from rlkd.benchmark.arms import Arm, fit_router_into, learned_hash
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.suites import PolicyPlan, TaskPlan, digest
+from rlkd.cost import cost_in, metered
 from rlkd.data import Fractions, Task, load_task
 from rlkd.data.planted import PlantedCase, planted_case
 from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_train
@@ -208,7 +209,7 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
         folder: Of this stage.
 
     Returns:
-        Seconds, settings, and the hash of the weights.
+        What it cost, settings, and the hash of the weights.
     """
     done = _done(folder)
     if done is not None:
@@ -217,15 +218,15 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    started = time.perf_counter()
-    path = TRAINERS[policy.kind](policy, student, seed, context, folder)
+    with metered() as cost:
+        path = TRAINERS[policy.kind](policy, student, seed, context, folder)
     figures = {
         "kind_of_policy": policy.kind,
         "settings": dict(policy.settings),
         "seed": seed,
         "path": path.relative_to(folder).as_posix(),
         "hash": learned_hash(str(path)),
-        "seconds": round(time.perf_counter() - started, 2),
+        **cost.record(),
     }
     write_json_atomic(folder / DONE, figures)
     return figures
@@ -367,6 +368,6 @@ def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
     return Arm(
         name=weighting,
         spec=f"{prefix}:{folder / done['path']}",
-        policy_seconds=float(done["seconds"]),
+        policy_cost=cost_in(done),
         labelled_only=labelled_only,
     )

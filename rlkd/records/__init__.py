@@ -17,7 +17,7 @@ from rlkd.records.files import (
     write_text_atomic,
 )
 from rlkd.records.lines import append_jsonl, read_jsonl
-from rlkd.records.provenance import PACKAGES, commit, environment
+from rlkd.records.provenance import PACKAGES, commit, environment, hash_sources, source
 from rlkd.records.run_directory import (
     HARMLESS_KEYS,
     RUN_MARKER,
@@ -38,6 +38,7 @@ __all__ = [
     "commit",
     "environment",
     "file_hash",
+    "hash_sources",
     "newest_verified",
     "pack_bits",
     "pack_classes",
@@ -45,6 +46,7 @@ __all__ = [
     "prepare_output_dir",
     "read_jsonl",
     "read_object",
+    "source",
     "unpack_bits",
     "unpack_classes",
     "verify_manifest",

@@ -24,8 +24,9 @@ Figures = dict[str, Any]
 UNIFORM, ORACLE = "uniform", "oracle"
 ACCURACY = "accuracy"
 MEASURED = (
-    *("accuracy", "matthews", "macro_f1", "nll", "ece", "seconds", "peak_memory_mb", "teacher_passes"),
-    *("policy_seconds", "knowing_mass_early", "knowing_mass_late"),
+    *("accuracy", "matthews", "macro_f1", "nll", "ece", "peak_memory_mb", "teacher_passes"),
+    *("seconds", "cpu_seconds", "steps", "policy_seconds", "policy_cpu_seconds", "policy_steps"),
+    *("knowing_mass_early", "knowing_mass_late"),
 )
 """Means over seeds, as they are."""
 PLANTED = ("regret", "selection_accuracy")
@@ -241,8 +242,9 @@ def suite_rows(tables: Sequence[TaskRuns], rng: np.random.Generator) -> list[Fig
     Returns:
         Rows with ``weighting``, ``tasks`` (on which it and uniform were run), ``gain`` (mean over tasks), ``gain_iqm``
         and ``share_iqm`` with intervals, ``share_tasks`` (with a gap to share), ``p_value`` (of the mean gain),
-        ``p_holm``, ``improves`` (mean over tasks), ``pays``, ``same`` and ``costs`` (tasks by verdict), ``cost``
-        (seconds with policy training over those of uniform, geometric mean over tasks).
+        ``p_holm``, ``improves`` (mean over tasks), ``pays``, ``same`` and ``costs`` (tasks by verdict), ``cost`` (CPU
+        seconds with policy training over those of uniform, geometric mean over tasks) or, where records know the clock
+        alone, ``wall_cost``.
     """
     names = dict.fromkeys(name for table in tables for name in table.weightings)
     rows = [_suite_row(tables, name, rng) for name in names if name != UNIFORM]
@@ -265,7 +267,8 @@ def _suite_row(tables: Sequence[TaskRuns], name: str, rng: np.random.Generator) 
         seeds = panel.common_seeds(name, UNIFORM)
         improves.append(probability_of_improvement(panel.scores(name, seeds), panel.scores(UNIFORM, seeds)))
     row |= {"p_value": mean.p_value(), "improves": float(np.mean(improves))}
-    row["cost"] = _cost([table for table, _ in pairs], name)
+    row["cost"] = _cost([table for table, _ in pairs], name, "cpu_seconds")
+    row["wall_cost"] = _cost([table for table, _ in pairs], name, "seconds") if row["cost"] is None else None
     if name != ORACLE:
         found = [panel.gap_share(name, UNIFORM, ORACLE) for _, panel in pairs]
         shares = [share.linear() for share in found if share is not None]
@@ -274,21 +277,22 @@ def _suite_row(tables: Sequence[TaskRuns], name: str, rng: np.random.Generator) 
     return row
 
 
-def _cost(tables: Sequence[TaskRuns], name: str) -> float | None:
-    """Seconds of a weighting, policy training counted, over those of uniform: geometric mean over tasks."""
+def _cost(tables: Sequence[TaskRuns], name: str, unit: str) -> float | None:
+    """What a weighting costs, policy training counted, over what uniform does: geometric mean over tasks."""
     logs = []
     for table in tables:
         seeds = [seed for weighting, seed in table.finished if weighting == name]
         pairs = [(table.finished[name, s], table.finished[UNIFORM, s]) for s in seeds if (UNIFORM, s) in table.finished]
-        mine, equal = sum(_seconds(run) for run, _ in pairs), sum(_seconds(run) for _, run in pairs)
+        mine, equal = sum(_spent(run, unit) for run, _ in pairs), sum(_spent(run, unit) for _, run in pairs)
         if not (mine > 0 and equal > 0):
             return None
         logs.append(math.log(mine / equal))
     return math.exp(float(np.mean(logs)))
 
 
-def _seconds(record: Record) -> float:
-    return float(record.get("seconds") or math.nan) + float(record.get("policy_seconds") or 0)
+def _spent(record: Record, unit: str) -> float:
+    """Of a run and its policy's training; NaN where the run's own is unknown."""
+    return float(record.get(unit) or math.nan) + float(record.get(f"policy_{unit}") or 0)
 
 
 def rival_rows(tables: Sequence[TaskRuns], focus: str, rng: np.random.Generator) -> list[Figures]:

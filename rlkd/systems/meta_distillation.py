@@ -14,7 +14,6 @@ Deviation:
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlkd.cost import NO_COST, cost_in, metered
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.feature_losses import (
@@ -214,8 +214,8 @@ def distil_meta_student(
         **arguments: Fields of :class:`~rlkd.trainer.DistillationArguments` of the last step.
 
     Returns:
-        The trainer with the finished student; ``feature_seconds`` of its first step and whether it was there already,
-        ``features_reused``.
+        The trainer with the finished student; ``feature_seconds`` and ``feature_cost`` of its first step, and whether
+        it was there already, ``features_reused``.
 
     Raises:
         ConfigError: The recipe needs what the lesson does not have.
@@ -238,7 +238,7 @@ def distil_meta_student(
             lesson, recipe, both, Path(folder), 1.0, seed, shared, callbacks=callbacks, **arguments
         )
         _train(trainer, arguments)
-        return trainer, {"feature_seconds": 0.0, "features_reused": False}
+        return trainer, {"feature_seconds": 0.0, "feature_cost": dict(NO_COST), "features_reused": False}
     first, figures = _first_step(lesson, Path(start), recipe, settings, Path(folder), seed, shared)
     second = replace(settings, student=str(first), num_layers=None)
     trainer = make_trainer(
@@ -279,7 +279,6 @@ def _first_step(
         reused = verify_manifest(path)
         if not reused:
             shutil.rmtree(path, ignore_errors=True)  # an interrupted one
-            started = time.perf_counter()
             step = replace(
                 settings,
                 student=str(start),
@@ -290,12 +289,14 @@ def _first_step(
             trainer = _with_features(
                 lesson, recipe, step, folder, 0.0, seed, shared, lr_scheduler_type="constant", callbacks=()
             )
-            trainer.train()
+            with metered() as cost:
+                trainer.train()
             with quiet_transformers():
                 write_hf(trainer.model, trainer.processing_class, path)
-            write_json_atomic(path / STAGE, {"seconds": round(time.perf_counter() - started, 2)})
+            write_json_atomic(path / STAGE, cost.record())
             write_manifest(path)
-    return path, {"feature_seconds": float(read_object(path / STAGE)["seconds"]), "features_reused": reused}
+    spent = cost_in(read_object(path / STAGE))
+    return path, {"feature_seconds": float(spent["seconds"]), "feature_cost": spent, "features_reused": reused}
 
 
 def _made_of(lesson: Lesson, start: Path, recipe: DistillationSettings, settings: StudentSettings, seed: int) -> str:

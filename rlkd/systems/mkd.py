@@ -9,7 +9,6 @@ Source: Liu, Wang, Lin, Socher, Xiong 2019, arXiv:1911.03588; the teacher's trai
 
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import xxhash
 
+from rlkd.cost import metered
 from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.subset import drop_unlabelled
@@ -208,18 +208,18 @@ def train_model(
                 "choose another directory or delete this one"
             )
         return done
-    work, started = folder.with_name(f".{folder.name}-{made_of}"), time.perf_counter()
+    work = folder.with_name(f".{folder.name}-{made_of}")
     shared = {} if shared is None else shared
-    with quiet_transformers(), closing(StepBar(folder.name, show=progress)) as bar:
+    with metered() as cost, quiet_transformers(), closing(StepBar(folder.name, show=progress)) as bar:
         trainer = _trainer(work, start, lessons, phase, num_layers, seed, [*callbacks, bar], shared, arguments)
         trainer.train(resume_from_checkpoint=True)
     if folder.exists():
         shutil.rmtree(folder)  # an interrupted save
     write_hf(trainer.model, trainer.processing_class, folder)
     done = {
+        **cost.record(),
         "made_of": made_of,
         "steps": trainer.state.global_step,
-        "seconds": round(time.perf_counter() - started, 2),
         "weights": _mean_weights(trainer),
     }
     write_json_atomic(folder / STAGE, done)
