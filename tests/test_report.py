@@ -359,6 +359,86 @@ def test_tasks_are_put_together(tmp_path: Path) -> None:
     assert not re.findall(r'src="|url\((?!#)|@import', page)
 
 
+CODE = {"commit": "0123456789abcdef" * 2 + "01234567", "source": "f" * 64, "dirty": False}
+
+
+@pytest.mark.parametrize(
+    ("environments", "said"),
+    [
+        ([{"commit": None, "dirty": None}] * 5, "**5 of 5 lines carry no commit**; which code made them is not known."),
+        ([{}] * 5, "**5 of 5 lines carry no commit**; which code made them is not known."),
+        ([CODE, CODE, {}, {}, CODE], "**2 of 5 lines carry no commit**; which code made them is not known."),
+        ([CODE | {"commit": None}] * 5, "**5 of 5 lines carry no commit**, only the hash of their source files."),
+        ([CODE] * 4 + [CODE | {"dirty": True}], "**1 of 5 lines were made with changes that their commit lacks.**"),
+        ([CODE] * 5, None),
+    ],
+)
+def test_lines_of_unknown_code_are_not_shown_without_saying_so(
+    tmp_path: Path, environments: list[dict[str, Any]], said: str | None
+) -> None:
+    records = [r | {"environment": e} for r, e in zip(suite({"uniform": 100}), environments, strict=True)]
+    text, page = benchmark(tmp_path, {"suite": records})
+    if said is None:
+        assert "by the code of `01234567`." in text
+        assert "carry no commit" not in text
+        return
+    plain_words = said.replace("**", "")
+    assert said in text
+    assert plain_words in re.sub("<[^>]+>", "", page)
+    if "no commit" in said:
+        assert text.count(said) == 2  # with the suite, and above the task's own table
+
+
+def test_policies_of_other_code_than_their_runs_are_told(tmp_path: Path) -> None:
+    def lines(**more: Any) -> list[dict[str, Any]]:
+        records = suite(PAYS, environment=CODE)
+        return [r | {"policy": "h", **more} if r["weighting"] == "policy" else r for r in records]
+
+    text, _ = benchmark(tmp_path, {"suite": lines(policy_environment={"commit": "9" * 40}, policy_strength=1.0)})
+    assert "Their policies were trained by the code of `99999999`." in text
+    assert "know no strength" not in text
+    text, _ = benchmark(tmp_path, {"suite": lines()})
+    assert "Their policies were trained by the code of an unknown commit." in text
+    assert "**5 of 5 lines of policies know no strength**: today's code would choose one." in text
+
+
+def test_other_lines_have_another_hash(tmp_path: Path) -> None:
+    records = suite(PAYS)
+    told = [benchmark(tmp_path, {"suite": lines})[0] for lines in (records, records[:-1], [*records[1:], records[0]])]
+    hashes = [re.search(r"lines, `([0-9a-f]{16})`", text) for text in told]
+    assert len({found and found[1] for found in hashes}) == 3
+
+
+def test_a_task_without_uniform_stands_in_the_summary_with_its_scores(tmp_path: Path) -> None:
+    few = suite({"single": 120, "meta": 150}, "few")
+    text, _ = benchmark(tmp_path, {"one": [*suite(PAYS), *few], "two": few})
+    left_out = "In no difference to equal weights, without runs of `uniform`: `few` (`single`, `meta`)"
+    summary = text.split("\n## ")[0]
+    assert f"- one: {left_out}" in summary
+    assert f"- two: {left_out}" in summary
+    assert "- one: `policy` over 1 task" in summary
+    assert re.search(r"\| few +\| meta +\|\s+5 \| accuracy +\| 0.750 \[", text)
+
+
+def test_cost_is_of_the_work_and_not_of_the_neighbours(tmp_path: Path) -> None:
+    """By the clock hedge looks cheaper than uniform and the policy 26 times as dear; neither is."""
+    wall = {"uniform": 10.0, "hedge": 6.0, "policy": 260.0}
+    clock = [r | {"seconds": wall[r["weighting"]]} for t in "ab" for r in suite(dict.fromkeys(wall, 100), t)]
+    work = [r | {"cpu_seconds": 8.0, "steps": 400, "policy_cpu_seconds": 0.0, "policy_steps": 0} for r in clock]
+
+    def cost(records: list[dict[str, Any]]) -> tuple[list[str], str]:
+        text, _ = benchmark(tmp_path, {"suite": records})
+        row = next(line for line in text.splitlines() if line.startswith("| hedge "))
+        return re.findall(r"cost, \w+", text), row.strip("|").split("|")[-1].strip()
+
+    assert cost(clock) == (["cost, wall"], "\N{MULTIPLICATION SIGN}0.60")
+    assert cost(work) == (["cost, CPU"], "\N{MULTIPLICATION SIGN}1.00")
+    text, page = benchmark(tmp_path, {"suite": work})
+    assert "CPU seconds | wall seconds | steps" in re.sub(" +", " ", text)
+    assert "The clock counts" not in page
+    assert "The clock counts" in benchmark(tmp_path, {"suite": clock})[1]
+
+
 def test_choices_and_labels_are_told(tmp_path: Path) -> None:
     known = {"uniform": (0.6, [0.5, 0.5]), "policy": (0.03, [0.25, 0.75]), "ca_mkd": (0.3, [0.4, 0.6])}
     more = {"policy": {"falls_back": None}, "ca_mkd": {"falls_back": "equal weights"}}

@@ -189,7 +189,14 @@ def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrai
         "fit_seconds": round(fitted - started, 2),
         "policy_origin": weighting.origin if isinstance(weighting, Policy) else None,
         "policy_strength": weighting.strength if isinstance(weighting, Policy) else None,
+        "policy_environment": _trained_by(weighting) if isinstance(weighting, Policy) else None,
     }
+
+
+def _trained_by(policy: Policy) -> dict[str, Any] | None:
+    """What the policy remembers of the code that trained it."""
+    found = policy.training_record.get("commit")
+    return None if found is None else {"commit": found}
 
 
 def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any]:

@@ -7,23 +7,24 @@ from typing import Any
 import numpy as np
 
 from rlkd.records import write_text_atomic
-from rlkd.report.arms import family, ordered, policies
-from rlkd.report.benchmark_plots import (
-    HEADROOM_PANELS,
-    ForestPanel,
-    cost_plot,
-    forest_rows,
-    headroom_plot,
-    interval_of,
-    label_plot,
+from rlkd.report.arms import ordered, policies
+from rlkd.report.benchmark_headroom import headroom_blocks, headroom_overall
+from rlkd.report.benchmark_plots import ForestPanel, cost_plot, forest_rows, interval_of, label_plot
+from rlkd.report.benchmark_tables import (
+    rival_table,
+    score_table,
+    seed_table,
+    setting_line,
+    suite_table,
+    task_table,
+    weight_table,
 )
-from rlkd.report.benchmark_tables import rival_table, seed_table, setting_line, suite_table, task_table, weight_table
 from rlkd.report.document import Block, Bullets, Figure, Section, Table, Text, Weights, html, markdown
+from rlkd.report.origins import NOT_PAIRED, origin_sentences, without_uniform
 from rlkd.report.page import weights_part
 from rlkd.report.plots import TIMES, plot_style
 from rlkd.report.tables import Row
 from rlkd.report.wording import (
-    correlation_sentence,
     points,
     policy_sentences,
     regret_sentences,
@@ -46,6 +47,7 @@ def write_benchmark_report(
     output_dir: str | Path,
     *,
     tables: Mapping[str, Sequence[Row]] | None = None,
+    notes: Mapping[str, str] | None = None,
     weights: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = STATISTICS_SEED,
 ) -> tuple[Path, Path]:
@@ -55,6 +57,7 @@ def write_benchmark_report(
         suites: Suite to its run records, see :mod:`rlkd.stats.suites`.
         output_dir: Where to write; must exist.
         tables: Further tables by caption, for example of performance; rows of flat values.
+        notes: What is to be said below some of these captions.
         weights: Where policies put their weight, by caption; each as :func:`rlkd.report.write_report` takes it.
         seed: Of the generator that interquartile means and rank correlations draw from.
 
@@ -69,10 +72,10 @@ def write_benchmark_report(
     rngs = {name: np.random.default_rng(seed) for name in suites}
     with plot_style():
         found = {name: group_runs(records) for name, records in suites.items()}
-        sections = [_suite_section(name, runs, rngs[name]) for name, runs in found.items()]
-        sections += _headroom_overall(found, np.random.default_rng(seed))
+        sections = [_suite_section(name, suites[name], runs, rngs[name]) for name, runs in found.items()]
+        sections += headroom_overall(found, np.random.default_rng(seed))
         sections += _weights_section(weights or {})
-        sections += [Section(caption, [Table(list(rows))]) for caption, rows in (tables or {}).items() if rows]
+        sections += _more_tables(tables or {}, notes or {})
         sections += _seeds_section(found)
     opening: list[Block] = [*map(Text, _introduction(found)), Bullets(_summary(sections))]
     folder = Path(output_dir)
@@ -113,24 +116,27 @@ def _introduction(suites: Mapping[str, Sequence[TaskRuns]]) -> list[str]:
 
 
 def _summary(sections: Sequence[Section]) -> list[str]:
-    """The first sentences of each suite."""
-    return [
-        f"{section.title}: {block.lines[0]}"
-        for section in sections
-        for block in section.blocks[:1]
-        if isinstance(block, Bullets) and block.lines
-    ]
+    """The first sentence of each suite, and what it leaves out."""
+    said = []
+    for section in sections:
+        lines = [line for block in section.blocks[:1] if isinstance(block, Bullets) for line in block.lines]
+        shown = [line for i, line in enumerate(lines) if not i or NOT_PAIRED in line]
+        said += [f"{section.title}: {line}" for line in shown]
+    return said
 
 
 # -- one suite -------------------------------------------------------------------------------------
 
 
-def _suite_section(name: str, tables: Sequence[TaskRuns], rng: np.random.Generator) -> Section:
+def _suite_section(
+    name: str, records: Sequence[Record], tables: Sequence[TaskRuns], rng: np.random.Generator
+) -> Section:
+    origin = Text(" ".join(origin_sentences(records)), note=True)
     students = list(dict.fromkeys(runs.student for runs in tables))
     by_student = {student: [runs for runs in tables if runs.student == student] for student in students}
     if len(students) == 1:
-        blocks, sections = _student_parts(tables, rng)
-        return Section(name, blocks, sections)
+        (first, *blocks), sections = _student_parts(tables, rng)
+        return Section(name, [first, origin, *blocks], sections)
     parts = {student: _student_parts(group, rng) for student, group in by_student.items()}
     firsts = [
         f"Student `{student}`: {line}"
@@ -140,7 +146,7 @@ def _suite_section(name: str, tables: Sequence[TaskRuns], rng: np.random.Generat
         for line in block.lines
     ]
     below = [Section(f"{name}, student {student}", *part) for student, part in parts.items()]
-    return Section(name, [Bullets(firsts)], below)
+    return Section(name, [Bullets(firsts), origin], below)
 
 
 def _student_parts(tables: Sequence[TaskRuns], rng: np.random.Generator) -> tuple[list[Block], list[Section]]:
@@ -150,13 +156,15 @@ def _student_parts(tables: Sequence[TaskRuns], rng: np.random.Generator) -> tupl
     names = ordered(name for runs in tables for name in runs.weightings)
     over = [pooled[name] for name in names if name in pooled]
     said = suite_sentences(over) if len(tables) > 1 else policy_sentences(tables[0], rows[tables[0].task])
-    blocks: list[Block] = [Bullets([*said, *regret_sentences(rows)])]
+    alone = [runs for runs in tables if runs.panel is not None and UNIFORM not in runs.panel.names]
+    blocks: list[Block] = [Bullets([*said, *regret_sentences(rows), *without_uniform(alone)])]
+    blocks += [score_table(alone, rows)] if alone else []
     if any(row["tasks"] for row in over):
         blocks += [suite_table(over)] if len(tables) > 1 else []
         blocks += _forest(tables, rows, names)
         blocks += _cost(over, tables)
     blocks += _label_curve(tables, rows, names)
-    blocks += _headroom(tables, rows, names, rng)
+    blocks += headroom_blocks(tables, rows, names, rng)
     rivals = {policy: rival_rows(tables, policy, rng) for policy in policies(names)}
     blocks += _against_router(rivals, tables)
     sections = [_task_section(runs, rows[runs.task]) for runs in tables]
@@ -191,8 +199,12 @@ def _gain_words(panel: ForestPanel, names: Sequence[str]) -> str:
     return ", ".join(f"{name} {panel.gains[name][0]:+.1f}" for name in names if name in panel.gains)
 
 
+_OF_POLICY = {"cost": "policy_cpu_seconds", "wall_cost": "policy_seconds"}
+
+
 def _cost(rows: Sequence[Figures], tables: Sequence[TaskRuns]) -> list[Block]:
-    costs = {row["weighting"]: row["cost"] for row in rows if row.get("cost") is not None}
+    unit = "cost" if any(row.get("cost") is not None for row in rows) else "wall_cost"
+    costs = {row["weighting"]: row[unit] for row in rows if row.get(unit) is not None}
     if not costs:
         return []
     gains = {row["weighting"]: interval_of(row, "gain") for row in rows if row["weighting"] in costs}
@@ -200,9 +212,11 @@ def _cost(rows: Sequence[Figures], tables: Sequence[TaskRuns]) -> list[Block]:
     untold = [
         f"`{name}`"
         for name in policies(costs)
-        if any(record.get("policy_seconds") is None for runs in tables for record in _of(runs, name))
+        if any(record.get(_OF_POLICY[unit]) is None for runs in tables for record in _of(runs, name))
     ]
-    note = "Cost against gain: seconds of a run, with the training of its policy, over those of uniform."
+    note = "Cost against gain: CPU seconds of a run, with the training of its policy, over those of uniform."
+    if unit == "wall_cost":
+        note = note.replace("CPU seconds", "seconds by the clock") + " The clock counts what else the machine did."
     if untold:
         note += f" The records of {', '.join(untold)} do not say what its training took: it is not counted."
     return [
@@ -284,73 +298,12 @@ def _mean_weights(runs: TaskRuns) -> list[Block]:
     return [] if table is None else [Text("Mean weight on test rows, as deployed after training:", note=True), table]
 
 
-# -- headroom --------------------------------------------------------------------------------------
+# -- what comes after the suites -------------------------------------------------------------------
 
 
-def _room(runs: TaskRuns) -> float | None:
-    """Points that a perfect choice of teacher per instance would gain over the equal mixture."""
-    figures = runs.first("headroom")
-    if not isinstance(figures, Mapping) or None in (figures.get("best_per_instance"), figures.get("equal_mixture")):
-        return None
-    return 100 * (float(figures["best_per_instance"]) - float(figures["equal_mixture"]))
-
-
-def _headroom(
-    tables: Sequence[TaskRuns], rows: Mapping[str, Sequence[Figures]], names: Sequence[str], rng: np.random.Generator
-) -> list[Block]:
-    known = [(runs, room) for runs in tables if (room := _room(runs)) is not None]
-    if len(known) < 3:
-        return []  # two points always lie on a line
-    rooms = [room for _, room in known]
-    gains = {name: [interval_of(_row_of(rows[runs.task], name), "gain") for runs, _ in known] for name in names}
-    shown = {name: gains[name] for name in _worth_showing(names) if np.isfinite([g[0] for g in gains[name]]).any()}
-    if not shown:
-        return []
-    keys = [chr(ord("a") + i % 26) * (1 + i // 26) for i in range(len(known))]
-    legend = ", ".join(f"**{key}** {runs.task} ({room:.1f})" for key, (runs, room) in zip(keys, known, strict=True))
-    sentences = [correlation_sentence(name, *_pairs(rooms, [gain[0] for gain in gains[name]]), rng) for name in shown]
-    note = (
-        "Gain against headroom: what a perfect choice of teacher per instance would gain over the teachers' equal "
-        f"mixture on validation, in points. {legend}."
-    )
-    alt = f"Gain over uniform against headroom for {', '.join(shown)}."
-    return [Text(note, note=True), Figure(headroom_plot(rooms, shown, keys), alt, "full"), Bullets(sentences)]
-
-
-def _row_of(rows: Sequence[Figures], name: str) -> Figures:
-    return next((row for row in rows if row["weighting"] == name), {})
-
-
-def _pairs(rooms: Sequence[float], gains: Sequence[float]) -> tuple[list[float], list[float]]:
-    there = [(room, gain) for room, gain in zip(rooms, gains, strict=True) if np.isfinite(gain)]
-    return [room for room, _ in there], [gain for _, gain in there]
-
-
-def _worth_showing(names: Sequence[str]) -> list[str]:
-    """The policies, then what competes with them."""
-    rivals = ["router", "hedge", "entropy", "calibrated_uniform", "best_teacher"]
-    chosen = policies(names)[:2] + [name for name in rivals if name in names]
-    chosen += [name for name in names if name not in chosen and family(name) in ("learned", "other")]
-    return chosen[:HEADROOM_PANELS]
-
-
-def _headroom_overall(suites: Mapping[str, Sequence[TaskRuns]], rng: np.random.Generator) -> list[Section]:
-    """Does headroom predict who profits, over the tasks of all suites? Left out for a single suite."""
-    if len(suites) < 2:
-        return []
-    tables = [runs for group in suites.values() for runs in group]
-    known = [(runs, room) for runs in tables if (room := _room(runs)) is not None and runs.panel is not None]
-    sentences = []
-    for name in _worth_showing(ordered(name for runs, _ in known for name in runs.weightings)):
-        found = [
-            (room, gain.value)
-            for runs, room in known
-            if runs.panel is not None and (gain := runs.panel.difference(name, UNIFORM)) is not None
-        ]
-        if found:
-            sentences.append(correlation_sentence(name, [r for r, _ in found], [g for _, g in found], rng))
-    note = Text("Tasks of all suites together, every student apart.", note=True)
-    return [Section("Does headroom predict who profits?", [note, Bullets(sentences)])] if sentences else []
+def _more_tables(tables: Mapping[str, Sequence[Row]], notes: Mapping[str, str]) -> list[Section]:
+    said = {caption: [Text(notes[caption], note=True)] if caption in notes else [] for caption in tables}
+    return [Section(caption, [*said[caption], Table(list(rows))]) for caption, rows in tables.items() if rows]
 
 
 def _weights_section(weights: Mapping[str, Mapping[str, Any]]) -> list[Section]:

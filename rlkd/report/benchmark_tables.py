@@ -5,6 +5,7 @@ from typing import Any
 
 from rlkd.report.arms import is_policy, ordered
 from rlkd.report.document import Table
+from rlkd.report.origins import untraced
 from rlkd.report.plots import TIMES
 from rlkd.report.tables import Cells, filled
 from rlkd.report.wording import NO_REGRET, p_text, points, spread_text
@@ -84,9 +85,13 @@ def _task_cells(row: Figures, metric: str, equal_regret: float | None) -> Cells:
         "macro F1": _number(row.get("macro_f1"), ".3f"),
         "NLL": _number(row.get("nll"), ".3f"),
         "ECE": _number(row.get("ece"), ".3f"),
-        "seconds": _count(row.get("seconds")),
+        "CPU seconds": _count(row.get("cpu_seconds")),
+        "wall seconds": _count(row.get("seconds")),
+        "steps": _count(row.get("steps")),
         "teacher passes": _count(row.get("teacher_passes")),
-        "policy seconds": _count(row.get("policy_seconds")),
+        "policy CPU seconds": _count(row.get("policy_cpu_seconds")),
+        "policy wall seconds": _count(row.get("policy_seconds")),
+        "policy steps": _count(row.get("policy_steps")),
         "peak MB": _number(row.get("peak_memory_mb"), ".0f"),
     }
 
@@ -127,8 +132,24 @@ def _suite_cells(row: Figures) -> Cells:
         "p": _p(row.get("p_value")),
         "p Holm": _p(row.get("p_holm")),
         "P(better)": _number(row.get("improves"), ".2f"),
-        "cost": None if row.get("cost") is None else f"{TIMES}{row['cost']:.2f}",
+        "cost, CPU": _times(row.get("cost")),
+        "cost, wall": _times(row.get("wall_cost")),
     }
+
+
+def _times(value: float | None) -> str | None:
+    return None if value is None else f"{TIMES}{value:.2f}"
+
+
+def score_table(tables: Sequence[TaskRuns], rows: Mapping[str, Sequence[Figures]]) -> Table:
+    """Scores of tasks on which there is nothing that they could be differences to."""
+    cells = [
+        {"task": runs.task, "weighting": row["weighting"], "seeds": row["seeds"], "metric": runs.metric}
+        | {"score [95%]": spread_text(row, "score", ".3f")}
+        for runs in tables
+        for row in rows[runs.task]
+    ]
+    return Table(cells)
 
 
 def rival_table(rows: Mapping[str, Figures], tasks: Sequence[str], *, what: str = "minus") -> Table:
@@ -166,7 +187,7 @@ def _seed_cell(record: Mapping[str, Any] | None, metric: str) -> str | None:
 
 def setting_line(runs: TaskRuns) -> list[str]:
     """What was run and on what, and the teachers' headroom: what the records know of it."""
-    parts, settings = [], runs.first("settings") or {}
+    parts, settings = untraced(runs.records), runs.first("settings") or {}
     if runs.first("description"):
         parts.append(str(runs.first("description")).rstrip(".") + ".")
     teachers = runs.first("teachers") or []

@@ -93,7 +93,7 @@ def report_bench(paths: Sequence[Path], output_dir: str | Path) -> tuple[tuple[P
 
 
 def read_suites(paths: Sequence[Path]) -> dict[str, Rows]:
-    """Run records by suite, each with the headroom of its task.
+    """Run records by suite, each with what the lines of its task and its policy say.
 
     Args:
         paths: Files of results, or folders that hold some, directly or in folders of suites.
@@ -111,12 +111,19 @@ def read_suites(paths: Sequence[Path]) -> dict[str, Rows]:
         for file in found:
             records = read_jsonl(file)
             rooms = {r["task"]: {name: r[name] for name in HEADROOM} for r in records if _is_room(r)}
+            trained = {r["hash"]: r.get("environment") for r in records if r.get("kind") == "policy" and "hash" in r}
             for record in records:
                 if record.get("kind", "run") != "run":
                     continue
                 name = record.get("suite") or (file.parent.name if file.name == RESULTS_FILE else file.stem)
-                suites.setdefault(name, []).append({**record, "headroom": rooms.get(record["task"])})
+                suites.setdefault(name, []).append({**record, **_beside(record, rooms, trained)})
     return suites
+
+
+def _beside(record: Mapping[str, Any], rooms: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """What other lines say of a run: the headroom of its task, and what its policy was trained on."""
+    found = trained.get(str(record.get("policy")), record.get("policy_environment"))
+    return {"headroom": rooms.get(record["task"])} | ({} if found is None else {"policy_environment": found})
 
 
 def _is_room(record: Mapping[str, Any]) -> bool:

@@ -1,0 +1,81 @@
+"""Does headroom, what a perfect choice of teachers would gain, predict who profits from weighting?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlkd.report.arms import family, ordered, policies
+from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, interval_of
+from rlkd.report.document import Block, Bullets, Figure, Section, Text
+from rlkd.report.wording import correlation_sentence
+from rlkd.stats import UNIFORM, TaskRuns
+
+Figures = dict[str, Any]
+
+
+def _room(runs: TaskRuns) -> float | None:
+    """Points that a perfect choice of teacher per instance would gain over the equal mixture."""
+    figures = runs.first("headroom")
+    if not isinstance(figures, Mapping) or None in (figures.get("best_per_instance"), figures.get("equal_mixture")):
+        return None
+    return 100 * (float(figures["best_per_instance"]) - float(figures["equal_mixture"]))
+
+
+def headroom_blocks(
+    tables: Sequence[TaskRuns], rows: Mapping[str, Sequence[Figures]], names: Sequence[str], rng: np.random.Generator
+) -> list[Block]:
+    """Plot and sentences over the tasks of one student; nothing where too few know their headroom."""
+    known = [(runs, room) for runs in tables if (room := _room(runs)) is not None]
+    if len(known) < 3:
+        return []  # two points always lie on a line
+    rooms = [room for _, room in known]
+    gains = {name: [interval_of(_row_of(rows[runs.task], name), "gain") for runs, _ in known] for name in names}
+    shown = {name: gains[name] for name in _worth_showing(names) if np.isfinite([g[0] for g in gains[name]]).any()}
+    if not shown:
+        return []
+    keys = [chr(ord("a") + i % 26) * (1 + i // 26) for i in range(len(known))]
+    legend = ", ".join(f"**{key}** {runs.task} ({room:.1f})" for key, (runs, room) in zip(keys, known, strict=True))
+    sentences = [correlation_sentence(name, *_pairs(rooms, [gain[0] for gain in gains[name]]), rng) for name in shown]
+    note = (
+        "Gain against headroom: what a perfect choice of teacher per instance would gain over the teachers' equal "
+        f"mixture on validation, in points. {legend}."
+    )
+    alt = f"Gain over uniform against headroom for {', '.join(shown)}."
+    return [Text(note, note=True), Figure(headroom_plot(rooms, shown, keys), alt, "full"), Bullets(sentences)]
+
+
+def _row_of(rows: Sequence[Figures], name: str) -> Figures:
+    return next((row for row in rows if row["weighting"] == name), {})
+
+
+def _pairs(rooms: Sequence[float], gains: Sequence[float]) -> tuple[list[float], list[float]]:
+    there = [(room, gain) for room, gain in zip(rooms, gains, strict=True) if np.isfinite(gain)]
+    return [room for room, _ in there], [gain for _, gain in there]
+
+
+def _worth_showing(names: Sequence[str]) -> list[str]:
+    """The policies, then what competes with them."""
+    rivals = ["router", "hedge", "entropy", "calibrated_uniform", "best_teacher"]
+    chosen = policies(names)[:2] + [name for name in rivals if name in names]
+    chosen += [name for name in names if name not in chosen and family(name) in ("learned", "other")]
+    return chosen[:HEADROOM_PANELS]
+
+
+def headroom_overall(suites: Mapping[str, Sequence[TaskRuns]], rng: np.random.Generator) -> list[Section]:
+    """Does headroom predict who profits, over the tasks of all suites? Left out for a single suite."""
+    if len(suites) < 2:
+        return []
+    tables = [runs for group in suites.values() for runs in group]
+    known = [(runs, room) for runs in tables if (room := _room(runs)) is not None and runs.panel is not None]
+    sentences = []
+    for name in _worth_showing(ordered(name for runs, _ in known for name in runs.weightings)):
+        found = [
+            (room, gain.value)
+            for runs, room in known
+            if runs.panel is not None and (gain := runs.panel.difference(name, UNIFORM)) is not None
+        ]
+        if found:
+            sentences.append(correlation_sentence(name, [r for r, _ in found], [g for _, g in found], rng))
+    note = Text("Tasks of all suites together, every student apart.", note=True)
+    return [Section("Does headroom predict who profits?", [note, Bullets(sentences)])] if sentences else []
