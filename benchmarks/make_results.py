@@ -1,14 +1,18 @@
-"""Generate ``RESULTS.md`` and ``report.html`` from the lines in ``benchmarks/results``; the pages are never edited."""
+"""Generate ``RESULTS.md``, ``report.html`` and the README's figures from ``benchmarks/results``, by nobody's hand."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import readme
 import yaml
 
+from rlkd.records import file_hash, read_jsonl
 from rlkd.report.benchmark import write_benchmark_report
+from rlkd.report.origins import SHORT, untraced
 from rlkd.report.wording import points
 from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, rival_row, verdict
 from rlkd.workflow.bench import HEADROOM, read_suites
@@ -16,25 +20,68 @@ from rlkd.workflow.bench import HEADROOM, read_suites
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CLAIMS = HERE / "claims.yaml"
+PUBLISHED = RESULTS / "published-algorithms.json"
+CODE = ("commit", "source")
+"""Keys of a row that say which code made it."""
 CAME = {"pays": "yes", "same": "not sure", "costs": "the other way", None: "one seed"}
 """Words for the side of zero on which the interval of a claimed difference lies."""
 
 
 def main() -> None:
-    """Write the pages."""
+    """Write the pages, then the README's figures; what is left to do there is told."""
+    suites = read_records()
+    tables, notes = more_tables(suites)
+    write_benchmark_report(suites, HERE, tables=tables, notes=notes)
+    left = readme.update(suites)
+    for problem in left:
+        print(f"README: {problem}")
+    sys.exit(1 if left else 0)
+
+
+def read_records() -> dict[str, list[dict[str, Any]]]:
+    """The runs of every suite, as the pages show them."""
     suites = read_suites(sorted(RESULTS.glob("*.jsonl")))
     for name, records in suites.items():
         kept = RESULTS / f"{name}-headroom.json"  # of suites that were run command by command
         if kept.exists():
             (room, *_) = json.loads(kept.read_text(encoding="utf-8"))
             suites[name] = [{**record, "headroom": {key: room[key] for key in HEADROOM}} for record in records]
-    tables = {_caption(path): _rows(path) for path in sorted(RESULTS.glob("*.json")) if _caption(path)}
-    tables["The published algorithms on planted teachers, shown for what they are"] = _published()
+    return suites
+
+
+def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tables beside those of the suites by caption, and of each what it is made of."""
+    files = {_caption(path): path for path in sorted(RESULTS.glob("*.json")) if _caption(path)}
+    tables: dict[str, Any] = {caption: _without_code(_rows(path)) for caption, path in files.items()}
+    published = "The published algorithms on planted teachers, shown for what they are"
+    files[published], tables[published] = PUBLISHED, _published()
+    notes = {caption: _file_note(path) for caption, path in files.items()}
+    made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
+        made_of |= dict.fromkeys(blocks, suite)
         tables |= _claims(suites.get(suite, []), blocks)
-    tables["MKD, accuracy of the teachers on validation"] = _teachers(suites.get("mkd", []))
-    tables["Meta-KD, how much t and lambda vary over the training rows"] = _spread(suites.get("meta_kd", []))
-    write_benchmark_report(suites, HERE, tables=tables)
+    asked = [record for record in read_jsonl(RESULTS / "mkd.jsonl") if record["kind"] == "task"]
+    tables["MKD, accuracy of the teachers on validation"] = _teachers(asked)
+    spread = "Meta-KD, how much t and lambda vary over the training rows"
+    tables[spread], made_of[spread] = _spread(suites.get("meta_kd", [])), "meta_kd"
+    said = {caption: untraced(suites.get(suite, [])) for caption, suite in made_of.items()}
+    said["MKD, accuracy of the teachers on validation"] = untraced(asked)
+    return tables, notes | {caption: " ".join(words) for caption, words in said.items() if words}
+
+
+def _without_code(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what the note says of all of them."""
+    return [{key: value for key, value in row.items() if key not in CODE} for row in rows]
+
+
+def _file_note(path: Path) -> str:
+    """Which file a table is made of, and which code made that."""
+    rows = _rows(path)
+    made = sorted({str(row["commit"])[:SHORT] for row in rows if row.get("commit")})
+    silent = sum(not row.get("commit") for row in rows)
+    code = f" by the code of `{'`, `'.join(made)}`" if made else ""
+    told = f"From `{path.name}`, `{file_hash(path)}`,{code}".rstrip(",") + "."
+    return told + (f" **{silent} of {len(rows)} lines carry no commit**." if silent else "")
 
 
 def _caption(path: Path) -> str:
@@ -50,7 +97,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _published() -> list[dict[str, Any]]:
     """Where selections and weights end on planted teachers, means over seeds; a coin flip selects with 0.5."""
     cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in _rows(RESULTS / "published-algorithms.json"):
+    for row in _rows(PUBLISHED):
         cases.setdefault((row["system"], row["case"]), []).append(row)
     figures = ("probability_right", "probability_wrong", "mass_right")
     return [
@@ -105,7 +152,7 @@ def _teachers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             for name, accuracy in zip(record["teachers"], record["teacher_accuracy"], strict=True)
         }
         for record in records
-        if record["kind"] == "task" and record["status"] == "ok"
+        if record["status"] == "ok"
     ]
     return sorted(rows, key=lambda row: row["task"])
 

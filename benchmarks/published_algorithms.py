@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rlkd.records import write_json_atomic
+from rlkd.records import commit, source, write_json_atomic
 from rlkd.systems.demonstration import demonstrate
 
 RESULTS = Path(__file__).parent / "results" / "published-algorithms.json"
@@ -10,7 +10,8 @@ RESULTS = Path(__file__).parent / "results" / "published-algorithms.json"
 
 def main() -> None:
     """Write the records."""
-    records = demonstrate(seeds=range(5))
+    code = {"commit": commit(), "source": source()}
+    records = [{**record, **code} for record in demonstrate(seeds=range(5))]
     write_json_atomic(RESULTS, records)
     for record in records:
         print(record)

@@ -21,7 +21,7 @@ from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import Bench, Seconds, now
+from measure import Bench, Seconds, now, with_code
 
 import rlkd
 from rlkd.data import TaskCollection
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         )
     print(format_table(records, list(records[0])))
     if arguments.json is not None:
-        write_json_atomic(arguments.json, records)
+        write_json_atomic(arguments.json, with_code(records))
     return records
 
 

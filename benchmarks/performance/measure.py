@@ -33,7 +33,7 @@ from rlkd.data.task import Task
 from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, sources
 from rlkd.models import ArrayTeacher, HfTeacher, load_student
 from rlkd.models.networks import quiet_transformers
-from rlkd.records import write_json_atomic
+from rlkd.records import commit, source, write_json_atomic
 from rlkd.report import format_table
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
@@ -310,6 +310,11 @@ def measure_memory(bench: Bench) -> list[dict[str, Any]]:
     return [bench.record(name, [value], "MiB") for name, value in peaks.items()]
 
 
+def with_code(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records, each with the commit that was measured and the hash of its source files."""
+    return [{**record, "commit": commit(), "source": source()} for record in records]
+
+
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -331,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         records += agent_records + measure_memory(bench)
     print(format_table(records, list(records[0])))
     if arguments.json is not None:
-        write_json_atomic(arguments.json, records)
+        write_json_atomic(arguments.json, with_code(records))
     return records
 
 
