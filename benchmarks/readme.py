@@ -3,8 +3,8 @@
 ``<!--glue; mnli_genres; policy; gain-->+1.2 [+0.6, +1.9]`` names headings above a table, cells of a row and a column,
 as many as single one cell out, in any order; where several cells are left, the one with the fewest headings that were
 not named is meant. ``negated`` turns the sign. A figure has as many digits as its author gave it.
-``<!--transcript: SUITE-->`` stands before a block that is printed anew, ``<!--untraced-->`` and ``<!--/untraced-->`` around a
-sentence that is said anew.
+``<!--transcript: SUITE-->`` stands before a block that is printed anew, ``<!--untraced-->`` and ``<!--/untraced-->``
+around a sentence that is said anew.
 
 Every other number is a setting. ``readme_settings.yaml`` lists them, section by section, so that none changes unseen.
 
@@ -129,7 +129,11 @@ class Results:
     def untraced(self, keys: Sequence[str]) -> list[str]:
         """Sections behind these keys whose lines no commit explains."""
         behind = dict.fromkeys(self.find(key).headings[0] for key in keys)
-        return [name for name in behind if re.search(r"carr(y|ies) no commit", self.sections[name])]
+        return [name for name in behind if name in self._untraced]
+
+    @cached_property
+    def _untraced(self) -> set[str]:
+        return {name for name, text in self.sections.items() if "carry no commit" in text}
 
 
 def _labels(key: str) -> list[str]:
