@@ -24,11 +24,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from rlkd.report import brief_table, format_table, plain, task_sentences
-from rlkd.stats import STATISTICS_SEED, group_runs, task_rows
+from rlkd.stats import group_runs, task_rows
 
 HERE = Path(__file__).parent
 README, RESULTS, SETTINGS = HERE.parent / "README.md", HERE / "RESULTS.md", HERE / "readme_settings.yaml"
@@ -199,9 +198,8 @@ def _written(value: Decimal, like: str, plus: bool) -> str:
 
 def transcript(records: Sequence[Mapping[str, Any]]) -> str:
     """What the terminal shows of a comparison, printed by the code that prints it there."""
-    rng = np.random.default_rng(STATISTICS_SEED)
-    (runs,) = group_runs(records, rng)
-    rows = task_rows(runs, rng)
+    (runs,) = group_runs(records)
+    rows = task_rows(runs)
     table = brief_table(rows)
     return "\n".join([format_table(table, list(table[0])), *map(plain, task_sentences(runs, rows))]) + "\n"
 
