@@ -3,8 +3,21 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import torch
+
+from rlkd.defaults import FROM_SCRATCH_RATE, student_rate
 from rlkd.errors import ConfigError
 from rlkd.losses import Divergence, check_loss_settings
+
+AUTO = "auto"
+
+
+def found_device(name: str) -> str:
+    """What ``auto`` stands for on this machine: its accelerator, else the processor; other names stay as they are."""
+    if name != AUTO:
+        return name
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if accelerator is None else accelerator.type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +26,7 @@ class StepSettings:
 
     batch_size: int = 64
     """Instances a step. Range: >= 1."""
-    learning_rate: float = 2e-3
+    learning_rate: float = FROM_SCRATCH_RATE
     """Of AdamW, falling linearly to zero over the student's budget. Range: >= 0."""
     temperature: float = 1.0
     """Of the distillation loss. Range: > 0."""
@@ -42,15 +55,20 @@ class StudentSettings(StepSettings):
 
     student: str = "rlkd/tiny"
     """A from-scratch name, a hub id or a path; see :func:`rlkd.models.students.load_student`."""
+    learning_rate: float = None  # type: ignore[assignment]  # a number once the settings are made
+    """Of AdamW, falling linearly to zero. None: by kind of student, see :func:`rlkd.defaults.student_rate`."""
     num_layers: int | None = None
     """Keep only the first layers of a pretrained student."""
     max_steps: int = 400
     """Optimisation steps. Range: >= 1."""
-    device: str = "cpu"
-    """``cpu``, or anything else for the accelerator that is found."""
+    device: str = AUTO
+    """``cpu``, an accelerator (``cuda``), or ``auto``: the accelerator where there is one; what was found is kept."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Put in what is left to us, and check ranges."""
+        object.__setattr__(self, "device", found_device(self.device))
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", student_rate(self.student))
         super().__post_init__()
         if self.max_steps < 1:
             raise ConfigError(f"a student needs max_steps >= 1, got {self.max_steps}; 400 is a start")

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from rlkd.agents.actor_critic import TeacherSetPolicy
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
+from rlkd.defaults import FROM_NOTHING, REFINING, TOTAL_TIMESTEPS, WARM_START
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
@@ -57,7 +58,7 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
 class PolicyTraining:
     """How a policy is trained."""
 
-    total_timesteps: int = 100_000
+    total_timesteps: int = TOTAL_TIMESTEPS
     """Instances weighted over all episodes (slots times steps). Range: at least one rollout."""
     algorithm: str = "ppo"
     """``ppo`` or ``a2c``."""
@@ -65,11 +66,11 @@ class PolicyTraining:
     """Student steps a rollout; must divide the horizon."""
     gamma: float = 0.0
     """Discount. 0: an instance's reward is its own; the next instance in its slot has nothing to do with it."""
-    agent_learning_rate: float = 2e-3
-    """Of the policy and its critic; the student has its own. Range: > 0."""
-    log_std: float = -0.7
-    """Initial log standard deviation of the actions."""
-    warm_start: bool = False
+    agent_learning_rate: float = None  # type: ignore[assignment]  # a number once the settings are made
+    """Of the policy and its critic; the student has its own. Range: > 0. None: by ``warm_start``."""
+    log_std: float = None  # type: ignore[assignment]  # likewise
+    """Initial log standard deviation of the actions. None: by ``warm_start``, see :mod:`rlkd.defaults`."""
+    warm_start: bool = WARM_START
     """Clone the supervised router first, then learn from there."""
     warm_start_rows: int | None = None
     """Use at most so many labelled rows for the router."""
@@ -82,7 +83,10 @@ class PolicyTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
+        """Put in what is left to us, and check names and ranges."""
+        for name, value in (REFINING if self.warm_start else FROM_NOTHING).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if self.algorithm not in ALGORITHMS:
             raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
         if self.total_timesteps < 1 or self.n_steps < 2 or not 0 <= self.gamma <= 1:

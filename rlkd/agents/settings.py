@@ -11,9 +11,13 @@ from gymnasium.envs.registration import load_env_creator
 
 from rlkd.agents.run import PolicyTraining
 from rlkd.agents.training import ENV_ID
+from rlkd.defaults import FROM_NOTHING
 from rlkd.errors import ConfigError, nearest
 from rlkd.features import ObservationConfig
 
+OF_SUITES = {"warm_start": False, **FROM_NOTHING}
+"""What a policy of a suite has of its agent unless the suite says otherwise, a warm start or not: as in every suite so
+far. Its episodes have no copies of teachers."""
 OBSERVATION = {
     "observe_student": "student",
     "observe_affinity": "affinity",
@@ -56,7 +60,7 @@ def check_reward(name: str) -> None:
 
 
 def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], student: str) -> PolicySettings:
-    """Sort flat settings into those of the agent, the observation, and the episode's students.
+    """Sort flat settings of a suite into those of the agent, the observation, and the episode's students.
 
     Args:
         flat: Names of :class:`PolicyTraining`, of the episode, ``observe_*``, ``student``, ``reward`` and ``device``.
@@ -79,8 +83,8 @@ def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], stud
     single = {name: flat[name] for name in ("reward", "device") if name in flat}
     return PolicySettings(
         student=flat.get("student", student),
-        training=PolicyTraining(**{name: value for name, value in flat.items() if name in agent}),
+        training=PolicyTraining(**(OF_SUITES | {name: value for name, value in flat.items() if name in agent})),
         observation=ObservationConfig(**{OBSERVATION[n]: value for n, value in flat.items() if n in OBSERVATION}),
-        episode={**episode, **{name: value for name, value in flat.items() if name in steps}},
+        episode={"teacher_copies": 0, **episode, **{name: value for name, value in flat.items() if name in steps}},
         **single,
     )

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.agents.slots import make_slots
 from rlkd.data.task import Task
+from rlkd.defaults import TEACHER_COPIES
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.records import RunDirectory, commit
@@ -49,7 +50,8 @@ def train_policy(
         reward: Name of the reward, see :mod:`rlkd_envs.rewards`.
         training: Settings of the agent; None: made of ``training_kwargs``.
         observation: Feature groups; default label-free, without the student.
-        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``.
+        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``;
+            ``teacher_copies`` is 2 unless it is given.
         output_dir: For config, metrics (the learning curve), checkpoints, TensorBoard and ``policy/``; None writes
             nothing.
         resume: Continue from the newest checkpoint that verifies; the settings must be the same.
@@ -75,7 +77,7 @@ def train_policy(
         reward=reward,
         training=training or PolicyTraining(**training_kwargs),
         observation=observation or ObservationConfig(),
-        episode=episode or {},
+        episode={"teacher_copies": TEACHER_COPIES, **(episode or {})},
         device=device,
     )
     return prepared.run(output_dir, resume=resume, progress=progress, tensorboard=tensorboard, callback=callback)

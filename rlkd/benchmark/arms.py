@@ -3,16 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlkd.cost import NO_COST, UNKNOWN_COST
 from rlkd.data.task import Task
+from rlkd.errors import PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.weighting import Evidence
+from rlkd.weighting.learned import load_policy
 from rlkd.weighting.router import train_router
+from rlkd.weighting.saved import saved_identity
 
 KNOWING = "router:knows"
 """The router that is told what every teacher was trained on; fitted once, like the one that reads labels alone."""
@@ -69,9 +73,16 @@ def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int, k
     # Named after what it was fitted on: another cache in the same place asks for another router.
     fitted_on = json.dumps([task.fingerprint, cache.identity, seed, "knows" if knows else "labels"])
     folder = output_dir / f"router-{hashlib.sha256(fitted_on.encode()).hexdigest()[:8]}"
-    if not (folder / "config.json").is_file():
+    if not _is_whole(folder):
         fit_router_into(folder, task, cache, seed, knows=knows)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a policy can be read from a folder; one that a kill left behind cannot."""
+    with suppress(PolicyError):
+        return folder.is_dir() and load_policy(folder) is not None
+    return False
 
 
 def fit_router_into(
@@ -90,7 +101,7 @@ def fit_router_into(
 
 
 def learned_hash(spec: str) -> str | None:
-    """Hash of the weights that a weighting reads: another policy in the same folder is another weighting.
+    """What a weighting reads from a folder, by content: another policy in the same folder is another weighting.
 
     Args:
         spec: ``name[:argument]``, or the folder of a policy.
@@ -98,5 +109,4 @@ def learned_hash(spec: str) -> str | None:
     Returns:
         64 hexadecimal digits; None where the weighting reads no weights from a folder.
     """
-    weights = Path(spec.partition(":")[2] or spec) / "model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    return saved_identity(spec.partition(":")[2] or spec)

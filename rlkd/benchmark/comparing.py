@@ -21,7 +21,7 @@ from rlkd.errors import ConfigError, WeightingError
 from rlkd.logit_cache import LogitCache
 from rlkd.models.networks import check_device
 from rlkd.models.students import check_student
-from rlkd.records import append_jsonl, environment, read_jsonl
+from rlkd.records import append_jsonl, check_one_process, environment, read_jsonl
 from rlkd.settings import StudentSettings
 from rlkd.weighting import build_weighting, weighting_class
 
@@ -40,6 +40,7 @@ def check_comparison(
         WeightingError: A weighting is unknown, named twice, or needs what the task or the cache does not have.
         StudentError: The student does not exist or cannot read this task.
     """
+    check_one_process("students are compared")
     if not specs or not seeds:
         raise ConfigError(f"a comparison needs weightings and seeds, got {len(specs)} and {len(seeds)}; name some")
     if jobs < 1:

@@ -30,7 +30,7 @@ from rlkd.models.small import save_small_encoder
 from rlkd.models.teacher_files import read_info
 from rlkd.models.teachers import HfTeacher
 from rlkd.prototypes import PrototypeSettings
-from rlkd.records import read_object
+from rlkd.records import check_folder_name, read_object, verify_manifest, write_manifest
 from rlkd.settings import StudentSettings
 from rlkd.systems.meta_distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
 from rlkd.systems.meta_kd import (
@@ -249,7 +249,7 @@ class MetaKdBench:
         plan, name = self.plan, f"student-{self.plan.num_layers}x{self.plan.hidden_size}-{seed}"
         path = self.folder / "starts" / name
         with FileLock(self.folder / ".starts.lock"):
-            if not (path / "config.json").is_file():
+            if not verify_manifest(path):
                 save_small_encoder(
                     plan.teachers.encoder,
                     self.task,
@@ -258,6 +258,7 @@ class MetaKdBench:
                     hidden_size=plan.hidden_size,
                     seed=seed,
                 )
+                write_manifest(path)
         return path
 
 
@@ -336,6 +337,7 @@ def meta_kd_plan(content: Mapping[str, Any], where: str) -> MetaKdPlan:
         raise ConfigError(f"{where}: meta_kd needs the students' domain and teachers with an encoder; give both")
     variants = mapping_in(content, "variants", where)
     for name, changes in variants.items():
+        check_folder_name(name, where, "variant")
         _teacher_settings({**content["teachers"], **changes}, f"{where}, variant {name!r}")
     base = mapping_in(content, "distillation", where)
     arms = {

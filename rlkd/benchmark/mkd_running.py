@@ -27,6 +27,7 @@ from rlkd.errors import ConfigError
 from rlkd.metrics import told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.models.teacher_files import TeacherInfo, write_info
+from rlkd.records import folder_of
 from rlkd.settings import StudentSettings
 from rlkd.systems.mkd import Lessons, Phase, refinement_phase, teacher_phase, train_model
 
@@ -122,7 +123,7 @@ def _student_name(suite: Suite, student: str, arm: str, seed: int, alone: int | 
     parsed, settings = parse_arm(arm), suite.tasks[0].students[student]
     made_of = [settings.record(), suite.mkd.epochs_of(student), seed, parsed.teacher, _teacher_key(suite)]
     made_of += [[task.teachers_key, task.labels, task.name] for task in tasks]
-    return f"student-{student}-{parsed.student}-{digest(made_of)}"
+    return f"student-{folder_of(student)}-{parsed.student}-{digest(made_of)}"
 
 
 # -- how -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.errors import ConfigError
 from rlkd.models.networks import check_device, one_thread
-from rlkd.records import environment
+from rlkd.records import check_one_process, environment
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def check_suite(suite: Suite) -> None:
         ConfigError: A setting of a policy is unknown or out of range, a device is not there, or an oracle has nothing
             to know.
     """
+    check_one_process("a suite is run")
     for task in suite.tasks:
         if "oracle" in task.weightings and not task.teachers_may_say_what_they_know:
             raise ConfigError(

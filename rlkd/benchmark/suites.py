@@ -20,7 +20,8 @@ from rlkd.data.planted import PlantedSettings
 from rlkd.data.splitting import check_seed
 from rlkd.errors import ConfigError, one_line, unknown_name
 from rlkd.models.training import plan_teachers
-from rlkd.settings import StudentSettings
+from rlkd.records import check_folder_name
+from rlkd.settings import StudentSettings, found_device
 from rlkd.weighting import weighting_class
 
 CONTROLS = ("shuffle", "mean")
@@ -182,7 +183,7 @@ def load_suite(path: str | Path) -> Suite:
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
     return Suite(
-        name=str(content.get("suite", path.stem)),
+        name=check_folder_name(content.get("suite", path.stem), str(path), "suite"),
         description=str(content.get("description", "")),
         tasks=tasks,
         mkd=mkd,
@@ -242,6 +243,7 @@ def select(
     if seeds is not None and seeds < 1:
         raise ConfigError(f"a suite needs 1 seed or more, got {seeds}; raise it")
     chosen = [known[name] for name in tasks] or list(suite.tasks)
+    device = None if device is None else found_device(device)
     for spec in weightings:
         for task in chosen:
             if spec not in task.weightings:
@@ -305,11 +307,7 @@ _TASK_KEYS = frozenset(f.name for f in fields(TaskPlan)) - {"source"} | {"studen
 
 
 def _task_plan(content: Mapping[str, Any], path: Path, *, arms: bool) -> TaskPlan:
-    name = content.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-        raise ConfigError(
-            f"{path}: every task needs a name of letters, digits, '_', '-' and '.', got {name!r}; give one"
-        )
+    name = check_folder_name(content.get("name"), str(path), "task")
     where = f"{path}, task {name!r}"
     check_keys(content, _TASK_KEYS, where)
     planted = content.get("planted")
@@ -373,9 +371,16 @@ def _students(content: Mapping[str, Any], where: str) -> dict[str, StudentSettin
     if bool(named) == (single is not None):
         raise ConfigError(f"{where}: expected student, or students by name, one of the two; give one")
     if not named:
-        settings = built(StudentSettings, single, f"{where}, student")
+        settings = built(StudentSettings, _on_cpu(single), f"{where}, student")
         return {settings.student: settings}
-    return {name: built(StudentSettings, value, f"{where}, student {name!r}") for name, value in named.items()}
+    for name in named:
+        check_folder_name(name, where, "student")
+    return {name: built(StudentSettings, _on_cpu(value), f"{where}, student {name!r}") for name, value in named.items()}
+
+
+def _on_cpu(student: Any) -> Any:
+    """Figures of a suite are those of one CPU thread, unless it names a device."""
+    return {"device": "cpu", **student} if isinstance(student, dict) else student
 
 
 def _meta_kd(content: Mapping[str, Any], where: str) -> MetaKdPlan | None:
@@ -412,6 +417,7 @@ def _teachers(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "paths" in teachers and set(teachers) - {"paths", "max_length", "device"}:
         raise ConfigError(f"{where}: training settings beside paths of teachers would be ignored; leave them out")
     for name, settings in mapping_in(teachers, "sets", where).items():
+        check_folder_name(name, where, "set of teachers")
         check_keys(settings, _TEACHING - {"sets", "paths", "max_length", "device"}, f"{where}, teachers {name!r}")
         if "kinds" not in settings:
             raise ConfigError(f"{where}: expected kinds of teachers in the set {name!r}, got none; name some")
@@ -421,6 +427,7 @@ def _teachers(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
     policies = {}
     for name, value in content.items():
+        check_folder_name(name, where, "policy")
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected settings of policy {name!r}, got {type(value).__name__}; mend it")
         kind = value.get("kind", "policy")

@@ -25,7 +25,9 @@ def run(
         list[str] | None, typer.Option(help="Run this one too, such as my_module:MyWeighting; repeatable.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Of every task, instead of the suite's own.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default what the suite says.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or auto; by default as the suite says, else cpu.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Few rows and steps: does everything run? No figure means anything.")

@@ -95,7 +95,7 @@ def meta_kd(
     kd_ratio: KdRatio = 1.0,
     max_length: MaxLength = 128,
     bf16: Bf16 = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     seed: Seed = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,

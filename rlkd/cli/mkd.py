@@ -13,6 +13,7 @@ from rlkd.cli.options import (
     Device,
     Json,
     LabelColumn,
+    LearningRate,
     MaxLength,
     OutputDir,
     Overwrite,
@@ -28,6 +29,7 @@ from rlkd.cli.options import (
 )
 from rlkd.cli.output import show
 from rlkd.cli.root import app
+from rlkd.defaults import student_rate
 from rlkd.errors import ConfigError
 
 
@@ -65,7 +67,7 @@ def mkd(
     student: Annotated[str, typer.Option(help="Encoder of the student, likewise.")] = "rlkd/bilstm",
     num_layers: StudentLayers = None,
     epochs: Annotated[float, typer.Option(callback=finite, help="Passes of the joint student.")] = 10,
-    learning_rate: Annotated[float, typer.Option(callback=finite, help="Of the joint student.")] = 2e-3,
+    learning_rate: LearningRate = None,
     divergence: Annotated[str, typer.Option(help="mse or mse_centred (on logits), or kl.")] = "mse",
     kd_ratio: Annotated[float, typer.Option(callback=finite, help="loss = (1 - kd_ratio) * CE + kd_ratio * KD.")] = 1.0,
     refine_epochs: Annotated[float, typer.Option(callback=finite, help="Passes on each task; 0: none.")] = 3,
@@ -79,7 +81,7 @@ def mkd(
     bf16: Bf16 = False,
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: Device = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -92,12 +94,18 @@ def mkd(
     if weighting != "uniform" and teachers != "both":
         raise ConfigError(f"weighting {weighting!r} would be ignored with one teacher a task; pass --teachers both")
     from rlkd import workflow
+    from rlkd.settings import found_device
     from rlkd.systems.mkd import Phase, refinement_phase, teacher_phase
 
-    alike: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "bf16": bf16, "device": device}
+    alike: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "bf16": bf16,
+        "device": found_device(device),
+    }
     distilling = Phase(
         epochs=epochs,
-        learning_rate=learning_rate,
+        learning_rate=student_rate(student) if learning_rate is None else learning_rate,
         divergence=divergence,  # type: ignore[arg-type]  # checked there
         kd_ratio=kd_ratio,
         **alike,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
 from rlkd.errors import ConfigError, nearest, one_line
 
 
@@ -96,13 +97,19 @@ StudentName = Annotated[str, typer.Option("--student", help="rlkd/tiny, rlkd/bil
 StudentLayers = Annotated[int | None, typer.Option(help="Keep only the first layers of a pretrained student.")]
 MaxSteps = Annotated[int, typer.Option(help="Optimisation steps of the student.")]
 BatchSize = Annotated[int, typer.Option(help="Instances a step.")]
-LearningRate = Annotated[float, typer.Option(callback=finite, help="Of the student.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        callback=finite,
+        help=f"Of the student; by default {FROM_SCRATCH_RATE:g} from scratch, {FINE_TUNING_RATE:g} pretrained.",
+    ),
+]
 Temperature = Annotated[float, typer.Option(callback=finite, help="Of the distillation loss.")]
 Divergence = Annotated[str, typer.Option(help="Of the distillation term: kl, mse or mse_centred (on logits).")]
 KdRatio = Annotated[float, typer.Option(callback=finite, help="loss = (1 - kd_ratio) * CE + kd_ratio * KD.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens a text is cut to.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Mixed precision: faster where the processor has bfloat16.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: the accelerator where there is one.")]
 Seed = Annotated[int, typer.Option(help="Of the run.")]
 
 
@@ -133,13 +140,13 @@ def student_settings(
     num_layers: StudentLayers = None,
     max_steps: MaxSteps = 400,
     batch_size: BatchSize = 64,
-    learning_rate: LearningRate = 2e-3,
+    learning_rate: LearningRate = None,
     temperature: Temperature = 1.0,
     kd_ratio: KdRatio = 1.0,
     divergence: Divergence = "kl",
     max_length: MaxLength = 128,
     bf16: Bf16 = False,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> Any:
     """A student and its budget, as :class:`rlkd.settings.StudentSettings`."""
     from rlkd.settings import StudentSettings
@@ -149,7 +156,7 @@ def student_settings(
         num_layers=num_layers,
         max_steps=max_steps,
         batch_size=batch_size,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate,  # type: ignore[arg-type]  # None: by kind of student
         temperature=temperature,
         kd_ratio=kd_ratio,
         divergence=divergence,  # type: ignore[arg-type]  # checked there

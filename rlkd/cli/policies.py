@@ -21,11 +21,18 @@ from rlkd.cli.options import (
     Seed,
     StudentName,
     Temperature,
+    finite,
     grouped,
     task_options,
 )
 from rlkd.cli.output import show
 from rlkd.cli.root import app
+from rlkd.defaults import FROM_NOTHING, REFINING, TEACHER_COPIES, TOTAL_TIMESTEPS, WARM_START, student_rate
+
+
+def by_start(name: str) -> str:
+    """How a default goes with the warm start, for ``--help``."""
+    return f"{REFINING[name]:g}, or {FROM_NOTHING[name]:g} without a warm start"
 
 
 @app.command("train-policy")
@@ -40,17 +47,30 @@ def train_policy(
         str, typer.Option(help="logit_gain, student_gain, influence, refined_influence or probe_gain.")
     ] = "logit_gain",
     algorithm: Annotated[str, typer.Option(help="ppo or a2c.")] = "ppo",
-    total_timesteps: Annotated[int, typer.Option(help="Instances weighted over all episodes.")] = 92_160,
+    total_timesteps: Annotated[int, typer.Option(help="Instances weighted over all episodes.")] = TOTAL_TIMESTEPS,
     horizon: Annotated[int, typer.Option(help="Steps of the student in an episode.")] = 120,
     n_steps: Annotated[int, typer.Option(help="Steps of a rollout; divides the horizon.")] = 30,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.0,
     teacher_dropout: Annotated[float, typer.Option(help="Chance that a teacher is absent.")] = 0.0,
     teacher_copies: Annotated[
         int, typer.Option(help="At most so many further places in a set, held by copies: for policies that travel.")
-    ] = 0,
-    agent_learning_rate: Annotated[float, typer.Option(help="Of the policy and its critic.")] = 2e-3,
-    log_std: Annotated[float, typer.Option(help="Initial log standard deviation of the actions.")] = -0.7,
-    warm_start: Annotated[bool, typer.Option("--warm-start", help="Clone the supervised router first.")] = False,
+    ] = TEACHER_COPIES,
+    agent_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            callback=finite, help=f"Of the policy and its critic; by default {by_start('agent_learning_rate')}."
+        ),
+    ] = None,
+    log_std: Annotated[
+        float | None,
+        typer.Option(
+            callback=finite,
+            help=f"Initial log standard deviation of the actions; by default {by_start('log_std')}.",
+        ),
+    ] = None,
+    warm_start: Annotated[
+        bool, typer.Option("--warm-start/--no-warm-start", help="Clone the supervised router first.")
+    ] = WARM_START,
     warm_start_rows: Annotated[int | None, typer.Option(help="Labelled rows for the warm start.")] = None,
     trials: Annotated[int, typer.Option(help="Students an episode by whose validation loss a policy is kept.")] = 2,
     refined_trials: Annotated[
@@ -65,13 +85,13 @@ def train_policy(
     ] = False,
     observe_labels: Annotated[bool, typer.Option("--observe-labels", help="Then deployment needs labels.")] = False,
     batch_size: BatchSize = 64,
-    learning_rate: LearningRate = 2e-3,
+    learning_rate: LearningRate = None,
     temperature: Temperature = 1.0,
     kd_ratio: KdRatio = 1.0,
     max_length: MaxLength = 128,
     bf16: Bf16 = False,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: Device = "auto",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs.")] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -95,8 +115,8 @@ def train_policy(
             algorithm=algorithm,
             n_steps=n_steps,
             gamma=gamma,
-            agent_learning_rate=agent_learning_rate,
-            log_std=log_std,
+            agent_learning_rate=agent_learning_rate,  # type: ignore[arg-type]  # None: by warm_start
+            log_std=log_std,  # type: ignore[arg-type]  # likewise
             warm_start=warm_start,
             warm_start_rows=warm_start_rows,
             trials=trials,
@@ -114,7 +134,7 @@ def train_policy(
             "horizon": horizon,
             "teacher_dropout": teacher_dropout,
             "teacher_copies": teacher_copies,
-            "learning_rate": learning_rate,
+            "learning_rate": student_rate(student) if learning_rate is None else learning_rate,
             "temperature": temperature,
             "kd_ratio": kd_ratio,
             "max_length": max_length,

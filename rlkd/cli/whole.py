@@ -7,6 +7,7 @@ import typer
 from rlkd.cli.options import Config, Json, OutputDir, Overwrite, Quiet, Resume
 from rlkd.cli.output import show, show_comparison
 from rlkd.cli.root import app
+from rlkd.defaults import TOTAL_TIMESTEPS
 
 
 @app.command()
@@ -14,7 +15,7 @@ def quickstart(
     output_dir: OutputDir = "runs/quickstart",
     seeds: Annotated[int, typer.Option(help="Paired seeds.")] = 3,
     jobs: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
-    total_timesteps: Annotated[int, typer.Option(help="Of policy training.")] = 46_080,
+    total_timesteps: Annotated[int, typer.Option(help="Of policy training.")] = TOTAL_TIMESTEPS,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json_file: Json = None,

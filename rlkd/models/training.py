@@ -33,6 +33,7 @@ from transformers.trainer_callback import PrinterCallback
 from rlkd.data.batching import LengthBucketSampler, encode_inputs
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task, joined_inputs
+from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
 from rlkd.errors import ConfigError, OutputDirectoryError, StudentError, TaskError, TeacherError, nearest, one_line
 from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import StepBar, attached, check_device, forward_inputs, quiet_transformers
@@ -41,12 +42,10 @@ from rlkd.models.students import PREFIX, STUDENTS, check_student, load_student
 from rlkd.models.teacher_files import TeacherInfo, read_info, write_hf, write_info, write_sklearn
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
-from rlkd.records import newest_verified, write_manifest
+from rlkd.records import check_one_process, newest_verified, write_manifest
 from rlkd.types import InnerStates, Wanted
 
 TFIDF = "tfidf"
-FROM_SCRATCH_RATE = 2e-3
-FINE_TUNING_RATE = 5e-5
 IDS = "instance_ids"
 OBJECTIVE = "rlkd_objective"
 _WARMUP_SHARE = 0.1
@@ -143,6 +142,7 @@ def train_teachers(
         TaskError: The task has no labelled training rows.
         TeacherError: A specialist's rows are too few to learn from.
     """
+    check_one_process("teachers are trained")
     plans = plan_teachers(
         task,
         kinds=kinds,

@@ -17,6 +17,8 @@ from rlkd.records.files import (
     write_text_atomic,
 )
 from rlkd.records.lines import append_jsonl, read_jsonl
+from rlkd.records.names import check_folder_name, folder_of
+from rlkd.records.processes import check_launcher, check_one_process, processes_started
 from rlkd.records.provenance import PACKAGES, commit, environment, hash_sources, source
 from rlkd.records.run_directory import (
     HARMLESS_KEYS,
@@ -34,16 +36,21 @@ __all__ = [
     "RUN_MARKER",
     "RunDirectory",
     "append_jsonl",
+    "check_folder_name",
+    "check_launcher",
+    "check_one_process",
     "check_output_dir",
     "commit",
     "environment",
     "file_hash",
     "hash_sources",
+    "folder_of",
     "newest_verified",
     "pack_bits",
     "pack_classes",
     "parse_object",
     "prepare_output_dir",
+    "processes_started",
     "read_jsonl",
     "read_object",
     "source",

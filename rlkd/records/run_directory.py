@@ -11,6 +11,7 @@ from typing import Any
 from rlkd.errors import ConfigError, OutputDirectoryError
 from rlkd.records.files import cannot_write, plain, read_object, write_json_atomic, write_text_atomic
 from rlkd.records.lines import append_jsonl, read_jsonl
+from rlkd.records.processes import check_one_process
 from rlkd.records.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -64,11 +65,12 @@ def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> None
         overwrite: Delete what is there, if it looks like a run of ours.
 
     Raises:
-        ConfigError: If both flags are set.
+        ConfigError: If both flags are set, or a launcher has started several processes.
         OutputDirectoryError: If the directory is not empty and neither flag is set, is a file, or holds
             something that is not ours to delete.
     """
     path = Path(path)
+    check_one_process("a run directory is written")
     if resume and overwrite:
         raise ConfigError("expected resume or overwrite, got both; resume keeps the run, overwrite deletes it")
     try:
@@ -171,12 +173,14 @@ class RunDirectory:
         harmless: Top-level keys that may differ on resume.
 
     Raises:
+        ConfigError: If a launcher has started several processes.
         OutputDirectoryError: If the stored config differs (names the key) or is damaged.
     """
 
     def __init__(
         self, path: str | Path, config: Mapping[str, object], *, harmless: Iterable[str] = HARMLESS_KEYS
     ) -> None:
+        check_one_process("a run directory is written")
         self.path = Path(path)
         self.config: dict[str, Any] = plain(config)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -236,13 +240,14 @@ class RunDirectory:
         """Read the metrics back, one mapping a line, each with ``step``."""
         return read_jsonl(self.metrics_path)
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, *, without: str | None = None) -> None:
         """Drop metrics after ``step``: a run resumed from a checkpoint logs those steps again.
 
         Args:
             step: The step of the checkpoint; its own metrics are kept.
+            without: Drop lines that hold this key too: what is said once, at the end.
         """
         records = self.metrics()
-        kept = [record for record in records if record.get("step", 0) <= step]
+        kept = [record for record in records if record.get("step", 0) <= step and without not in record]
         if len(kept) != len(records):
             write_text_atomic(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -276,6 +276,8 @@ class MultiTaskTrainer(DistillationTrainer):
     It evaluates task by task; metrics are called ``eval_TASK_accuracy`` and so on.
     """
 
+    splits_batches = False
+
     def __init__(
         self,
         model: MultiTaskForSequenceClassification,

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from rlkd.data.collection import TaskCollection, keep_domains
 from rlkd.data.task import Task, joined_inputs
+from rlkd.defaults import FINE_TUNING_RATE
 from rlkd.errors import ConfigError, TaskError, TeacherError, one_line, unknown_name
 from rlkd.losses import cross_entropy
 from rlkd.models import load_teachers
@@ -38,7 +39,7 @@ from rlkd.models.networks import load_config, quiet_transformers
 from rlkd.models.specialists import known_rows
 from rlkd.models.students import PREFIX, check_student, seeded_weights
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
-from rlkd.models.training import FINE_TUNING_RATE, Plan, check_rows, plan_teachers, train_teacher
+from rlkd.models.training import Plan, check_rows, plan_teachers, train_teacher
 from rlkd.prototypes import PrototypeSettings, prototype_scores
 from rlkd.records import read_object, write_array_atomic
 from rlkd.systems.mkd import teacher_phase, train_mkd_teachers
@@ -205,7 +206,15 @@ def seen_domains(task: Task) -> tuple[str, ...]:
             "column of domains"
         )
     seen = np.unique(task.table.domains[task.labelled_ids("train")])
-    return tuple(task.domain_names[index] for index in seen)
+    names = tuple(task.domain_names[index] for index in seen)
+    alike = {single_name(name): name for name in names}
+    for name in names:
+        if alike[single_name(name)] != name:
+            raise TaskError(
+                f"expected domains that differ in their letters and digits, the teachers of {name!r} and "
+                f"{alike[single_name(name)]!r} would both be {single_name(name)!r}; rename one"
+            )
+    return names
 
 
 def check_meta_kd(task: Task, settings: MetaKdSettings, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from rlkd.cost import metered
 from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.subset import drop_unlabelled
+from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
 from rlkd.errors import ConfigError, OutputDirectoryError, TaskError
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.losses import Divergence
@@ -28,12 +29,12 @@ from rlkd.models.multi_task import ENCODERS, check_multi_task, load_multi_task
 from rlkd.models.networks import StepBar, check_device, quiet_transformers
 from rlkd.models.teacher_files import load_teachers, write_hf
 from rlkd.models.teachers import LabelledTeacher
-from rlkd.models.training import FINE_TUNING_RATE, FROM_SCRATCH_RATE
-from rlkd.records import read_object, verify_manifest, write_json_atomic, write_manifest
+from rlkd.records import folder_of, read_object, verify_manifest, write_json_atomic, write_manifest
 from rlkd.settings import StudentSettings
 from rlkd.systems.joint import MultiTaskTrainer
 from rlkd.trainer import training_arguments, without_printer
 from rlkd.weighting import build_weighting
+from rlkd.weighting.saved import saved_identity
 
 Part = Literal["single", "multi"]
 PARTS: tuple[str, ...] = get_args(Part)
@@ -152,12 +153,18 @@ class Lessons:
     def described(self) -> list[Any]:
         """What decides it, as plain values."""
         caches = None if self.caches is None else [self.caches[name].identity for name in self.collection.names]
-        specs = None if caches is None else [self.weighting_of(name) for name in self.collection.names]
+        specs = None if caches is None else [_named(self.weighting_of(name)) for name in self.collection.names]
         return [self.collection.fingerprint, caches, specs]
 
     def weighting_of(self, task: str) -> str:
         """The weighting of one of the tasks."""
         return self.weighting if isinstance(self.weighting, str) else self.weighting[task]
+
+
+def _named(spec: str) -> str:
+    """A weighting by what it reads: another policy in the same folder is another weighting."""
+    learned = saved_identity(spec.partition(":")[2] or spec)
+    return spec if learned is None else f"{spec} ({learned})"
 
 
 def train_model(
@@ -318,7 +325,7 @@ def train_mkd_teachers(
     paths: dict[str, dict[str, Path]] = {name: {} for name in collection.names}
     for part in parts:
         for name in collection.names:
-            path = Path(folder) / part if part == "multi" else Path(folder) / part / name
+            path = Path(folder) / part if part == "multi" else Path(folder) / part / folder_of(name)
             paths[name][part] = path
             if part == "multi" and name != collection.names[0]:
                 continue
@@ -367,7 +374,7 @@ def build_mkd_caches(
                 teacher.name = part
             teachers.append(teacher)
         caches[task.name] = build_cache(
-            teachers, task, Path(folder) / task.name, max_length=max_length, progress=progress
+            teachers, task, Path(folder) / folder_of(task.name), max_length=max_length, progress=progress
         )
     return caches
 

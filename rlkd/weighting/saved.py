@@ -1,7 +1,12 @@
 """Saved policies: ``config.json`` and ``model.safetensors``, and nothing that runs code."""
 
+import hashlib
 import inspect
-from collections.abc import Sequence
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -15,8 +20,10 @@ from torch import nn
 from rlkd.errors import PolicyError, one_line
 from rlkd.hub import offline_if_unreachable
 from rlkd.records import parse_object
+from rlkd.records.files import sync
 from rlkd.types import State
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LARGEST_CONFIG = 1_000_000
 
 
@@ -32,6 +39,21 @@ class SavedPolicy(
     What a class takes as arguments must be plain values: they are its ``config.json``.
     """
 
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> str | None:
+        """As the hub's own, and whole or not at all: a folder that a kill leaves behind has no ``config.json``."""
+        folder = Path(save_directory)
+        work = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            pushed: str | None = super().save_pretrained(work, *args, **{"repo_id": folder.name, **kwargs})
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CONFIG).unlink(missing_ok=True)
+            for path in sorted(work.iterdir(), key=lambda path: path.name == CONFIG):
+                sync(path)
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return pushed
+
     def following(self, state: State) -> Self:
         """The policy on the device of a state."""
         device = state.teacher_logits.device
@@ -43,6 +65,48 @@ class SavedPolicy(
 
 
 PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
+
+
+def saved_identity(folder: str | Path) -> str | None:
+    """Names what a saved policy does: the hash of its weights, or of these and what in its config was set beside them.
+
+    The shapes of the weights decide most of the config, and what training recorded was decided with them. What is left
+    is how strongly it acts, and whatever was changed later.
+
+    Args:
+        folder: That ``save_pretrained`` wrote.
+
+    Returns:
+        64 hexadecimal digits; None where no weights lie.
+    """
+    weights = Path(folder) / WEIGHTS
+    if not weights.is_file():
+        return None
+    digest = hashlib.sha256(weights.read_bytes())
+    config = parse_object((Path(folder) / CONFIG).read_bytes()) if (Path(folder) / CONFIG).is_file() else None
+    beside = _set_beside_the_weights(config or {})
+    if beside:
+        digest.update(json.dumps(beside, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+IMPLIED = frozenset({"hidden_size", "feature_version", "feature_names", "teachers", "num_classes", "embedding_size"})
+"""Of a config: what the shapes of the weights say too, or what is refused where it does not fit."""
+USUAL: Mapping[str, Any] = {"strength": 1.0, "temperature": 4.0}
+"""Of a config: what is not named where training recorded nothing of it, so that identities stay."""
+
+
+def _set_beside_the_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    record = config.get("training") if isinstance(config.get("training"), dict) else {}
+    settings = record.get("settings") if isinstance(record.get("settings"), dict) else {}
+    usual = {**USUAL, "sampling_seed": record.get("seed"), **settings}
+    own = config.keys() - IMPLIED - {"training", "observation"}
+    beside = {name: config[name] for name in own if config[name] != usual.get(name)}
+    observation = config.get("observation")
+    # one group of features has the size of another; of all others, the number of inputs tells which are on
+    if isinstance(observation, dict) and observation.get("labelled"):
+        beside["labelled"] = True
+    return beside
 
 
 def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = ()) -> PolicyT:
@@ -70,7 +134,7 @@ def _read(cls: type[PolicyT], folder: Path, needs: Sequence[str]) -> PolicyT:
     known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
     try:
         policy = cls(**{name: value for name, value in config.items() if name in known})
-        policy.load_state_dict(load_file(folder / "model.safetensors"))
+        policy.load_state_dict(load_file(folder / WEIGHTS))
     except PolicyError:
         raise
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
@@ -81,12 +145,12 @@ def _read(cls: type[PolicyT], folder: Path, needs: Sequence[str]) -> PolicyT:
 
 
 def _read_config(folder: Path, needs: Sequence[str]) -> dict[str, Any]:
-    for name in ("config.json", "model.safetensors"):
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise PolicyError(
                 f"expected a policy with config.json and model.safetensors, {folder} has no {name}; check the path"
             )
-    path = folder / "config.json"
+    path = folder / CONFIG
     if path.stat().st_size > LARGEST_CONFIG:
         raise PolicyError(f"expected a few lines in {path}, it is over 1 MB; it is not loaded")
     config = parse_object(path.read_bytes())

@@ -106,7 +106,11 @@ def compare_and_report(
     write_report(
         folder / "report.html",
         title=f"Weightings compared on {task.name}",
-        summary=[f"{seeds} paired seeds, student {settings.student}, {settings.max_steps} steps.", *sentences],
+        summary=[
+            f"{seeds} paired seeds, student {settings.student}, {settings.max_steps} steps at a learning rate of "
+            f"{settings.learning_rate:g}, on {settings.device}.",
+            *sentences,
+        ],
         accuracy=[
             {
                 "weighting": r["weighting"],

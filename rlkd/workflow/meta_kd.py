@@ -1,6 +1,5 @@
 """Meta-KD on a user's own data: the meta-teacher, and a student for each domain."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -19,7 +18,7 @@ from rlkd.models.networks import StepBar, check_device, quiet_transformers
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
-from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object, write_json_atomic
+from rlkd.records import RunDirectory, check_output_dir, folder_of, prepare_output_dir, read_object, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
 from rlkd.systems.meta_distillation import DistillationSettings, Lesson, check_sizes, distil_meta_student
@@ -108,7 +107,7 @@ def run_meta_kd(
     corruption = corruption_of(paths[META], teacher, task)
     rows: Rows = []
     for domain, alone in chosen.items():
-        place = folder / "students" / re.sub(r"[^A-Za-z0-9._-]+", "-", domain)
+        place = folder / "students" / folder_of(domain)
         if not (place / RESULT).is_file():
             kept = np.flatnonzero(task.table.domains == task.domain_names.index(domain))
             lesson = Lesson(task=alone, encoders=[teacher], corruption=corruption, scores=scores[kept])

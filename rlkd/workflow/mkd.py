@@ -17,7 +17,7 @@ from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models import load_teachers
-from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, write_json_atomic
+from rlkd.records import RunDirectory, check_output_dir, folder_of, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
 from rlkd.systems.mkd import (
     Lessons,
@@ -130,7 +130,7 @@ def run_mkd(
     refined = {}
     for name in collection.names if refining is not None else ():
         assert refining is not None
-        refined[name] = folder / "refined" / name
+        refined[name] = folder / "refined" / folder_of(name)
         train_model(
             refined[name],
             folder / "student",

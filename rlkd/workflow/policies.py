@@ -7,11 +7,13 @@ from typing import Any
 from rlkd.agents import PolicyTraining, prepare_training
 from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
+from rlkd.defaults import TEACHER_COPIES, student_rate
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache
 from rlkd.models.networks import check_device
 from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl
 from rlkd.report import write_report
+from rlkd.settings import AUTO, found_device
 from rlkd.workflow.teachers import Rows
 
 
@@ -25,14 +27,19 @@ def run_train_policy(
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
     episode: Mapping[str, Any] | None = None,
-    device: str = "cpu",
+    device: str = AUTO,
     tensorboard: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Rows:
     """Train a policy into ``output_dir/policy`` with its learning curve and a report."""
-    training, observation, episode = training or PolicyTraining(), observation or ObservationConfig(), episode or {}
+    training, observation, device = (
+        training or PolicyTraining(),
+        observation or ObservationConfig(),
+        found_device(device),
+    )
+    episode = {"teacher_copies": TEACHER_COPIES, "learning_rate": student_rate(student), **(episode or {})}
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     check_device(device)
     check_seed(training.seed)
@@ -66,7 +73,7 @@ def run_train_policy(
         folder / "report.html",
         title=f"Policy trained on {task.name}",
         summary=[
-            f"Reward {reward}; {row['timesteps']} instances weighted.",
+            f"Reward {reward}; {row['timesteps']} instances weighted; students on {device}.",
             f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, "
             f"{losses[kept_at]:.3f} with the policy that was kept, that of timestep {kept_at}.",
             f"It acts at strength {policy.strength:g}; further trial students lose on validation: "

@@ -1,8 +1,10 @@
 """Students: distilling one with a weighting."""
 
+import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from rlkd.benchmark import learned_hash, weights_summary
 from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
-from rlkd.errors import ConfigError, nearest, one_line
+from rlkd.errors import ConfigError, RlkdError, nearest, one_line
 from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, check_device, quiet_transformers
@@ -34,9 +36,13 @@ TRAINING_FLAGS = {
     "seed": "seed",
     "save_steps": "save_steps",
     "use_cpu": "device",
+    "bf16": "bf16",
+    "num_train_epochs": "max_steps",
     "disable_tqdm": "quiet",
 }
 """Training arguments that have a setting of their own."""
+FINISHED = ("student/config.json", "student/model.safetensors", "results.json", "report.html")
+"""What a finished run holds; the last is written last."""
 
 
 def run_distill(
@@ -74,6 +80,8 @@ def run_distill(
         "arguments": dict(arguments or {}),
     }
     run = RunDirectory(folder, config)
+    if all((folder / name).is_file() for name in FINISHED):
+        return _stored_rows(folder)
     with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
         checkpoints = folder / "checkpoints"
         callbacks = [MetricsCallback(run), bar]
@@ -90,13 +98,20 @@ def run_distill(
         folder / "report.html",
         title=f"Student of {task.name} with {weighting}",
         summary=[
-            f"Accuracy on test: {rows[1]['accuracy']:.3f}.",
+            f"Accuracy on test: {rows[1]['accuracy']:.3f}. {settings.max_steps} steps at a learning rate of "
+            f"{settings.learning_rate:g}, on {settings.device}.",
             *_divergence_sentence(rows),
             *_mass_sentence(trainer.knowing_mass()),
         ],
         weights=weights_summary(trainer.weight_record, cache.teacher_names),
         tables=[("Scores", rows)],
     )
+    return rows
+
+
+def _stored_rows(folder: Path) -> Rows:
+    """The table of a finished run, which is left as it is."""
+    rows: Rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return rows
 
 
@@ -124,6 +139,8 @@ def _checked_arguments(arguments: Mapping[str, Any], settings: StudentSettings, 
     }
     try:
         DistillationArguments(output_dir=".", max_steps=settings.max_steps, use_cpu=settings.device == "cpu", **checked)
+    except RlkdError:
+        raise
     except Exception as error:
         # transformers raises many kinds of errors for settings that do not fit together.
         raise ConfigError(f"training_args do not fit: {one_line(error)}; change or drop them") from error

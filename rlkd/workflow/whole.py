@@ -5,6 +5,7 @@ from typing import Any
 
 from rlkd.agents import PolicyTraining
 from rlkd.data import load_task
+from rlkd.defaults import TOTAL_TIMESTEPS
 from rlkd.errors import ConfigError
 from rlkd.logit_cache import build_cache
 from rlkd.models import load_teachers, train_teachers
@@ -18,9 +19,9 @@ from rlkd.workflow.teachers import Rows
 QUICKSTART_TEACHERS = ("tfidf", "tfidf", "rlkd/bilstm")
 QUICKSTART_EPOCHS = 8
 """Enough for a network to be surer of its own classes than of foreign ones, as the linear teachers are."""
-QUICKSTART_STUDENT = StudentSettings(student="rlkd/bilstm", max_steps=400, learning_rate=5e-3, max_length=64)
-QUICKSTART_COPIES = 2
-"""Sets of up to five places out of three teachers: the policy is to serve on other teachers too."""
+QUICKSTART_STUDENT = StudentSettings(
+    student="rlkd/bilstm", max_steps=400, learning_rate=5e-3, max_length=64, device="cpu"
+)
 
 
 def run_quickstart(
@@ -28,7 +29,7 @@ def run_quickstart(
     *,
     seeds: int = 3,
     jobs: int | None = None,
-    total_timesteps: int = 46_080,
+    total_timesteps: int = TOTAL_TIMESTEPS,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -37,8 +38,6 @@ def run_quickstart(
     workers = min(os.cpu_count() or 1, 8) if jobs is None else jobs
     if seeds < 1 or workers < 1:
         raise ConfigError(f"the quick start needs seeds >= 1 and jobs >= 1, got {seeds} and {workers}; raise them")
-    # a warm start is refined, not explored away: smaller steps and less noise than from scratch
-    training = PolicyTraining(total_timesteps=total_timesteps, warm_start=True, agent_learning_rate=1e-3, log_std=-1.6)
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     task_options: dict[str, Any] = {"source": "docstrings"}
     task = load_task(**task_options)
@@ -71,12 +70,9 @@ def run_quickstart(
             str(folder / "cache"),
             str(folder / "policy"),
             student=settings.student,
-            training=training,
-            episode={
-                "max_length": settings.max_length,
-                "learning_rate": settings.learning_rate,
-                "teacher_copies": QUICKSTART_COPIES,
-            },
+            training=PolicyTraining(total_timesteps=total_timesteps),
+            episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
+            device=settings.device,
             resume=True,
             progress=progress,
         )

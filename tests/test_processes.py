@@ -1,0 +1,270 @@
+"""Two processes are one: the same batches, the same weights on record, the same student; or refused by name."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from transformers import TrainerCallback
+
+from rlkd import workflow
+from rlkd.benchmark.suites import Suite
+from rlkd.errors import ConfigError
+from rlkd.models import train_teachers
+from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
+from rlkd.records import check_launcher, check_one_process, processes_started
+from rlkd.settings import StudentSettings
+from rlkd.systems.joint import MultiTaskTrainer
+from rlkd.trainer import DistillationArguments, DistillationTrainer, make_trainer
+from rlkd.trainer.shares import share_of
+from rlkd.weighting import build_weighting
+from rlkd.weighting.fixed import Uniform
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def on_processes(count, work, folder, seconds=60):
+    """Do ``work(rank)`` in processes that know of one another as torchrun's do; what they raised, by rank."""
+    launched = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    children = {}
+    for rank in range(count):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.environ.update(launched, RANK=str(rank), LOCAL_RANK=str(rank))
+                torch.set_num_threads(1)
+                work(rank)
+                torch.distributed.destroy_process_group()
+                code = 0
+            except BaseException:
+                (folder / f"error-{rank}").write_text(traceback.format_exc())
+            finally:
+                os._exit(code)
+        children[child] = rank
+    deadline, codes = time.monotonic() + seconds, {}
+    while children and time.monotonic() < deadline:
+        done, status = os.waitpid(-1, os.WNOHANG)
+        if done in children:
+            codes[children.pop(done)] = status
+        else:
+            time.sleep(0.01)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    errors = {rank: (folder / f"error-{rank}").read_text() for rank in codes if codes[rank]}
+    assert not children, f"some hung: {errors}"
+    return errors
+
+
+def student_trainer(task, cache, folder, batch, *, max_steps=34, **values):
+    torch.manual_seed(0)
+    config = MlpConfig(
+        input_size=task.table.vectors.shape[1],
+        hidden_size=16,
+        num_layers=1,
+        dropout=0.0,
+        id2label=dict(enumerate(task.label_names)),
+        label2id={name: index for index, name in enumerate(task.label_names)},
+    )
+    args = DistillationArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=50,
+        max_steps=max_steps,
+        learning_rate=0.05,
+        kd_ratio=0.5,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=5,
+        seed=3,
+        **{"save_strategy": "no", **values},
+    )
+    model, learns_online = MlpForSequenceClassification(config), build_weighting("hedge", task, cache)
+    return DistillationTrainer(model, args, task=task, cache=cache, weighting=learns_online)
+
+
+def watched(trainer):
+    """The trainer, and the ids that its weighting is asked about, a list a batch."""
+    seen, taught = [], trainer._taught
+
+    def note(state):
+        seen.append(state.ids.tolist())
+        return taught(state)
+
+    trainer._taught = note
+    return trainer, seen
+
+
+def outcome(trainer, seen, path):
+    result = trainer.train()
+    evaluated = trainer.evaluate()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    np.savez(
+        path,
+        ids=np.array([one for batch in seen for one in batch]),
+        sizes=np.array([len(batch) for batch in seen]),
+        sums=trainer.weight_record.sums,
+        counts=trainer.weight_record.counts,
+        logits=trainer.predict_split("test"),
+        losses=np.array(losses),
+        train_loss=result.training_loss,
+        eval_loss=evaluated["eval_loss"],
+        eval_accuracy=evaluated["eval_accuracy"],
+        **{f"model.{name}": value.numpy() for name, value in trainer.model.state_dict().items()},
+    )
+    return dict(np.load(path))
+
+
+def assert_same_run(ours, theirs):
+    for name in ("ids", "sizes", "counts"):
+        assert np.array_equal(ours[name], theirs[name]), name
+    for name in ours.keys() - {"ids", "sizes", "counts"}:
+        assert np.allclose(ours[name], theirs[name], atol=2e-5), name
+
+
+@needs_fork
+@pytest.mark.parametrize(("processes", "batch", "accumulation", "empty"), [(2, 16, 1, 0), (4, 16, 2, 1)])
+def test_processes_share_the_batches_of_one(processes, batch, accumulation, empty, task, cache, tmp_path):
+    rows, values = len(task.splits["train"]), {"gradient_accumulation_steps": accumulation}
+    one = student_trainer(task, cache, tmp_path / "one", batch * processes, **values)
+    whole = outcome(*watched(one), tmp_path / "one.npz")
+    rest = rows % (batch * processes)
+    assert set(whole["sizes"]) == {batch * processes, rest}
+    shares = [share_of(rest, processes, rank) for rank in range(processes)]
+    assert sum(share.start == share.stop for share in shares) == empty  # one may have no row of the partial batch
+
+    def work(rank):
+        outcome(*watched(student_trainer(task, cache, tmp_path / "many", batch, **values)), tmp_path / f"{rank}.npz")
+
+    assert on_processes(processes, work, tmp_path) == {}
+    for rank in range(processes):
+        assert_same_run(dict(np.load(tmp_path / f"{rank}.npz")), whole)
+
+
+class Stop(TrainerCallback):
+    """Ends a run before its time, as a kill would."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= 13
+
+
+@needs_fork
+def test_processes_that_were_broken_off_resume_to_the_run_of_one(task, cache, tmp_path):
+    values = {"max_steps": 24, "save_strategy": "steps", "save_steps": 4}
+    whole = outcome(*watched(student_trainer(task, cache, tmp_path / "one", 32, **values)), tmp_path / "one.npz")
+
+    def work(rank):
+        broken = student_trainer(task, cache, tmp_path / "many", 16, **values)
+        broken.add_callback(Stop())
+        broken.train()
+        trainer, seen = watched(student_trainer(task, cache, tmp_path / "many", 16, **values))
+        train, trainer.train = trainer.train, lambda: train(resume_from_checkpoint=True)
+        outcome(trainer, seen, tmp_path / f"{rank}.npz")
+
+    assert on_processes(2, work, tmp_path) == {}
+    assert {path.name for path in (tmp_path / "many" / "checkpoint-12").glob("rng*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+    for rank in range(2):
+        resumed = dict(np.load(tmp_path / f"{rank}.npz"))
+        assert np.array_equal(resumed["sizes"], whole["sizes"][12:])
+        kept = {name: value for name, value in resumed.items() if name not in ("ids", "sizes")}
+        assert_same_run({**whole, **kept}, whole)
+
+
+@pytest.mark.parametrize("processes", range(1, 6))
+def test_shares_are_the_batch(processes):
+    for rows in range(1, 40):
+        shares = [list(range(rows))[share_of(rows, processes, rank)] for rank in range(processes)]
+        assert [row for share in shares for row in share] == list(range(rows))
+        full = -(-rows // processes)
+        assert all(len(share) == full for share in shares[: rows // full])  # padded to `full`, they lie end to end
+
+
+@needs_fork
+def test_what_needs_one_process_is_refused_by_name(task, cache, tmp_path):
+    def work(rank):
+        trainer = student_trainer(task, cache, tmp_path / "t", 8)
+        common = {"model": trainer.model, "args": trainer.args, "task": task, "cache": cache}
+        with pytest.raises(ConfigError, match="one process is needed for preprocess_logits_for_metrics, got 2"):
+            DistillationTrainer(
+                **common, preprocess_logits_for_metrics=lambda logits, labels: logits, compute_metrics=len
+            )
+        with pytest.raises(ConfigError, match="one process is needed for feature losses, got 2"):
+            DistillationTrainer(**common, features=object())
+        with pytest.raises(ConfigError, match="one process is needed for MultiTaskTrainer, got 2"):
+            MultiTaskTrainer._check_processes(trainer.__class__.__new__(MultiTaskTrainer), 2, None, None)
+        settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3)
+        with pytest.raises(ConfigError, match="student is trained by one process, got 2"):
+            make_trainer(task, cache, Uniform(), settings, tmp_path / "student")
+
+    assert on_processes(2, work, tmp_path) == {}
+
+
+def test_a_launcher_s_processes_are_counted_and_run_directories_are_written_by_one(monkeypatch, tmp_path):
+    assert processes_started({}) == processes_started({"WORLD_SIZE": "1"}) == 1
+    assert processes_started({"WORLD_SIZE": "4"}) == processes_started({"OMPI_COMM_WORLD_SIZE": "4"}) == 4
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="a thing is done by one process, got 2 from a launcher"):
+        check_one_process("a thing is done")
+    student = StudentSettings(max_steps=1)
+    runs = {
+        "distill": lambda folder: workflow.run_distill({}, "no", folder, weighting="uniform", settings=student),
+        "compare": lambda folder: workflow.run_compare({}, "no", folder, settings=student),
+        "train-policy": lambda folder: workflow.run_train_policy({}, "no", folder, student="rlkd/mlp"),
+        "train-teachers": lambda folder: workflow.run_train_teachers({}, ["tfidf"], folder),
+        "quickstart": lambda folder: workflow.run_quickstart(folder),
+        "bench": lambda folder: workflow.run_bench(Suite(name="s", description="", tasks=()), Path(folder)),
+        "teachers": lambda folder: train_teachers(None, folder, kinds=["tfidf"]),
+    }
+    for name, run in runs.items():
+        with pytest.raises(ConfigError, match="by one process, got 2 from a launcher"):
+            run(str(tmp_path / name))
+        assert not (tmp_path / name).exists()
+
+
+def test_the_one_process_of_a_launcher_that_was_asked_for_two_is_told(monkeypatch, tmp_path):
+    # what accelerate launch --cpu --num_processes 2 sets
+    alone = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
+    check_launcher(alone)  # --num_processes 1
+    alone["MASTER_PORT"] = "29500"
+    check_launcher({**alone, "WORLD_SIZE": "2"})
+    with pytest.raises(ConfigError, match="got this one alone"):
+        check_launcher(alone)
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="got this one alone"):
+        DistillationArguments(output_dir=str(tmp_path), use_cpu=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_accelerate_launch_is_told(count, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import rlkd\nrlkd.DistillationArguments(output_dir='x', use_cpu=True)\nprint('began')\n")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
+    ran = subprocess.run([*launch, str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert ("began" in ran.stdout) == (count == 1), ran.stderr
+    assert ("got this one alone" in ran.stderr) == (count == 2), ran.stderr
