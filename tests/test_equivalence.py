@@ -314,9 +314,10 @@ def policy_run(task, cache, folder, *, callback=None, resume=False, **settings):
         output_dir=folder,
         resume=resume,
         callback=callback,
-        episode={"batch_size": 32, "horizon": 20},
+        episode={"batch_size": 32, "horizon": 20, "teacher_copies": 0},
         observation=ObservationConfig(student=True),
         total_timesteps=32 * 100,
+        warm_start=False,
         n_steps=10,
         **settings,
     )

@@ -22,7 +22,7 @@ from rlkd.weighting import build_weighting
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import fit_router
 
-EPISODE = {"batch_size": 64, "horizon": 60}
+EPISODE = {"batch_size": 64, "horizon": 60, "teacher_copies": 0}
 CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance
 
 
@@ -56,7 +56,7 @@ class ShuffledGain(LogitGain):
 
 
 def learned(task, cache, **settings):
-    defaults = {"total_timesteps": 6000, "n_steps": 15, "episode": EPISODE}
+    defaults = {"total_timesteps": 6000, "n_steps": 15, "warm_start": False, "episode": EPISODE}
     return train_policy(task, cache, **(defaults | settings))
 
 
@@ -242,7 +242,7 @@ def test_a_policy_that_harms_students_is_weakened_to_equal_weights_and_one_that_
     fit_router(harmful, teacher_features(state, harmful.observation), wrong / wrong.sum(-1, keepdim=True), epochs=20)
     env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE)
     env.reset(seed=0)
-    run = PolicyRun(env, harmful, PolicyTraining(n_steps=15))
+    run = PolicyRun(env, harmful, PolicyTraining(n_steps=15, warm_start=False))
 
     def chosen(network):
         def at(strength):
@@ -309,13 +309,13 @@ def test_a_warm_start_is_the_router(unclear):
         ({"algorithm": "pp0"}, UnknownNameError, "'ppo'"),
         ({"gamma": 2.0}, ConfigError, "gamma"),
         ({"total_timesteps": 0}, ConfigError, "total_timesteps"),
-        ({"warm_start_rows": 10}, ConfigError, "warm_start"),
+        ({"warm_start": False, "warm_start_rows": 10}, ConfigError, "warm_start"),
         ({"warm_start": True, "observation": ObservationConfig(student=True)}, PolicyError, "portable"),
         ({"observation": ObservationConfig(affinity=True)}, PolicyError, "affinity"),
         ({"reward": "logit_gian"}, UnknownNameError, "'logit_gain'"),
     ],
 )
 def test_bad_settings_are_refused_by_name(settings, error, message, unclear):
-    defaults = {} if "training" in settings else {"n_steps": 15}
+    defaults = {} if "training" in settings else {"n_steps": 15, "warm_start": False}
     with pytest.raises(error, match=message):
         train_policy(*unclear, **{"episode": EPISODE, **defaults, **settings})

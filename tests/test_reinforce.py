@@ -130,7 +130,7 @@ def actor_critic(task, cache, algorithm):
     env = TeacherWeightingVectorEnv(SLOTS, task=task, cache=cache, horizon=40)
     env.episode.reward = Constant()
     actor = Policy.create(ObservationConfig(), training={}, seed=0)
-    run = PolicyRun(env, actor, PolicyTraining(algorithm=algorithm, n_steps=STEPS))
+    run = PolicyRun(env, actor, PolicyTraining(algorithm=algorithm, n_steps=STEPS, warm_start=False))
     run.agent.max_grad_norm = float("inf")
     return run.agent, actor
 

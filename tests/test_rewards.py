@@ -248,7 +248,7 @@ def test_a_constant_reward_teaches_nothing(task, cache):
         env = make_env(task, cache, horizon=60)
         env.episode.reward = reward
         policy = Policy.create(ObservationConfig(), training={}, seed=0)
-        run = PolicyRun(env, policy, PolicyTraining(total_timesteps=60 * 32, n_steps=60))
+        run = PolicyRun(env, policy, PolicyTraining(total_timesteps=60 * 32, n_steps=60, warm_start=False))
         run.learn(progress=False, callback=(callback := FirstUpdate()))
         return callback.z_scores
 

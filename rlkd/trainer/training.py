@@ -24,7 +24,7 @@ from rlkd.metrics import compute_metrics as default_metrics
 from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import attached
 from rlkd.records import write_json_atomic
-from rlkd.trainer.arguments import DistillationArguments, check_trainer_arguments
+from rlkd.trainer.arguments import TRAINER_REFUSED, DistillationArguments, check_trainer_arguments
 from rlkd.trainer.resuming import ResumableTrainer, saved
 from rlkd.trainer.shares import WHOLE, gathered, share_of, whole_batches
 from rlkd.types import InnerStates, LogitSource, State, on_device
@@ -107,6 +107,7 @@ class DistillationTrainer(ResumableTrainer):
         self.features = features
         self._encoders = None if features is None else features.check(model, cache, self.inputs, task.splits["train"])
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
+        kwargs = {name: value for name, value in kwargs.items() if name not in TRAINER_REFUSED}
         kwargs.setdefault("compute_metrics", default_metrics)
         super().__init__(
             model=model,
