@@ -244,7 +244,9 @@ def test_padded_slots_teach_nothing(task, cache, algorithm, gamma):
         env.poison = poison
         policy = Policy.create(ObservationConfig(), training={}, seed=0)
         before = {name: value.clone() for name, value in policy.state_dict().items()}
-        settings = PolicyTraining(total_timesteps=20 * 64, n_steps=20, warm_start=False, algorithm=algorithm, gamma=gamma)
+        settings = PolicyTraining(
+            total_timesteps=20 * 64, n_steps=20, warm_start=False, algorithm=algorithm, gamma=gamma
+        )
         PolicyRun(env, policy, settings).learn(progress=False, callback=None)
         assert any(not torch.equal(value, before[name]) for name, value in policy.state_dict().items())
         return policy.state_dict()

@@ -285,7 +285,8 @@ class DistillationTrainer(ResumableTrainer):
         """Predictions are the student's logits, whatever evaluation is told to make of them."""
         ours = {"prediction_loss_only": False, "eval_do_concat_batches": True, "batch_eval_metrics": False}
         theirs = {name: getattr(self.args, name) for name in ours}
-        metrics, preprocess = self.compute_metrics, self.preprocess_logits_for_metrics
+        metrics: Any = self.compute_metrics
+        preprocess: Any = self.preprocess_logits_for_metrics
         self.compute_metrics = self.preprocess_logits_for_metrics = None
         for name, value in ours.items():
             setattr(self.args, name, value)

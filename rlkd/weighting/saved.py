@@ -97,16 +97,19 @@ USUAL: Mapping[str, Any] = {"strength": 1.0, "temperature": 4.0}
 
 
 def _set_beside_the_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    record = config.get("training") if isinstance(config.get("training"), dict) else {}
-    settings = record.get("settings") if isinstance(record.get("settings"), dict) else {}
-    usual = {**USUAL, "sampling_seed": record.get("seed"), **settings}
+    record = _mapping(config, "training")
+    usual = {**USUAL, "sampling_seed": record.get("seed"), **_mapping(record, "settings")}
     own = config.keys() - IMPLIED - {"training", "observation"}
     beside = {name: config[name] for name in own if config[name] != usual.get(name)}
-    observation = config.get("observation")
     # one group of features has the size of another; of all others, the number of inputs tells which are on
-    if isinstance(observation, dict) and observation.get("labelled"):
+    if _mapping(config, "observation").get("labelled"):
         beside["labelled"] = True
     return beside
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = ()) -> PolicyT:
