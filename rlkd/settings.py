@@ -67,7 +67,8 @@ class StudentSettings(StepSettings):
     def __post_init__(self) -> None:
         """Put in what is left to us, and check ranges."""
         object.__setattr__(self, "device", found_device(self.device))
-        if self.learning_rate is None:
+        rate: Any = self.learning_rate
+        if rate is None:
             object.__setattr__(self, "learning_rate", student_rate(self.student))
         super().__post_init__()
         if self.max_steps < 1:

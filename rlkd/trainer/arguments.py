@@ -133,9 +133,9 @@ class DistillationArguments(TrainingArguments):
     @property
     def device(self) -> torch.device:
         """The one device of this process."""
-        device = super().device
+        device: torch.device = super().device
         # DataParallel would multiply the batch by the number of devices
-        self._n_gpu = min(self._n_gpu, 1)
+        self._n_gpu: int = min(self.n_gpu, 1)
         return device
 
 

@@ -44,7 +44,7 @@ class ResumableTrainer(Trainer):
 
     def _loss_since_logged(self) -> float:
         if self.args.world_size == 1:
-            return self._tr_loss.item()
+            return float(self._tr_loss.item())
         return float(mean_over(self.accelerator, np.array([self._tr_loss.item()]))[0])
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -1,7 +1,7 @@
 """The trainer of a student: :class:`transformers.Trainer` with the weighted multi-teacher distillation loss."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +199,7 @@ class DistillationTrainer(ResumableTrainer):
         )
         labels = None if state.labels is None else state.labels[share]
         losses = self._distillation_losses(logits, labels, own)
-        loss = losses.sum() * (processes / rows)
+        loss: Tensor = losses.sum() * (processes / rows)
         self._check_finite(loss, losses, whole[share])
         return loss
 
@@ -285,17 +285,14 @@ class DistillationTrainer(ResumableTrainer):
         """Predictions are the student's logits, whatever evaluation is told to make of them."""
         ours = {"prediction_loss_only": False, "eval_do_concat_batches": True, "batch_eval_metrics": False}
         theirs = {name: getattr(self.args, name) for name in ours}
-        metrics: Any = self.compute_metrics
-        preprocess: Any = self.preprocess_logits_for_metrics
-        self.compute_metrics = self.preprocess_logits_for_metrics = None
-        for name, value in ours.items():
-            setattr(self.args, name, value)
+        made_of_them = {name: getattr(self, name) for name in ("compute_metrics", "preprocess_logits_for_metrics")}
+        _set(self.args, ours)
+        _set(self, dict.fromkeys(made_of_them))
         try:
             yield
         finally:
-            self.compute_metrics, self.preprocess_logits_for_metrics = metrics, preprocess
-            for name, value in theirs.items():
-                setattr(self.args, name, value)
+            _set(self, made_of_them)
+            _set(self.args, theirs)
 
     def evaluation_loop(
         self, dataloader: Any, description: str, prediction_loss_only: bool | None = None, *args: Any, **kwargs: Any
@@ -344,3 +341,8 @@ class DistillationTrainer(ResumableTrainer):
         if np.isnan(early).all() or np.isnan(late).all():
             return None
         return float(np.nanmean(early)), float(np.nanmean(late))
+
+
+def _set(target: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(target, name, value)
