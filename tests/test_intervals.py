@@ -76,35 +76,36 @@ def difference(seeds: int, size: int, luck: float, means: tuple[float, float] = 
 # -- the critical value, without chance ------------------------------------------------------------
 
 
-def coverage(seeds: int, share: float, level: float = 0.95, nodes: int = 1000) -> float:
-    """Of a mean whose variance is 1, a share of it from seeds; worked out over the distribution of the variance that
-    the seeds show, a chi-square over its degrees of freedom."""
+def coverage(seeds: int, start: float, own: float, level: float = 0.95, nodes: int = 500) -> float:
+    """Of a mean with the variance 1, shares of it from the seeds' starts and from what a seed does on an instance, the
+    rest from instances; worked out over the variance that seeds show, a chi-square over its degrees of freedom."""
     spread = scipy.stats.chi2.ppf((np.arange(nodes) + 0.5) / nodes, seeds - 1) / (seeds - 1)
-    rest = Variation(by_seed=0.0, seed_df=seeds - 1, by_instance=1 - share, sampling=1 - share)
-    halves = [
-        Variation(share * shown, rest.seed_df, rest.by_instance, rest.instance_df, rest.sampling).half_width(level)
-        for shown in spread
-    ]
-    return float(np.mean(scipy.special.chdtr(1, np.square(halves))))
+    rest = 1 - start - own
+    shown = [Variation((start + own) * s, seeds - 1, rest, np.inf, rest + own).half_width(level) for s in spread]
+    return float(np.mean(scipy.special.chdtr(1, np.square(shown))))
+
+
+PARTS = [(start, own) for start, own in product((0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), repeat=2) if start + own <= 1]
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_an_interval_covers_whatever_the_share_of_seeds(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = np.linspace(0, 1, 11)
-    found = [coverage(seeds, share) for share in shares]
+def test_an_interval_covers_whatever_varies(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [coverage(seeds, *parts) for parts in PARTS]
     assert 0.949 <= min(found)
     assert max(found) <= 0.97
     monkeypatch.setattr("rlkd.stats.variation._POWER", 4.0)
-    assert min(coverage(seeds, share) for share in shares) < 0.949
+    assert min(coverage(seeds, share, 0.0) for share in (0.5, 0.7)) < 0.949
     if seeds == 3:
         monkeypatch.setattr("rlkd.stats.variation._POWER", 1.0)
-        assert max(coverage(seeds, share) for share in shares) > 0.975
+        assert coverage(seeds, 0.3, 0.0) > 0.975
+        monkeypatch.setattr("rlkd.stats.variation._FLOOR", 1.0)
+        assert coverage(seeds, 0.0, 1.0) > 0.98
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
 def test_other_levels_are_kept_too(level: float) -> None:
-    for seeds, share in product(SEEDS, (0.0, 0.3, 0.7, 1.0)):
-        assert (1 - coverage(seeds, share, level)) / (1 - level) < 1.25
+    for seeds, parts in product(SEEDS, ((0.0, 0.0), (0.3, 0.0), (0.7, 0.2), (1.0, 0.0))):
+        assert (1 - coverage(seeds, *parts, level=level)) / (1 - level) < 1.25
 
 
 def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero() -> None:
@@ -147,6 +148,20 @@ def test_few_instances_that_differ_have_few_degrees_of_freedom() -> None:
     assert found.variation is not None
     assert found.variation.instance_df == pytest.approx(2 * 4, rel=0.1)
     assert 0.05 < (found.p_value() or 0) < 0.125
+
+
+def test_seeds_that_agree_by_chance_do_not_make_an_interval_of_no_width() -> None:
+    # each seed gains 15 instances and loses 10, on instances of its own: the means are equal, the instances are not
+    gains = np.zeros((3, 300))
+    for seed in range(3):
+        gains[seed, 100 * seed : 100 * seed + 15] = 1
+        gains[seed, 100 * seed + 15 : 100 * seed + 25] = -1
+    found = Panel({"a": dict(enumerate(gains))}).score("a")
+    assert found is not None
+    assert found.variation is not None
+    assert found.variation.by_seed == pytest.approx(0.0)
+    alone = 1.96 * gains.mean(0).std(ddof=1) / np.sqrt(300)
+    assert found.variation.half_width(0.95) == pytest.approx(2 / 3 * alone, rel=0.02)
 
 
 # -- one score a run -------------------------------------------------------------------------------

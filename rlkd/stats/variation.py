@@ -7,7 +7,7 @@ import scipy.optimize
 import scipy.special
 
 _POWER = 4 / 3
-_FLOOR = 0.25
+_FLOOR = 4 / 9
 _FEW = 10.0
 _SMALLEST_P = 1e-9
 _NORMAL_FROM = 1e6
@@ -60,8 +60,8 @@ class Variation:
         least as often as it should, whatever the true share, because the distribution function of a squared normal
         is concave; at 3 seeds that is up to 97.7% for 95%. Satterthwaite's degrees of freedom (the share to the
         power -2) cover down to 92% at 3 seeds and 87% at 2. The power 4/3 lies between the two and covers 95 to 97%
-        at 3 seeds. Where seeds agree by chance, the interval is half as wide as instances alone would make it, and as
-        wide where a handful of instances makes all the difference: few counts agree often.
+        at 3 seeds. Where seeds agree by chance, the interval is two thirds as wide as instances alone would make it,
+        and as wide where a handful of instances makes all the difference: few counts agree often.
 
         Source:
             Banerjee 1961, On confidence interval for two-means problem based on separate estimates of variances and
