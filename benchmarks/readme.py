@@ -50,7 +50,8 @@ _TRANSCRIPT = re.compile(r"(<!--transcript: (?P<suite>\w+)-->\n```text\n)(?P<tex
 _UNTRACED = re.compile(r"(<!--untraced-->\n)(?P<text>.*?)(?=<!--/untraced-->)", re.DOTALL)
 _FIRST = re.compile(r"^ *<!--(?!transcript|/?untraced)(.*?)-->", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_WORD = re.compile(r"[\w.:+/=%-]*\d[\w.:+/=%-]*")
+_WORD = re.compile(r"[\w.:+/=%-]+")
+_DIGIT = re.compile(r"\d")
 _GAIN = re.compile(r"(?<![\w.:])[+-]\d+\.\d+")
 _FENCED = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
@@ -252,8 +253,12 @@ def settings(text: str) -> dict[str, dict[str, int]]:
     bare = _COMMENT.sub("", _FIGURE.sub("", _TRANSCRIPT.sub("", _UNTRACED.sub("", text))))
     parts = re.split(r"^## (.*)$", bare, flags=re.MULTILINE)
     bodies = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
-    found = {name: Counter(word.strip(".:-/=") for word in _WORD.findall(body)) for name, body in bodies.items()}
+    found = {name: _numbers(body) for name, body in bodies.items()}
     return {name: dict(sorted(words.items())) for name, words in found.items() if words}
+
+
+def _numbers(text: str) -> Counter[str]:
+    return Counter(word.strip(".:-/=") for word in _WORD.findall(text) if _DIGIT.search(word))
 
 
 def unbound(text: str) -> list[str]:

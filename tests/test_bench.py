@@ -35,7 +35,7 @@ from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_tra
 from rlkd.data.task import SPLITS, Task
 from rlkd.errors import ConfigError, OutputDirectoryError, RlkdError, UnknownNameError
 from rlkd.logit_cache import LogitCache, read_state
-from rlkd.records import read_jsonl
+from rlkd.records import append_jsonl, read_jsonl, source
 from rlkd.types import Knowledge
 
 SUITES = Path(__file__).parents[1] / "benchmarks" / "suites"
@@ -112,6 +112,7 @@ def test_a_suite_gives_one_line_a_run_with_everything_that_made_it(finished: Pat
         for unit in ("seconds", "cpu_seconds", "steps"):
             assert run[f"policy_{unit}"] == (policies[run["task"]][unit] if learned else 0)
         assert run["steps"] == 10  # the student's
+        assert run["environment"]["source"] == source()
         assert 0 < run["cpu_seconds"] < run["seconds"] + 1  # one thread
         assert policies[run["task"]]["steps"] > 10  # trial students, and the agent
         assert run["policy"] == (policies[run["task"]]["hash"] if learned else None)
@@ -246,6 +247,20 @@ def test_a_weighting_of_ones_own_goes_through_compare_bench_and_report(
     code, out = rlkd_command("compare", *data, "--cache", "cache", *mine, "--weighting", "uniform", *steps)
     assert code == 0
     assert "mine:Surest" in out
+
+
+def test_bench_report_says_which_lines_carry_no_commit(tmp_path: Path) -> None:
+    known = {"environment": {"commit": "0" * 40}}
+    line = {"kind": "run", "suite": "s", "task": "t", "weighting": "uniform", "status": "ok", "accuracy": 0.5}
+    for seed, environment in enumerate(({"environment": {"commit": None}}, known, {})):
+        append_jsonl(tmp_path / "results.jsonl", {**line, "seed": seed, **environment})
+    code, out = rlkd_command("bench", "report", tmp_path, "-o", tmp_path)
+    assert code == 0
+    assert "s: 2 of 3 lines carry no commit; which code made them is not known." in out
+    assert "**2 of 3 lines carry no commit**" in (tmp_path / "RESULTS.md").read_text()
+    (tmp_path / "results.jsonl").unlink()
+    append_jsonl(tmp_path / "results.jsonl", {**line, "seed": 0, **known})
+    assert "no commit" not in rlkd_command("bench", "report", tmp_path, "-o", tmp_path)[1]
 
 
 # --- what a suite may say

@@ -66,9 +66,10 @@ def report(
     """Write RESULTS.md and a page of all suites found: tables, intervals, tests, and what they say in words."""
     from rlkd import workflow
 
-    written, rows = workflow.report_bench(paths or [Path("runs/bench")], output_dir)
+    written, rows, sentences = workflow.report_bench(paths or [Path("runs/bench")], output_dir)
     for path in written:
         typer.echo(f"Report: {path}")
+    say(sentences)
     write_json(json_file, rows)
 
 

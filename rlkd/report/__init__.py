@@ -3,6 +3,7 @@
 from rlkd.report.benchmark import write_benchmark_report
 from rlkd.report.benchmark_tables import brief_table, task_table
 from rlkd.report.document import plain
+from rlkd.report.origins import untraced
 from rlkd.report.page import write_report
 from rlkd.report.tables import Row, format_table, markdown_table
 from rlkd.report.wording import failures, task_sentences
@@ -16,6 +17,7 @@ __all__ = [
     "plain",
     "task_sentences",
     "task_table",
+    "untraced",
     "write_benchmark_report",
     "write_report",
 ]

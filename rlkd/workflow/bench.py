@@ -11,7 +11,7 @@ from rlkd.benchmark.running import RESULTS_FILE, check_suite, run_suite
 from rlkd.benchmark.suites import Suite, load_suite, select
 from rlkd.errors import OutputDirectoryError
 from rlkd.records import read_jsonl
-from rlkd.report import failures, write_benchmark_report
+from rlkd.report import failures, untraced, write_benchmark_report
 from rlkd.workflow.teachers import Rows
 
 BENCH_FOLDER = Path("runs/bench")
@@ -83,13 +83,14 @@ def _place(suite: Suite) -> Any:
     return lambda r: (tasks[r["task"]], r["student"], arms[r["task"], r["weighting"]], r["seed"])
 
 
-def report_bench(paths: Sequence[Path], output_dir: str | Path) -> tuple[tuple[Path, ...], Rows]:
-    """Write RESULTS.md and the page of all suites in some files or folders."""
+def report_bench(paths: Sequence[Path], output_dir: str | Path) -> tuple[tuple[Path, ...], Rows, list[str]]:
+    """Write RESULTS.md and the page of all suites in some files or folders; says where no commit made the lines."""
     suites = read_suites(paths)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     written = write_benchmark_report(suites, folder)
-    return written, [record for records in suites.values() for record in records]
+    said = [f"{name}: {line}" for name, records in suites.items() for line in untraced(records)]
+    return written, [record for records in suites.values() for record in records], said
 
 
 def read_suites(paths: Sequence[Path]) -> dict[str, Rows]:
