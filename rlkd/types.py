@@ -9,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+ONCE = "once-"
+"""Begins the identity of a teacher whose code cannot be told apart from another's: no cache is reused for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:

@@ -1,6 +1,7 @@
 """Turn instance ids into model inputs, and order instances so that a batch holds similar lengths."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from rlkd.data.task import Table, Task
+from rlkd.data.task import Task
 from rlkd.errors import ConfigError, TaskError
+
+logger = logging.getLogger(__name__)
 
 _ROWS_PER_CALL = 2048
 _MEGA_BATCH = 16
@@ -98,7 +101,8 @@ def encode_inputs(task: Task, tokenizer: Any | None, max_length: int) -> Inputs:
     Args:
         task: The task.
         tokenizer: A fast tokenizer of transformers; None for tasks of vectors.
-        max_length: Longest row in tokens, special tokens included; texts are truncated to it.
+        max_length: Longest row in tokens, special tokens included; texts are truncated to it, and to the tokenizer's
+            ``model_max_length`` where that is less, which is said in the log if it cuts a text.
 
     Returns:
         Inputs by instance id.
@@ -106,10 +110,41 @@ def encode_inputs(task: Task, tokenizer: Any | None, max_length: int) -> Inputs:
     table = task.table
     if table.vectors is not None:
         return VectorInputs(table.vectors)
-    if tokenizer is None:
+    if tokenizer is None or table.texts is None:
         raise TaskError(f"task {task.name!r} holds texts and needs a tokenizer, got None; give one")
     check_tokenizer(tokenizer, max_length, task)
-    return _tokenised(table, tokenizer, max_length)
+    inputs = tokenised(tokenizer, table.texts, table.text_pairs, longest_row(tokenizer, max_length))
+    report_cut(tokenizer, table.texts, table.text_pairs, inputs, max_length)
+    return inputs
+
+
+def longest_row(tokenizer: Any, max_length: int) -> int:
+    """Tokens that a text is cut to: no more than are asked for, and than the tokenizer's model reads."""
+    return int(min(max_length, tokenizer.model_max_length))
+
+
+def report_cut(
+    tokenizer: Any, texts: Sequence[str], text_pairs: Sequence[str] | None, inputs: Inputs, max_length: int
+) -> None:
+    """Say in the log how many texts a model's own limit cuts, where that is less than the user's ``max_length``.
+
+    Args:
+        tokenizer: Its ``model_max_length`` is the limit.
+        texts: N texts.
+        text_pairs: N second texts. None: there are none.
+        inputs: What :func:`tokenised` made of them.
+        max_length: As it was asked for.
+    """
+    limit = longest_row(tokenizer, max_length)
+    full = np.flatnonzero(inputs.lengths >= limit)
+    if limit == max_length or not len(full):
+        return
+    firsts = [texts[i] for i in full]
+    seconds = None if text_pairs is None else [text_pairs[i] for i in full]
+    cut = int((tokenised(tokenizer, firsts, seconds, limit + 1).lengths > limit).sum())
+    if cut:
+        message = "%d of %d texts are cut to %d tokens, the most that their model reads; max_length is %d"
+        logger.warning(message, cut, len(texts), limit, max_length)
 
 
 def check_tokenizer(tokenizer: Any, max_length: int, task: Task) -> None:
@@ -125,22 +160,38 @@ def check_tokenizer(tokenizer: Any, max_length: int, task: Task) -> None:
             "for example to tokenizer.eos_token"
         )
     least = tokenizer.num_special_tokens_to_add(pair=pairs) + 1 + pairs
+    if tokenizer.model_max_length < least <= max_length:
+        raise ConfigError(
+            f"the model must read at least {least} tokens for this task, its tokenizer has model_max_length "
+            f"{tokenizer.model_max_length}; correct its tokenizer_config.json"
+        )
     if max_length < least:
         raise ConfigError(
             f"max_length must be at least {least} for this tokenizer and task, got {max_length}; raise it"
         )
 
 
-def _tokenised(table: Table, tokenizer: Any, max_length: int) -> TokenInputs:
+def tokenised(tokenizer: Any, texts: Sequence[str], text_pairs: Sequence[str] | None, max_length: int) -> TokenInputs:
+    """Tokenise texts, or pairs of texts.
+
+    Args:
+        tokenizer: See :func:`encode_inputs`.
+        texts: N texts.
+        text_pairs: N second texts. None: there are none.
+        max_length: Longest row in tokens.
+
+    Returns:
+        Inputs by the number of a text.
+    """
     wants_types = "token_type_ids" in tokenizer.model_input_names
     rows: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int32]] = []
     # A text can have no token at all; attention over nothing is NaN, so such a row holds one stand-in.
     stand_in = tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-    for start in range(0, len(table), _ROWS_PER_CALL):
+    for start in range(0, len(texts), _ROWS_PER_CALL):
         encoded = tokenizer(
-            _texts(table.texts, start),
-            _texts(table.text_pairs, start),
+            _texts(texts, start),
+            _texts(text_pairs, start),
             truncation=True,
             max_length=max_length,
             padding=False,
@@ -160,7 +211,7 @@ def _tokenised(table: Table, tokenizer: Any, max_length: int) -> TokenInputs:
     )
 
 
-def _texts(column: tuple[str, ...] | None, start: int) -> list[str] | None:
+def _texts(column: Sequence[str] | None, start: int) -> list[str] | None:
     if column is None:
         return None
     return [_without_surrogates(text) for text in column[start : start + _ROWS_PER_CALL]]

@@ -88,6 +88,8 @@ def build_cache(
     wanted = _header(teachers, task, dtype, max_length, embedder)
     if keep_embeddings:  # absent from the header of caches without: those of earlier releases stay valid
         wanted["embeddings"] = True
+    if embedder is not None:
+        wanted["embedder_identity"] = _embedder_identity(embedder)
     with _build_folder(folder):
         if (folder / MANIFEST).exists() and not overwrite:
             check_header(read_manifest(folder), wanted, teachers, folder)
@@ -165,6 +167,13 @@ def _header(
         "embedder": None if embedder is None else getattr(embedder, "name", type(embedder).__name__),
         "teachers": entries,
     }
+
+
+def _embedder_identity(embedder: Embedder) -> str:
+    """Its own, or a hash of its code and of what that holds."""
+    from rlkd.models.identity import estimator_identity  # loads transformers: only where a cache is built
+
+    return getattr(embedder, "identity", None) or estimator_identity(embedder, ())
 
 
 def _write_arrays(

@@ -13,7 +13,7 @@ from rlkd.data.task import Task
 from rlkd.errors import CacheError
 from rlkd.logit_cache.sources import LogitCache
 from rlkd.records import file_hash, parse_object
-from rlkd.types import Knowledge
+from rlkd.types import ONCE, Knowledge
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
     from rlkd.models.teachers import Teacher
@@ -106,7 +106,7 @@ def _is_entry(entry: Any) -> bool:
 
 def check_header(manifest: dict[str, Any], wanted: dict[str, Any], teachers: Sequence["Teacher"], folder: Path) -> None:
     """Refuse a cache that is not the one asked for, naming the first thing that differs."""
-    for key in ("data", "labels", "max_length", "dtype", "embedder", "embeddings"):
+    for key in ("data", "labels", "max_length", "dtype", "embedder", "embedder_identity", "embeddings"):
         if manifest.get(key) != wanted.get(key):
             raise CacheError(
                 f"{folder} holds a cache with {key} {manifest.get(key)!r:.60}, asked for was {wanted.get(key)!r:.60}; "
@@ -127,11 +127,25 @@ def _check_teachers(manifest: dict[str, Any], teachers: Sequence["Teacher"], fol
         return
     names = ", ".join(entry["name"] for entry in manifest["teachers"])
     asked = ", ".join(teacher.name for teacher in teachers)
+    if names == asked:
+        changed = [teacher for teacher, identity in zip(teachers, have, strict=True) if teacher.identity != identity]
+        raise CacheError(
+            f"the cache {folder} was made with another {changed[0].name!r}: expected weights, configuration, tokenizer "
+            f"and code as they were, got a change in {len(changed)} of {len(have)} teachers, or a cache of an earlier "
+            f"release; {_remedy(changed)}"
+        )
     what = "the same teachers in another order" if sorted(have) == sorted(want) else "other teachers"
     raise CacheError(
         f"the cache {folder} was made with {what}: it has {names}, asked for were {asked}; name them in the cache's "
         "order, or build it again with --overwrite"
     )
+
+
+def _remedy(changed: Sequence["Teacher"]) -> str:
+    unnamed = [teacher.name for teacher in changed if teacher.identity.startswith(ONCE)]
+    if unnamed:
+        return f"give {unnamed[0]!r} an identity (a name and a version), or build the cache again with --overwrite"
+    return "build it again with --overwrite"
 
 
 def _open_array(

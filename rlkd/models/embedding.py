@@ -1,14 +1,19 @@
 """Embeddings of instances by a pretrained encoder, for the affinity feature."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import AutoModel
 
+from rlkd.data.batching import longest_row, report_cut, tokenised
 from rlkd.errors import TeacherError, one_line
-from rlkd.models.networks import load_tokenizer, mixed_precision
+from rlkd.models.fitting import fit
+from rlkd.models.identity import network_identity
+from rlkd.models.networks import forward_inputs, load_tokenizer, mixed_precision
 
 
 class TextEmbedder:
@@ -34,7 +39,7 @@ class TextEmbedder:
         """
         self.name = name
         try:
-            self._tokenizer = load_tokenizer(name)
+            tokenizer = load_tokenizer(name)
             self._model = AutoModel.from_pretrained(
                 name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
             )
@@ -44,27 +49,37 @@ class TextEmbedder:
             ) from error
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model.eval().requires_grad_(False).to(self._device)
+        self._tokenizer = fit(
+            self._model, tokenizer, who=f"encoder {name!r}", error=TeacherError, answer=self._mean_state
+        )
         self._max_length, self._batch_size, self._bf16 = max_length, batch_size, bf16
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of everything that decides the embeddings."""
+        weights = network_identity(self._model, self._tokenizer, ())
+        return f"{weights}:{self._max_length}{':bf16' if self._bf16 else ''}"
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, shape (N, D)."""
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        rows = [self._embed([texts[i] for i in order[at : at + self._batch_size]]) for at in self._starts(len(order))]
-        sorted_rows = np.concatenate(rows)
+        inputs = tokenised(self._tokenizer, texts, None, longest_row(self._tokenizer, self._max_length))
+        report_cut(self._tokenizer, texts, None, inputs, self._max_length)
+        order = np.array(sorted(range(len(texts)), key=lambda index: len(texts[index])))
+        starts = range(0, len(order), self._batch_size)
+        sorted_rows = np.concatenate([self._embed(inputs.batch(order[at : at + self._batch_size])) for at in starts])
         embeddings = np.empty_like(sorted_rows)
         embeddings[order] = sorted_rows
         return embeddings
 
-    def _starts(self, count: int) -> range:
-        return range(0, count, self._batch_size)
-
     @torch.inference_mode()
-    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        batch = self._tokenizer(
-            texts, truncation=True, max_length=self._max_length, padding=True, return_tensors="pt"
-        ).to(self._device)
+    def _embed(self, batch: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        moved = {key: value.to(self._device) for key, value in batch.items()}
         with mixed_precision(self._device, bf16=self._bf16):
-            hidden = self._model(**batch).last_hidden_state.float()
+            mean: NDArray[np.float32] = self._mean_state(moved).cpu().numpy()
+        return mean
+
+    def _mean_state(self, batch: Mapping[str, Tensor]) -> Tensor:
+        hidden = self._model(**forward_inputs(self._model, batch)).last_hidden_state.float()
         mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        mean: NDArray[np.float32] = ((hidden * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu().numpy()
+        mean: Tensor = (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)
         return mean

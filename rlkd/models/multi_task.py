@@ -23,9 +23,10 @@ from rlkd.data.batching import check_tokenizer
 from rlkd.data.collection import TaskCollection
 from rlkd.errors import StudentError, nearest, one_line, unknown_name
 from rlkd.losses import cross_entropy
+from rlkd.models.fitting import fit, limited
 from rlkd.models.networks import forward_inputs, load_config, load_tokenizer, quiet_transformers
 from rlkd.models.pair_encoder import PairBiLstmConfig
-from rlkd.models.students import PREFIX, keep_first_layers, label_maps, seeded_weights, set_padding, tiny_config
+from rlkd.models.students import PREFIX, keep_first_layers, label_maps, seeded_weights, tiny_config
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 
 VOCABULARY = 16_000
@@ -242,10 +243,15 @@ def _from_scratch(
         )
     if tokenizer is None:
         tokenizer = train_tokenizer([text for task in collection for text in task_texts(task)], vocab_size=VOCABULARY)
-    size = len(tokenizer)
-    encoder = PairBiLstmConfig(vocab_size=size) if name == "rlkd/bilstm" else tiny_config(size)
+    size, pad = len(tokenizer), tokenizer.pad_token_id
+    encoder: PreTrainedConfig
+    if name == "rlkd/bilstm":
+        encoder = PairBiLstmConfig(vocab_size=size, pad_token_id=pad)
+    else:
+        encoder = tiny_config(size, pad_token_id=pad)
     with seeded_weights(seed):
-        return MultiTaskForSequenceClassification(MultiTaskConfig(tasks, encoder)), tokenizer
+        model = MultiTaskForSequenceClassification(MultiTaskConfig(tasks, encoder))
+    return model, limited(model, tokenizer)
 
 
 def _pretrained(
@@ -277,8 +283,21 @@ def _pretrained(
                 f"weights and a tokenizer; {name!r} could not be loaded ({one_line(error)}); "
                 f"{nearest(name, ENCODERS)}check the name and the connection"
             ) from error
-    set_padding(model, tokenizer)
-    return model, tokenizer
+    return model, fit_multi_task(model, tokenizer, f"student {name!r}")
+
+
+def fit_multi_task(
+    model: MultiTaskForSequenceClassification, tokenizer: PreTrainedTokenizerBase, who: str
+) -> PreTrainedTokenizerBase:
+    """As :func:`rlkd.models.fitting.fit`, for a network with several heads."""
+    one = next(iter(model.config.tasks))  # heads are linear: what holds for one holds for all
+
+    def answer(batch: Mapping[str, Tensor]) -> Tensor:
+        return model(**forward_inputs(model, batch), task=one).logits
+
+    fitted = fit(model, tokenizer, who=who, error=StudentError, answer=answer)
+    assert fitted is not None
+    return fitted
 
 
 def _load(auto: Any, name: str, **options: Any) -> Any:

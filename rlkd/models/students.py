@@ -24,6 +24,7 @@ from rlkd.models.architectures import (
     MlpConfig,
     MlpForSequenceClassification,
 )
+from rlkd.models.fitting import check_problem, fit, limited
 from rlkd.models.networks import holds, load_classifier, load_config, load_tokenizer, quiet_transformers, reads
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 
@@ -40,7 +41,7 @@ class Student:
     """From the input size (words of the vocabulary, or length of the vectors) and the label names."""
 
 
-def tiny_config(vocab_size: int, **labels: Any) -> BertConfig:
+def tiny_config(vocab_size: int, pad_token_id: int = 0, **labels: Any) -> BertConfig:
     """Sizes of the small transformer: one layer of width 128."""
     return BertConfig(
         vocab_size=vocab_size,
@@ -51,7 +52,7 @@ def tiny_config(vocab_size: int, **labels: Any) -> BertConfig:
         max_position_embeddings=512,
         hidden_dropout_prob=0.1,
         attention_probs_dropout_prob=0.1,
-        pad_token_id=0,
+        pad_token_id=pad_token_id,
         **labels,
     )
 
@@ -142,8 +143,11 @@ def _from_scratch(
     else:
         tokenizer = tokenizer or train_tokenizer(task_texts(task))
         size = len(tokenizer)
+    padding = {} if tokenizer is None else {"pad_token_id": tokenizer.pad_token_id}
     with seeded_weights(seed):
-        return student.build(size, label_maps(task.label_names)), tokenizer
+        model = student.build(size, label_maps(task.label_names) | padding)
+    # That padding changes nothing is known of these: no student of an episode has to show it again.
+    return model, None if tokenizer is None else limited(model, tokenizer)
 
 
 def _pretrained(
@@ -152,10 +156,9 @@ def _pretrained(
     with quiet_transformers(), seeded_weights(seed):
         try:
             config = load_config(name)
+            check_problem(config, f"student {name!r}", StudentError)
             for key, value in label_maps(task.label_names).items():
                 setattr(config, key, value)
-            # A head that was fine-tuned for regression or for many labels would bring the wrong loss.
-            config.problem_type = None
             keep_first_layers(config, num_layers, name)
             # A head for other classes is replaced by a fresh one.
             model = load_classifier(name, config=config, ignore_mismatched_sizes=True)
@@ -173,8 +176,7 @@ def _pretrained(
     if task.table.vectors is not None:
         _check_vector_size(name, model, task.table.vectors.shape[1])
         return model.train(), None
-    set_padding(model, tokenizer)
-    return model.train(), tokenizer
+    return model.train(), fit(model, tokenizer, who=f"student {name!r}", error=StudentError)
 
 
 def keep_first_layers(config: PreTrainedConfig, num_layers: int | None, name: str) -> None:
@@ -257,13 +259,3 @@ def _check_vector_size(name: str, model: PreTrainedModel, came: int) -> None:
             f"student {name!r} reads vectors of length {expected}, the task's have length {came}; "
             "build a new one with 'rlkd/mlp'"
         )
-
-
-def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Give decoders, which are trained without padding, their end token as padding."""
-    if tokenizer is None:
-        return
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.task import Task, joined_inputs, raw_inputs
 from rlkd.errors import TeacherError
-from rlkd.models.identity import estimator_identity, network_identity
+from rlkd.models.fitting import fit
+from rlkd.models.identity import estimator_identity, network_identity, once_identity
 from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
 from rlkd.models.networks import forward_inputs, holds, mixed_precision, reads
@@ -124,11 +125,11 @@ class LabelledTeacher:
 
 
 class HfTeacher(LabelledTeacher):
-    """A transformers classifier with its own tokenizer, frozen.
+    """A transformers classifier with its own tokenizer, frozen, and mended where padding would change its answers.
 
     Args:
         name: Unique among the teachers of a run.
-        model: A sequence classifier.
+        model: A sequence classifier of one label; see :func:`rlkd.models.fitting.fit`.
         tokenizer: Its own tokenizer; None for models of vectors.
         label_names: Names of its columns. None: its configuration's ``id2label``.
         knows: See :class:`LabelledTeacher`.
@@ -156,7 +157,8 @@ class HfTeacher(LabelledTeacher):
         super().__init__(name, names, knows=knows, knows_by=knows_by, allow_missing=allow_missing)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self.tokenizer, self._bf16 = tokenizer, bf16
+        self.tokenizer = fit(self.model, tokenizer, who=f"teacher {name!r}", error=TeacherError)
+        self._bf16 = bf16
         self._encoded: tuple[tuple[str, int], Inputs] | None = None
 
     @cached_property
@@ -230,8 +232,6 @@ class HfTeacher(LabelledTeacher):
 
     def inputs(self, task: Task, max_length: int) -> Inputs:
         """Tokenise a task once, however many calls ask for parts of it."""
-        if self.tokenizer is not None:
-            max_length = min(max_length, self.tokenizer.model_max_length)
         key = (task.fingerprint, max_length)
         if self._encoded is None or self._encoded[0] != key:
             self._encoded = (key, encode_inputs(task, self.tokenizer, max_length))
@@ -299,8 +299,8 @@ class CallableTeacher(LabelledTeacher):
         name: Unique among the teachers of a run.
         fn: From a list of texts, a list of text pairs or an array (B, D) to logits (B, C).
         label_names: Names of its columns.
-        identity: Changes whenever the function's answers change, so that caches notice. None: made from the
-            function's name, which notices nothing else.
+        identity: Changes whenever the function's answers do: a name and a version. None: one that no other teacher
+            has, so that no cache of the answers is opened for another object than this.
         knows: See :class:`LabelledTeacher`.
         knows_by: See :class:`LabelledTeacher`.
     """
@@ -317,9 +317,7 @@ class CallableTeacher(LabelledTeacher):
     ) -> None:
         super().__init__(name, label_names, knows=knows, knows_by=knows_by)
         self._fn = fn
-        origin = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
-        described = repr((name, origin, self.label_names))
-        self.identity = identity or xxhash.xxh3_128_hexdigest(described.encode())
+        self.identity = identity or once_identity()
 
     def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
         parts = []

@@ -369,8 +369,7 @@ def _train_network(
     device: str | None,
 ) -> HfTeacher:
     model, tokenizer = load_student(plan.kind, task, num_layers=plan.num_layers, seed=plan.seed, tokenizer=tokenizer)
-    limit = plan.max_length if tokenizer is None else min(plan.max_length, tokenizer.model_max_length)
-    inputs = encode_inputs(task, tokenizer, limit)
+    inputs = encode_inputs(task, tokenizer, plan.max_length)
     steps = int(np.ceil(len(rows) / plan.batch_size) * plan.epochs)
     arguments = TrainingArguments(
         output_dir=str(work),

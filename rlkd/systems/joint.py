@@ -20,7 +20,7 @@ from rlkd.data.batching import Inputs, bucketed_order, encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError
-from rlkd.models.multi_task import MultiTaskForSequenceClassification
+from rlkd.models.multi_task import MultiTaskForSequenceClassification, fit_multi_task
 from rlkd.trainer import DistillationArguments, DistillationTrainer, InstanceDataset
 from rlkd.types import LogitSource, State
 from rlkd.weighting import OnlineWeighting, Weighting
@@ -310,6 +310,7 @@ class MultiTaskTrainer(DistillationTrainer):
         chosen = {name: Uniform() for name in collection.names} if weightings is None else weightings
         learns = any(isinstance(chosen[name], OnlineWeighting) for name in collection.names)
         if inputs is None:
+            processing_class = fit_multi_task(model, processing_class, "the student")
             inputs = {task.name: encode_inputs(task, processing_class, args.max_length) for task in collection}
         self.collection = collection
         super().__init__(

@@ -21,6 +21,7 @@ from rlkd.feature_losses import FeatureLosses
 from rlkd.logit_cache import read_state
 from rlkd.losses import cross_entropy, distillation_loss
 from rlkd.metrics import compute_metrics as default_metrics
+from rlkd.models.fitting import fit
 from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import attached
 from rlkd.records import write_json_atomic
@@ -103,6 +104,8 @@ class DistillationTrainer(ResumableTrainer):
         self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None
         self.task, self.cache = task, cache
         self.weighting = chosen if self._online is None else self._online
+        if inputs is None:
+            processing_class = fit(model, processing_class, who="the student", error=StudentError)
         self.inputs = inputs or encode_inputs(task, processing_class, args.max_length)
         self.features = features
         self._encoders = None if features is None else features.check(model, cache, self.inputs, task.splits["train"])

@@ -1,0 +1,189 @@
+"""A network and its tokenizer made to fit: a row's answer is its own, however it is batched, and no row is too long."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlkd.data.batching import tokenised
+from rlkd.errors import RlkdError, one_line
+from rlkd.models.networks import forward_inputs
+
+Answer = Callable[[Mapping[str, Tensor]], Tensor]
+"""From a batch of B rows to what a network says of each, (B, ...)."""
+_SHORT, _LONG, _EMPTY = "a word", "A sentence of several words, and of a few more: 12 of them!", ""
+_PROBE_LENGTH = 32
+_COARSE, _FINE = 5e-2, 1e-3
+_ONE_OF_MANY = "single_label_classification"
+
+
+def fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    who: str,
+    error: type[RlkdError],
+    answer: Answer | None = None,
+) -> PreTrainedTokenizerBase | None:
+    """Make a network and its tokenizer fit each other, or refuse them.
+
+    A text alone is what a network answers rightly; what it answers in a batch is held to that on a few rows. Where it
+    differs, the configuration gets the tokenizer's padding token, or the padding goes to the other side.
+
+    Args:
+        model: The network; its configuration may be mended, in memory alone.
+        tokenizer: Its tokenizer; left as it is. None: the network reads vectors.
+        who: Whose they are, for the error, for example ``"teacher 'a'"``.
+        error: The error to raise.
+        answer: Asks the network. None: for its logits.
+
+    Returns:
+        The tokenizer, or a mended copy of it.
+
+    Raises:
+        RlkdError: No setting makes the answers to a row the same alone and in a batch, or its outputs are those of
+            another kind of problem.
+    """
+    check_problem(model.config, who, error)
+    if tokenizer is None:
+        return None
+    tokenizer = limited(model, tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer = _padding(tokenizer, who, error)
+    _check_counting(model, tokenizer, who, error)
+    config, asked = model.config.get_text_config(), answer or _logits_of(model)
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    training = model.training
+    model.eval()
+    problems = []
+    for fitted, pad in _ways(tokenizer, config.pad_token_id):
+        config.pad_token_id = pad
+        problems.append(_problem(asked, fitted, next(model.parameters())))
+        if problems[-1] is None:
+            model.train(training)
+            return fitted
+    raise error(
+        f"expected {who} to answer a row alone as it does in a batch, {problems[0]}, with its padding token "
+        f"{tokenizer.pad_token!r} on either side; give it the tokenizer that it was trained with, or another model"
+    )
+
+
+def check_problem(config: Any, who: str, error: type[RlkdError]) -> None:
+    """Refuse a network whose outputs are no logits of a softmax over classes.
+
+    Raises:
+        RlkdError: Its ``problem_type`` says so.
+    """
+    kind = getattr(config, "problem_type", None)
+    if kind not in (None, _ONE_OF_MANY):
+        raise error(
+            f"expected {who} to choose one of the classes, got problem_type {kind!r}, whose outputs are no logits of a "
+            f"softmax; take another, or set problem_type to {_ONE_OF_MANY!r} in its config.json if it is one"
+        )
+
+
+def limited(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, or a copy of it, whose ``model_max_length`` is no more than the network reads."""
+    limit = most_tokens(model)
+    if limit is None or tokenizer.model_max_length <= limit:
+        return tokenizer
+    shorter = copy.deepcopy(tokenizer)
+    shorter.model_max_length = limit
+    return shorter
+
+
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest row that a network was made for; None: it does not say.
+
+    Those whose positions are relative could read longer ones and were never taught to. RoBERTa and its like count
+    positions from behind their padding token, which leaves that many fewer.
+    """
+    config = getattr(model.config, "encoder", model.config)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    said = getattr(config, "max_position_embeddings", None)
+    if not isinstance(said, int) or said < 1:
+        return None
+    counted = _counted_from(model)
+    return said if counted is None else said - counted - 1
+
+
+def _counted_from(model: PreTrainedModel) -> int | None:
+    """The padding token behind which a network begins to count positions; None: it counts from 0."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx)
+    return None
+
+
+def _check_counting(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, who: str, error: type[RlkdError]
+) -> None:
+    counted = _counted_from(model)
+    if counted not in (None, tokenizer.pad_token_id):
+        # Saved with the tokenizer's padding token, it would count from there when it is loaded again.
+        raise error(
+            f"expected {who} with a tokenizer that pads with token {counted}, behind which the network counts its "
+            f"positions, got one that pads with {tokenizer.pad_token_id}; give it its own tokenizer"
+        )
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase, who: str, error: type[RlkdError]) -> PreTrainedTokenizerBase:
+    """A copy that pads with the end token, as decoders do, which are trained without padding."""
+    if tokenizer.eos_token is None:
+        raise error(
+            f"expected {who} with a tokenizer that has a padding token, got one without it or an end token; set "
+            "tokenizer.pad_token"
+        )
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = padded.eos_token
+    return padded
+
+
+def _ways(tokenizer: PreTrainedTokenizerBase, pad: int) -> Iterator[tuple[PreTrainedTokenizerBase, int]]:
+    """Tokenizers and the configuration's padding token, the ones that are there first."""
+    pads = list(dict.fromkeys([pad, tokenizer.pad_token_id]))
+    yield from ((tokenizer, choice) for choice in pads)
+    turned = copy.deepcopy(tokenizer)
+    turned.padding_side = "right" if tokenizer.padding_side == "left" else "left"
+    yield from ((turned, choice) for choice in pads)
+
+
+def _logits_of(model: PreTrainedModel) -> Answer:
+    def answer(batch: Mapping[str, Tensor]) -> Tensor:
+        logits: Tensor = model(**forward_inputs(model, batch)).logits
+        return logits
+
+    return answer
+
+
+def _problem(answer: Answer, tokenizer: PreTrainedTokenizerBase, weights: Tensor) -> str | None:
+    """What is wrong with the answers to three rows in a batch; None: nothing."""
+    inputs = tokenised(tokenizer, (_SHORT, _LONG, _EMPTY), None, min(_PROBE_LENGTH, int(tokenizer.model_max_length)))
+    try:
+        with torch.inference_mode():
+            together, short, empty = (
+                answer({key: value.to(weights.device) for key, value in inputs.batch(np.array(ids)).items()}).double()
+                for ids in ([0, 1, 2], [0], [2])
+            )
+    except Exception as failure:
+        # Networks of any make: whatever goes wrong in them, they cannot answer.
+        return f"it fails ({one_line(failure)})"
+    apart = (together[[0, 2]] - torch.cat([short, empty])).abs().max().item()
+    size = together.abs().max().item()
+    # Not `>`: NaN is a problem too.
+    if apart <= _tolerance(weights) * size + 1e-6:
+        return None
+    return f"its answers differ by {apart:.2g} where they are {size:.2g} large"
+
+
+def _tolerance(weights: Tensor) -> float:
+    """Share of the largest answer that rounding may move."""
+    rounds = weights.dtype in (torch.float16, torch.bfloat16) or (
+        weights.device.type != "cpu" and torch.get_float32_matmul_precision() != "highest"
+    )
+    return _COARSE if rounds else _FINE
