@@ -136,8 +136,8 @@ def report_cut(
         max_length: As it was asked for.
     """
     limit = longest_row(tokenizer, max_length)
-    full = np.flatnonzero(inputs.lengths >= limit)
-    if limit == max_length or not len(full):
+    full = np.flatnonzero(inputs.lengths >= limit).tolist()
+    if limit == max_length or not full:
         return
     firsts = [texts[i] for i in full]
     seconds = None if text_pairs is None else [text_pairs[i] for i in full]

@@ -69,6 +69,7 @@ class _Feeding:
             ((set, frozenset), lambda value: self.feed(sorted(map(repr, value)))),
             (_PLAIN, lambda value: self._text(repr(_plain(value)))),
             (functools.partial, lambda value: self._named(value, [value.func, value.args, value.keywords])),
+            (functools._lru_cache_wrapper, lambda value: self._named(value, value.__wrapped__)),
             (types.CodeType, self._code),
             (types.ModuleType, lambda value: self._text(f"<module {value.__name__}>")),
             (_FUNCTION_TYPES, self._function),
@@ -129,8 +130,10 @@ class _Feeding:
             self.feed(owner)
         elif not isinstance(inner, types.FunctionType) and not is_library(inner):
             raise TypeError(f"{value!r} is compiled code, which cannot be read")
+        if is_library(inner) and hasattr(inner, "__wrapped__"):  # scikit-learn wraps the methods of users' classes
+            self.feed(inner.__wrapped__)
         if isinstance(inner, types.FunctionType) and not is_library(inner):
-            self.feed([inner.__code__, inner.__defaults__, inner.__kwdefaults__, _cells(inner)])
+            self.feed([inner.__code__, inner.__defaults__, inner.__kwdefaults__, _cells(inner), vars(inner)])
             self._globals(inner)
 
     def _code(self, code: types.CodeType) -> None:
@@ -152,9 +155,7 @@ class _Feeding:
         self._text(_type_name(value))
         for base in value.__mro__:
             if not is_library(base) and not self._is_told(base):
-                told = (*_FUNCTION_TYPES, *_WRAPPERS, *_PLAIN, property, list, tuple, dict)
-                hidden = ("__doc__", "__module__", "__qualname__", "__firstlineno__", "__annotations__")
-                self.feed({k: v for k, v in vars(base).items() if isinstance(v, told) and k not in hidden})
+                self.feed({name: part for name, part in vars(base).items() if _decides(name, part)})
 
     def _is_told(self, code: Any) -> bool:
         if any(code is other for other in self._told):
@@ -164,8 +165,6 @@ class _Feeding:
 
     def _object(self, value: Any) -> None:
         self._text(_type_name(value))
-        if hasattr(value, "__wrapped__"):
-            self.feed(value.__wrapped__)
         if isinstance(value, np.ufunc) and not any(value is vars(home).get(value.__name__) for home in (np, special)):
             raise TypeError(f"{value!r} hides the function that it was made of")
         if hasattr(value, "__qualname__") and is_library(value):
@@ -179,7 +178,8 @@ class _Feeding:
 
 def _state(value: Any) -> Any:
     """What an object holds, as pickle would see it; None where that is its type alone."""
-    if type(value).__getstate__ is not object.__getstate__:
+    own: Any = type(value).__getstate__
+    if own is not object.__getstate__:
         state = value.__getstate__()
         # scikit-learn adds its version, which changes no answer.
         return {k: v for k, v in state.items() if k != "_sklearn_version"} if isinstance(state, dict) else state
@@ -190,6 +190,13 @@ def _state(value: Any) -> Any:
     arguments, state, *rest = [list(part) if hasattr(part, "__next__") else part for part in (*parts[1:], None)]
     bare = all(argument is type(value) for argument in arguments) and all(part is None for part in rest)
     return state if bare else [arguments, state, *rest]
+
+
+def _decides(name: str, part: Any) -> bool:
+    """Whether a part of a class decides what its objects do: code, and plain values of its author."""
+    if isinstance(part, (*_FUNCTION_TYPES, *_WRAPPERS, property)):
+        return True
+    return isinstance(part, (*_PLAIN, list, tuple, dict)) and not name.startswith("__")
 
 
 def _cells(function: types.FunctionType) -> list[Any]:

@@ -13,7 +13,7 @@ from rlkd.data.batching import longest_row, report_cut, tokenised
 from rlkd.errors import TeacherError, one_line
 from rlkd.models.fitting import fit
 from rlkd.models.identity import network_identity
-from rlkd.models.networks import forward_inputs, load_tokenizer, mixed_precision
+from rlkd.models.networks import forward_inputs, load_tokenizer, mixed_precision, quiet_transformers
 
 
 class TextEmbedder:
@@ -40,9 +40,10 @@ class TextEmbedder:
         self.name = name
         try:
             tokenizer = load_tokenizer(name)
-            self._model = AutoModel.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-            )
+            with quiet_transformers():
+                self._model = AutoModel.from_pretrained(
+                    name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError) as error:
             raise TeacherError(
                 f"expected an encoder with a tokenizer at {name!r}: {one_line(error)}; pass another"

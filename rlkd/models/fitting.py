@@ -150,6 +150,7 @@ def _ways(tokenizer: PreTrainedTokenizerBase, pad: int) -> Iterator[tuple[PreTra
     yield from ((tokenizer, choice) for choice in pads)
     turned = copy.deepcopy(tokenizer)
     turned.padding_side = "right" if tokenizer.padding_side == "left" else "left"
+    turned.init_kwargs["padding_side"] = turned.padding_side  # only what is there is saved
     yield from ((turned, choice) for choice in pads)
 
 

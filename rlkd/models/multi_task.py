@@ -293,7 +293,8 @@ def fit_multi_task(
     one = next(iter(model.config.tasks))  # heads are linear: what holds for one holds for all
 
     def answer(batch: Mapping[str, Tensor]) -> Tensor:
-        return model(**forward_inputs(model, batch), task=one).logits
+        logits: Tensor = model(**forward_inputs(model, batch), task=one).logits
+        return logits
 
     fitted = fit(model, tokenizer, who=who, error=StudentError, answer=answer)
     assert fitted is not None

@@ -34,6 +34,9 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
+_LOST_SETTINGS = {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}
+"""What a tokenizer does not save by itself where it was set after it was made."""
+
 
 @dataclass(frozen=True)
 class TeacherInfo:
@@ -160,6 +163,9 @@ def write_hf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, 
     with quiet_transformers():
         model.save_pretrained(directory)
         if tokenizer is not None:
+            for name, default in _LOST_SETTINGS.items():
+                if getattr(tokenizer, name, default) != getattr(type(tokenizer), name, default):
+                    tokenizer.init_kwargs[name] = getattr(tokenizer, name)
             tokenizer.save_pretrained(directory)
 
 
