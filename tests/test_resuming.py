@@ -76,8 +76,7 @@ def assert_same_end(ours, theirs):
     assert {entry["step"]: entry for entry in history(whole) if "loss" in entry} == said
 
 
-@pytest.mark.parametrize("max_steps", [18, 26])  # in the middle and at the end of an epoch of 13 steps
-@pytest.mark.parametrize("online", [False, True])
+@pytest.mark.parametrize(("max_steps", "online"), [(18, False), (26, True)])  # inside, and at the end of, an epoch
 def test_a_finished_run_takes_no_further_step(max_steps, online, task, cache, tmp_path):
     whole = run(task, cache, tmp_path, max_steps=max_steps, online=online)
     for _ in range(2):

@@ -6,7 +6,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
