@@ -144,7 +144,9 @@ def assert_same_run(ours, theirs):
 
 
 @needs_fork
-@pytest.mark.parametrize(("processes", "batch", "accumulation", "empty"), [(2, 16, 1, 0), (4, 16, 2, 1)])
+@pytest.mark.parametrize(
+    ("processes", "batch", "accumulation", "empty"), [(2, 16, 1, 0), pytest.param(4, 16, 2, 1, marks=pytest.mark.slow)]
+)
 def test_processes_share_the_batches_of_one(processes, batch, accumulation, empty, task, cache, tmp_path):
     rows, values = len(task.splits["train"]), {"gradient_accumulation_steps": accumulation}
     one = student_trainer(task, cache, tmp_path / "one", batch * processes, **values)
