@@ -23,7 +23,7 @@ import yaml
 
 from rlkd import workflow
 from rlkd.benchmark import running, workers
-from rlkd.benchmark.measuring import choice_figures, student_scores, teachers_asked
+from rlkd.benchmark.measuring import answers, choice_figures, student_scores, teachers_asked
 from rlkd.benchmark.places import portable
 from rlkd.benchmark.running import plan_units, run_suite
 from rlkd.benchmark.suites import load_suite, select
@@ -35,7 +35,8 @@ from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_tra
 from rlkd.data.task import SPLITS, Task
 from rlkd.errors import ConfigError, OutputDirectoryError, RlkdError, UnknownNameError
 from rlkd.logit_cache import LogitCache, read_state
-from rlkd.records import append_jsonl, read_jsonl, source
+from rlkd.records import append_jsonl, read_jsonl, source, unpack_bits, unpack_classes
+from rlkd.stats import instance_values
 from rlkd.types import Knowledge
 
 SUITES = Path(__file__).parents[1] / "benchmarks" / "suites"
@@ -445,6 +446,18 @@ def test_scores_by_hand() -> None:
     assert scores["accuracy"] == 0.75
     assert scores["class_recall"] == [1.0, 0.5]
     assert scores["matthews"] == pytest.approx(1 / np.sqrt(3))  # (2*1 - 1*0) / sqrt(3*1*2*2) * 2 by the 2x2 formula
+
+
+def test_a_record_keeps_what_its_score_needs() -> None:
+    logits, labels = np.random.default_rng(0).normal(size=(50, 12)), np.arange(50) % 12
+    for metric in ("matthews", "macro_f1"):
+        kept = answers(logits, labels, metric)
+        assert np.array_equal(unpack_classes(kept["labels"]), labels)
+        assert np.array_equal(unpack_classes(kept["predictions"]), logits.argmax(-1))
+        assert np.array_equal(unpack_bits(kept["correct"]), logits.argmax(-1) == labels)
+        spread = instance_values(metric, unpack_classes(kept["labels"]), unpack_classes(kept["predictions"]))
+        assert spread.mean() == pytest.approx(student_scores(logits, labels)[metric])
+    assert set(answers(logits, labels, "accuracy")) == {"correct"}
 
 
 # --- units, claims

@@ -17,7 +17,7 @@ class Estimate:
     """A value with its interval."""
 
     mean: float
-    """The statistic of the data themselves, not of the resamples."""
+    """Of the data themselves."""
     low: float
     """Lower end of the interval."""
     high: float
