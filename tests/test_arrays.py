@@ -16,7 +16,7 @@ from sklearn.multioutput import MultiOutputClassifier
 
 from rlkd.data import Task, load_task, planted, split_task
 from rlkd.data.origin import FILES, Origin
-from rlkd.data.subset import limit_rows
+from rlkd.data.subset import keep_rows, limit_rows
 from rlkd.data.task import Table
 from rlkd.errors import TeacherError
 from rlkd.models import ArrayTeacher, CallableTeacher, FileArrayTeacher, SklearnTeacher, load_teachers
@@ -171,6 +171,19 @@ def test_arrays_that_do_not_fit_the_files_are_refused(
     place = folder_of(source, tmp_path / "t", names, **more)
     with pytest.raises(TeacherError, match=message):
         load_teachers([place], load_task(str(source)))
+
+
+def test_an_array_that_lacks_rows_is_refused_where_the_task_does_not_need_them(source: Path) -> None:
+    """Which rows it lacks is not known: those before the others would shift them all."""
+    task = load_task(str(source))
+    ids, rows = task.table.origin.rows_of("train")
+    few = keep_rows(task, np.setdiff1d(np.arange(len(task.table)), ids[(rows == 0) | (rows == 299)]))
+    arrays = {name: right(source, name) for name in SIZES}
+    arrays["train"] = arrays["train"][1:]
+    with pytest.raises(TeacherError, match=r"expected 300 rows from teacher 't' in train.npy.* came 299"):
+        load_teachers([FileArrayTeacher("t", arrays)], few)
+    (teacher,) = load_teachers([FileArrayTeacher("t", arrays, rows={"train": np.arange(1, 300)})], few)
+    assert (answers(teacher, few).argmax(1) == few.table.labels).all()
 
 
 def test_columns_may_have_names(source: Path, tmp_path: Path) -> None:
