@@ -53,18 +53,18 @@ def run_quickstart(
         "total_timesteps": total_timesteps,
     }
     RunDirectory(folder, config)
-    paths = train_teachers(
-        task,
-        folder / "teachers",
-        kinds=QUICKSTART_TEACHERS,
-        specialize="class",
-        max_length=settings.max_length,
-        epochs=QUICKSTART_EPOCHS,
-        progress=progress,
-    )
-    teachers = load_teachers([str(path) for path in paths], task)
-    cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
-    with one_thread():
+    with one_thread():  # teachers, policy and students are the same on any number of cores
+        paths = train_teachers(
+            task,
+            folder / "teachers",
+            kinds=QUICKSTART_TEACHERS,
+            specialize="class",
+            max_length=settings.max_length,
+            epochs=QUICKSTART_EPOCHS,
+            progress=progress,
+        )
+        teachers = load_teachers([str(path) for path in paths], task)
+        cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
         run_train_policy(
             task_options,
             str(folder / "cache"),
