@@ -328,7 +328,6 @@ def test_a_shared_tokenizer_is_not_shortened_for_others() -> None:
 
 # --- the identity changes whenever the logits do
 
-FLIPPED = ("bert", "gpt2", "llama", "distilbert", "deberta-v2", "xlnet")
 WORDS_FOR = {
     "hidden_act": "relu",
     "activation": "relu",
@@ -391,7 +390,7 @@ def identities(kind: str) -> tuple[set[str], set[str]]:
 
 def answers_of(teacher: HfTeacher) -> torch.Tensor:
     teacher._encoded = None
-    return teacher.logits(LONG_TEXTS, ALL, batch_size=24, max_length=1024)
+    return teacher.logits(LONG_TEXTS, LONG_IDS[36:], batch_size=12, max_length=1024)
 
 
 @pytest.mark.parametrize(
@@ -399,10 +398,15 @@ def answers_of(teacher: HfTeacher) -> torch.Tensor:
     [
         ("bert", {"num_attention_heads", "hidden_act", "layer_norm_eps"}),
         ("gpt2", {"n_head", "activation_function", "layer_norm_epsilon", "scale_attn_by_inverse_layer_idx"}),
-        ("llama", {"hidden_act", "rms_norm_eps", "rope_parameters"}),
-        ("distilbert", {"n_heads", "activation"}),
-        ("deberta-v2", {"num_attention_heads", "hidden_act", "layer_norm_eps"}),
-        ("xlnet", {"ff_activation", "layer_norm_eps", "summary_type"}),
+        *(
+            pytest.param(kind, known, marks=pytest.mark.slow)
+            for kind, known in {
+                "llama": {"hidden_act", "rms_norm_eps", "rope_parameters"},
+                "distilbert": {"n_heads", "activation"},
+                "deberta-v2": {"num_attention_heads", "hidden_act", "layer_norm_eps"},
+                "xlnet": {"ff_activation", "layer_norm_eps", "summary_type"},
+            }.items()
+        ),
     ],
 )
 def test_the_identity_changes_with_every_field_that_moves_the_logits(kind: str, known: set[str]) -> None:
@@ -414,12 +418,10 @@ def test_the_identity_changes_with_every_field_that_moves_the_logits(kind: str, 
 
 def test_identities_are_the_same_after_saving(tmp_path: Path) -> None:
     for kind in KINDS:
-        for side in SIDES:
-            tokenizer = tokenizer_for(kind, side)
-            path = saved(kind, tmp_path / side, tokenizer)
-            (first,), (again,) = (load_teachers([path], TASK, device="cpu") for _ in range(2))
-            assert first.identity == again.identity
-            assert first.identity == HfTeacher(kind, network(kind, tokenizer), tokenizer, device="cpu").identity, kind
+        tokenizer = tokenizer_for(kind, "left", truncation_side="left")
+        path = saved(kind, tmp_path, tokenizer)
+        (loaded,) = load_teachers([path], TASK, device="cpu")
+        assert loaded.identity == HfTeacher(kind, network(kind, tokenizer), tokenizer, device="cpu").identity, kind
 
 
 def test_a_mended_padding_token_is_in_the_identity() -> None:
@@ -472,7 +474,9 @@ def tokenizer_flips(tokenizer: Any) -> Iterator[tuple[str, Any]]:
         yield name, changed
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "kind", ["bert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gpt2", "llama", "xlnet"))]
+)
 def test_the_identity_changes_with_every_setting_of_the_tokenizer_that_moves_the_logits(kind: str) -> None:
     tokenizer = tokenizer_for(kind, model_max_length=12)
     model = network(kind, tokenizer)
