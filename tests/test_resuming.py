@@ -1,6 +1,5 @@
 """A run that is resumed ends as it would have, and one that had ended stays as it is."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -21,7 +20,6 @@ from rlkd.errors import ConfigError, OutputDirectoryError, PolicyError, Weightin
 from rlkd.features import ObservationConfig
 from rlkd.records import check_folder_name, folder_of, read_jsonl
 from rlkd.settings import StudentSettings
-from rlkd.systems.meta_kd import seen_domains
 from rlkd.trainer import make_trainer
 from rlkd.weighting import Policy, build_weighting
 from rlkd.weighting.learned import load_policy
@@ -381,9 +379,3 @@ def test_a_name_that_comes_with_data_has_a_folder_of_its_own(one, other):
     assert check_folder_name(folder, "here", "folder") == folder
     assert folder == folder_of(one)
     assert (folder == folder_of(other)) == (one == other)
-
-
-def test_domains_whose_teachers_would_share_a_folder_are_refused(task):
-    domains = ("a b", "a-b", "c")
-    with pytest.raises(ValueError, match=r"the teachers of 'a b' and 'a-b' would both be 'single-a-b'; rename one"):
-        seen_domains(dataclasses.replace(task, domain_names=domains))
