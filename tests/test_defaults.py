@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import typer
 
 import rlkd.cli
 from rlkd import defaults, workflow
-from rlkd.agents import PolicyTraining
+from rlkd.agents import PolicyTraining, train_policy
 from rlkd.agents.settings import policy_settings
 from rlkd.benchmark.suites import load_suite
 from rlkd.errors import ConfigError
@@ -117,3 +118,17 @@ def test_a_run_that_was_begun_elsewhere_says_so(tmp_path, monkeypatch):
             distil(arguments={name: 1})
     with pytest.raises(ConfigError, match=r"^label_smoothing_factor would be ignored, got 0\.1"):
         distil(arguments={"label_smoothing_factor": 0.1})
+
+
+@pytest.mark.parametrize("student", ["rlkd/tiny", "some/encoder"])
+def test_policies_are_trained_on_students_at_their_own_rate_in_python_too(student, monkeypatch):
+    given = {}
+    prepared = SimpleNamespace(run=lambda *args, **kwargs: None)
+    monkeypatch.setattr(rlkd.agents.training, "prepare_training", lambda *args, **kw: given.update(kw) or prepared)
+    train_policy(None, None, student=student)
+    assert given["episode"] == {"teacher_copies": 2, "learning_rate": defaults.student_rate(student)}
+    assert given["device"] == found_device("auto")
+    train_policy(None, None, student=student, episode={"learning_rate": 0.25})
+    assert given["episode"]["learning_rate"] == 0.25
+    train_policy(None, None, student=lambda seed: None)
+    assert "learning_rate" not in given["episode"]

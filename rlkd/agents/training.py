@@ -12,10 +12,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.agents.slots import make_slots
 from rlkd.data.task import Task
-from rlkd.defaults import TEACHER_COPIES
+from rlkd.defaults import TEACHER_COPIES, student_rate
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.records import RunDirectory, commit
+from rlkd.settings import AUTO, found_device
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
@@ -35,7 +36,7 @@ def train_policy(
     episode: dict[str, Any] | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = AUTO,
     progress: bool = False,
     tensorboard: bool = False,
     callback: BaseCallback | None = None,
@@ -51,11 +52,11 @@ def train_policy(
         training: Settings of the agent; None: made of ``training_kwargs``.
         observation: Feature groups; default label-free, without the student.
         episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``;
-            ``teacher_copies`` is 2 unless it is given.
+            ``teacher_copies`` is 2 unless it is given, ``learning_rate`` that of the kind of student.
         output_dir: For config, metrics (the learning curve), checkpoints, TensorBoard and ``policy/``; None writes
             nothing.
         resume: Continue from the newest checkpoint that verifies; the settings must be the same.
-        device: Of the students; the agent stays on the CPU.
+        device: Of the students, ``auto`` for an accelerator where there is one; the agent stays on the CPU.
         progress: Show a progress bar.
         tensorboard: Write TensorBoard logs to ``output_dir``.
         callback: A further Stable-Baselines3 callback.
@@ -77,10 +78,15 @@ def train_policy(
         reward=reward,
         training=training or PolicyTraining(**training_kwargs),
         observation=observation or ObservationConfig(),
-        episode={"teacher_copies": TEACHER_COPIES, **(episode or {})},
-        device=device,
+        episode={"teacher_copies": TEACHER_COPIES, **_own_rate(student), **(episode or {})},
+        device=found_device(device),
     )
     return prepared.run(output_dir, resume=resume, progress=progress, tensorboard=tensorboard, callback=callback)
+
+
+def _own_rate(student: Any) -> dict[str, float]:
+    """The learning rate of a student that has a name; of one that a function makes nothing is known."""
+    return {"learning_rate": student_rate(student)} if isinstance(student, str) else {}
 
 
 @dataclass(frozen=True, kw_only=True)
