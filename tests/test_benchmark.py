@@ -262,7 +262,7 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
 ) -> None:
     fitted = []
 
-    def fit(evidence: Evidence, observation: ObservationConfig) -> Policy:
+    def fit(evidence: Evidence, observation: ObservationConfig, *, knows: bool) -> Policy:
         fitted.append(len(evidence.task.table))
         return Policy.create(observation, training={})
 
@@ -275,6 +275,8 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
     (other,) = resolve_arms(["router"], task, changed, tmp_path)
     assert other.spec != arm.spec
     assert fitted == [len(task.training_view().table)] * 2
+    (knowing,) = resolve_arms(["router:knows"], task, cache, tmp_path)
+    assert (knowing.name, knowing.spec != arm.spec) == ("router:knows", True)
 
 
 @pytest.mark.parametrize(

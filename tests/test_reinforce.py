@@ -95,6 +95,8 @@ def test_leave_one_out_needs_others(task, cache):
 class Constant:
     """The same reward whatever happens."""
 
+    reads_labels = False
+
     def before(self, scene):
         pass
 

@@ -283,7 +283,7 @@ def spoiled(folder, how):
 def test_a_router_that_a_kill_left_behind_is_fitted_again(how, task, cache, tmp_path, monkeypatch):
     fits = []
 
-    def counted(folder, *args):
+    def counted(folder, *args, **kwargs):
         fits.append(folder)
         Policy.create(ObservationConfig(), training={}, seed=1).save_pretrained(folder)
 

@@ -22,7 +22,7 @@ from rlkd.data.splitting import split_task
 from rlkd.data.task import UNLABELLED, Table
 from rlkd.errors import CacheError, ConfigError, OutputDirectoryError, PolicyError, UnknownNameError, WeightingError
 from rlkd.logit_cache import LogitCache, build_cache, load_cache, read_state
-from rlkd.losses import cross_entropy, distillation_loss, soft_targets
+from rlkd.losses import cost_of_mixture, cross_entropy, distillation_loss, soft_targets
 from rlkd.models.arrays import ArrayTeacher
 from rlkd.settings import StudentSettings
 from rlkd.systems import PRESETS, train_mtkd_rl, train_rl_kd
@@ -143,9 +143,10 @@ def test_a_row_without_a_teacher_is_taught_by_its_label():
 
 
 def test_rl_kd_rewards_by_hand():
+    labels, taught = torch.tensor([0, 1]), torch.tensor([[[0.5, 0.5]], [[1.0, 0.0]]]).log()
     scene = SimpleNamespace(
-        labels=torch.tensor([0, 1]),
-        targets=torch.tensor([[0.5, 0.5], [1.0, 0.0]]),
+        labels=labels,
+        cost_of_mixture=lambda logits: cost_of_mixture(logits, taught, torch.ones(2, 1), labels),
         batch_logits=lambda: torch.tensor([[np.log(3.0), 0.0], [np.log(3.0), 0.0]]),  # 3/4 and 1/4
         probe_logits=lambda: (torch.tensor([[1.0, 0.0], [1.0, 0.0]]), None),
         probe_labels=torch.tensor([0, 1]),

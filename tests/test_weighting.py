@@ -156,7 +156,8 @@ def test_what_each_weighting_prefers(built, task, cache):
     mass = Built(lambda name: built[name].weights(state).gather(1, state.domains[:, None]).mean().item())
     assert mass["oracle"] == 1
     assert mass["uniform"] == pytest.approx(1 / 3)
-    assert mass["router"] > 0.9
+    knowing = build_weighting("router:knows", task, cache).weights(state)
+    assert knowing.gather(1, state.domains[:, None]).mean() > 0.9 > mass["router"] > 0.85
     assert mass["router"] > mass["cross_entropy"] > mass["entropy"] > 0.45
     assert mass["best_per_instance"] > mass["cross_entropy"] > mass["mt_bert"] > mass["ca_mkd"] > 0.4
     assert mass["entropy"] > mass["max_probability"] > mass["ebkd"] > 0.4  # ebkd can exclude, not select
@@ -250,7 +251,7 @@ def test_missing_domains_affinity_and_knowledge_are_named(task, cache, tmp_path)
         build_weighting(f"policy:{tmp_path / 'policy'}", task, cache)
     with pytest.raises(WeightingError, match="router:reliability needs the teachers' reliability"):
         build_weighting("router:reliability", task, cache)
-    with pytest.raises(WeightingError, match="'router' takes no argument but 'reliability', got 'best'"):
+    with pytest.raises(WeightingError, match="'router' takes no argument but reliability or knows, got 'best'"):
         build_weighting("router:best", task, cache)
     with pytest.raises(WeightingError, match=r"'oracle'.*trained on"):
         build_weighting("oracle", task, with_teachers(cache, [0, 1, 2], knowledge=False))
