@@ -1,5 +1,8 @@
 """The students that policies are trained with and chosen by are the students that are reported."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,9 @@ from rlkd_envs.teacher_weighting import TeacherWeightingEnv
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
+from rlkd.benchmark.running import check_suite
+from rlkd.benchmark.stages import _policy_settings, _system_settings
+from rlkd.benchmark.suites import PolicyPlan, load_suite
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.subset import keep_labels
 from rlkd.errors import ConfigError
@@ -131,3 +137,42 @@ def test_the_plain_face_means_over_what_was_rewarded(few_labels):
     assert 0 < rewarded.sum() < 32
     assert (rewards[~rewarded] == 0).all()
     assert reward == pytest.approx(rewards.sum() / rewarded.sum(), rel=1e-5)
+
+
+# --- suites ------------------------------------------------------------------------------------------------------
+
+
+def test_policies_of_a_suite_are_trained_with_the_students_that_it_reports():
+    reported = StudentSettings(
+        student="some/encoder", num_layers=2, divergence="mse", kd_ratio=0.5, batch_size=16, learning_rate=1e-4
+    )
+    for kind in ("policy", "rl_kd"):
+        own = PolicyPlan(name="p", kind=kind)
+        episode = EpisodeSettings(**episode_of(own, reported))
+        for name in ("num_layers", "divergence", "kd_ratio", "batch_size", "learning_rate", "temperature", "bf16"):
+            assert getattr(episode, name) == getattr(reported, name), name
+        # another student has no layers to keep the first of, and the same loss
+        other = EpisodeSettings(
+            **episode_of(PolicyPlan(name="p", kind=kind, settings={"student": "rlkd/tiny"}), reported)
+        )
+        assert (other.num_layers, other.divergence) == (None, "mse")
+        stated = PolicyPlan(name="p", kind=kind, settings={"divergence": "kl", "num_layers": 1})
+        assert EpisodeSettings(**episode_of(stated, reported)).record()["num_layers"] == 1
+        assert EpisodeSettings(**episode_of(stated, reported)).divergence == "kl"
+
+
+def episode_of(plan, student):
+    settings = _policy_settings(plan, student, 0) if plan.kind == "policy" else _system_settings(plan, student)
+    return dict(settings.episode)
+
+
+def test_a_policy_of_meta_kd_must_say_that_its_students_are_others(monkeypatch):
+    """Students of Meta-KD learn features first; those of the environment do not."""
+    path = Path(__file__).parents[1] / "benchmarks" / "suites" / "meta_kd.yaml"
+    suite = load_suite(path)
+    check_suite(suite)
+    plan = suite.tasks[0].policies["policy"]
+    silent = dataclasses.replace(plan, settings={k: v for k, v in plan.settings.items() if k != "student"})
+    task = dataclasses.replace(suite.tasks[0], policies={"policy": silent})
+    with pytest.raises(ConfigError, match="students of Meta-KD learn features first"):
+        check_suite(dataclasses.replace(suite, tasks=(task,)))
