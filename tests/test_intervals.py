@@ -346,8 +346,8 @@ def test_matthews_and_macro_f1_are_covered_at_length(metric: str, classes: int, 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_shares_of_a_gap_are_covered_at_length(seeds: int) -> None:
     means = ((0.4, 0.3, 1.2), (0.9, 0.3, 1.2), (1.2, 0.3, 1.2))
-    cases = (share(seeds, 1000, luck, mean) for luck, mean in product((0.02, 0.1), means))
-    assert_honest(cases, 1000)
+    cases = (share(seeds, 500, luck, mean) for luck, mean in product((0.02, 0.1), means))
+    assert_honest(cases, 400)
 
 
 @pytest.mark.slow
@@ -356,4 +356,4 @@ def test_shares_of_a_gap_are_covered_at_length(seeds: int) -> None:
 def test_figures_over_tasks_are_covered_at_length(statistic: str, seeds: int) -> None:
     settings = product((4, 7, 17), (0.03, 0.15), (0.0, 0.3), (False, True))
     cases = (over_tasks(statistic, t, seeds, luck, spread, 250, shared=both) for t, luck, spread, both in settings)
-    assert_honest(cases, 400)
+    assert_honest(cases, 250)
