@@ -17,7 +17,7 @@ from rlkd.benchmark.stages import _policy_settings, _system_settings
 from rlkd.benchmark.suites import PolicyPlan, load_suite
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.subset import keep_labels
-from rlkd.errors import ConfigError
+from rlkd.errors import ConfigError, WeightingError
 from rlkd.logit_cache import LogitCache
 from rlkd.losses import cross_entropy
 from rlkd.settings import StudentSettings
@@ -68,6 +68,15 @@ def test_a_trial_student_is_the_student_that_the_trainer_distils(weighting, loss
     env.reset(seed=0)
     found = env.episode.trial_losses(chosen, 7, student=False).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("row", [[1.0, 1.0, 2.0], [-0.5, 0.5, 1.0], [np.nan, 0.5, 0.5]])
+def test_what_are_no_weights_is_not_stepped_with(row, few_labels):
+    task, cache = few_labels
+    env = TeacherWeightingVectorEnv(4, task=task, cache=cache, horizon=4)
+    env.reset(seed=0)
+    with pytest.raises(WeightingError, match="of the environment's actions"):
+        env.episode.step(torch.tensor([row] * len(env.episode.ids)))
 
 
 def test_the_first_layers_of_an_encoder_reach_the_environment(few_labels):

@@ -62,7 +62,8 @@ def test_an_absent_teacher_keeps_its_standing():
 def test_a_teacher_is_credited_with_what_the_students_own_loss_would_have_gained(loss):
     """Of each teacher alone: the slope of the label's loss along that of its divergence, per unit of temperature."""
     rng = torch.Generator().manual_seed(3)
-    logits, student, labels = torch.randn(1, 3, 4, generator=rng), torch.randn(1, 4, generator=rng), torch.tensor([2])
+    logits, student = 3 * torch.randn(1, 3, 4, generator=rng), 3 * torch.randn(1, 4, generator=rng)
+    labels = torch.tensor([2])
     hedge = Hedge(4, 3)
     hedge.update(State(teacher_logits=logits, student_logits=student, labels=labels, **loss))
     expected = []
@@ -74,7 +75,7 @@ def test_a_teacher_is_credited_with_what_the_students_own_loss_would_have_gained
     spread = max(expected) - min(expected)
     found = hedge.gains[hedge.gains.abs().sum(-1) > 0].squeeze(0)
     assert found.tolist() == pytest.approx([gain * min(1, 2 / spread) for gain in expected], abs=1e-5)
-    assert found.max() - found.min() <= 2 + 1e-6
+    assert ("divergence" in loss) == (spread > 2)  # only squared errors have gains that must be scaled
 
 
 @pytest.mark.parametrize("teachers", [2, 5])
