@@ -36,7 +36,10 @@ KEPT_CHECKPOINTS = 2
 STRENGTHS = (1.0, 0.5, 0.25)
 """What actions of a trained policy may be multiplied by, the strongest first; equal weights come after the last."""
 STRENGTH_STUDENTS = 8
-"""Trial students by which a strength is held against equal weights, others than those that the policy was kept for."""
+"""Trial students by which a strength is held against equal weights, others than those that the policy was kept for.
+
+Against equal weights alone: between two strengths that both help, validation loss follows how sure a student is, and
+which of them is ahead is decided by a single student or by the machine."""
 HARM_LEVEL = 0.05
 """Two-sided: a policy that changes nothing is weakened in one of 40 trainings."""
 SMALLEST_PROBABILITY = 1e-6
