@@ -30,6 +30,10 @@ from rlkd.weighting.saved import load_module, saved_identity
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=18, batch_size=32, device="cpu")
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 class Stop(TrainerCallback):
     """Ends a run before its time, as a kill would."""
 
@@ -82,7 +86,7 @@ def test_a_finished_run_takes_no_further_step(max_steps, online, task, cache, tm
         assert_same_end(again, whole)
 
 
-@pytest.mark.parametrize("stop", [7, 10, 12])  # between log and checkpoint, at a checkpoint, at a log
+@pytest.mark.parametrize("stop", [slow(7), 10, slow(12)])  # between log and checkpoint, at a checkpoint, at a log
 def test_a_resumed_run_says_what_the_uninterrupted_one_says(stop, task, cache, tmp_path):
     whole = run(task, cache, tmp_path / "whole")
     run(task, cache, tmp_path / "broken", stop=stop)
@@ -136,7 +140,13 @@ def test_resuming_a_finished_distillation_changes_nothing(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lost", [["report.html"], ["report.html", "results.json"], ["report.html", "results.json", "student"], ["student"]]
+    "lost",
+    [
+        slow(["report.html"]),
+        slow(["report.html", "results.json"]),
+        ["report.html", "results.json", "student"],
+        slow(["student"]),
+    ],
 )
 def test_a_distillation_that_was_killed_after_its_last_step_ends_alike(lost, data, tmp_path):
     rows = distil(data, tmp_path / "run")
@@ -278,7 +288,8 @@ def spoiled(folder, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["empty config", "partial config", "no config", "partial weights", "no weights", "empty"]
+    "how",
+    ["empty config", slow("partial config"), slow("no config"), "partial weights", slow("no weights"), slow("empty")],
 )
 def test_a_router_that_a_kill_left_behind_is_fitted_again(how, task, cache, tmp_path, monkeypatch):
     fits = []

@@ -110,8 +110,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             bench, arguments.teacher, arguments.students, arguments.batch_size, arguments.calls, arguments.max_length
         )
     print(format_table(records, list(records[0])))
+    records = with_code(records)
     if arguments.json is not None:
-        write_json_atomic(arguments.json, with_code(records))
+        write_json_atomic(arguments.json, records)
     return records
 
 

@@ -335,8 +335,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         records += [record for classes in (13, 150) for record in measure_cache(bench, classes)]
         records += agent_records + measure_memory(bench)
     print(format_table(records, list(records[0])))
+    records = with_code(records)
     if arguments.json is not None:
-        write_json_atomic(arguments.json, with_code(records))
+        write_json_atomic(arguments.json, records)
     return records
 
 

@@ -36,7 +36,7 @@ KEPT_CHECKPOINTS = 2
 STRENGTHS = (1.0, 0.5, 0.25)
 """What actions of a trained policy may be multiplied by, the strongest first; equal weights come after the last."""
 STRENGTH_STUDENTS = 8
-"""Trial students by which a strength is held against equal weights, others than those that the policy was kept for.
+"""At most so many trial students hold a strength against equal weights, others than those the policy was kept for.
 
 Against equal weights alone: between two strengths that both help, validation loss follows how sure a student is, and
 which of them is ahead is decided by a single student or by the machine."""
@@ -79,7 +79,7 @@ class PolicyTraining:
     """Use at most so many labelled rows for the router."""
     trials: int = 2
     """Students that are distilled with the policy as it stands at the start of every episode and at the end; the
-    policy whose students lose least on validation is kept. Eight others then tell whether it does harm. Range: >= 1."""
+    policy whose students lose least on validation is kept. Others then tell whether it does harm. Range: >= 1."""
     refined_trials: bool = False
     """Compare trial students by what they lose once their temperature is refitted: by how well they tell classes apart,
     not by how sure they are. To be switched on where accuracy counts and teachers are differently sure."""
@@ -259,6 +259,8 @@ class PolicyRun(Generic[PolicyT]):
     def strength(self, at: Callable[[float], Weighting], *, progress: bool) -> tuple[float, dict[float, Losses]]:
         """The greatest strength that does no sure harm: full strength unless students surely learn less from it.
 
+        Half of the students will do where they do not learn less.
+
         Args:
             at: From a strength to the policy at this strength.
             progress: Show a progress bar.
@@ -267,18 +269,24 @@ class PolicyRun(Generic[PolicyT]):
             The strength, and the validation losses of the trial students at every strength that was tried, shape
             (students, rows).
         """
+        losses: dict[float, Losses] = {}
         with tqdm(desc="strength", unit="student", disable=not progress) as bar:
-            losses = {0.0: self._students_losses(at(0.0), bar)}
             for strength in STRENGTHS:
-                losses[strength] = self._students_losses(at(strength), bar)
-                if not harms(losses[strength], losses[0.0]):
+                for students in (STRENGTH_STUDENTS // 2, STRENGTH_STUDENTS):
+                    for tried in (0.0, strength):
+                        losses[tried] = self._students_losses(at(tried), students, losses.get(tried), bar)
+                    equal = losses[0.0][:students]
+                    if losses[strength].mean() <= equal.mean():
+                        return strength, losses
+                if not harms(losses[strength], equal):
                     return strength, losses
         return 0.0, losses
 
-    def _students_losses(self, weighting: Weighting, bar: Any) -> Losses:
-        losses = []
-        for student in range(STRENGTH_STUDENTS):
-            losses.append(self._trial_losses(weighting, self.training.trials + student).numpy())
+    def _students_losses(self, weighting: Weighting, students: int, known: Losses | None, bar: Any) -> Losses:
+        """Losses of at least so many trial students, those of the first that are known."""
+        losses = [] if known is None else list(known)
+        while len(losses) < students:
+            losses.append(self._trial_losses(weighting, self.training.trials + len(losses)).numpy())
             bar.update()
         return np.stack(losses)
 

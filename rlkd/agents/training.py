@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.run import PolicyRun, PolicyTraining
@@ -138,7 +137,8 @@ class PreparedTraining:
             return policy
 
         strength, losses = run.strength(at, progress=progress)
-        means = {str(tried): round(float(np.mean(found)), 6) for tried, found in sorted(losses.items(), reverse=True)}
+        students = min(map(len, losses.values()))  # the same ones of each
+        means = {str(tried): round(float(losses[tried][:students].mean()), 6) for tried in sorted(losses, reverse=True)}
         return at(strength, strength_losses=means)
 
     def _initial_policy(self) -> Policy:
