@@ -19,6 +19,8 @@ LOSSES = [
     {"temperature": temperature, "kd_ratio": ratio, "mix": mix}
     for temperature, ratio, mix in itertools.product((1.0, 0.5, 4.0), (1.0, 0.3, 0.0), ("probability", "logit"))
 ] + [{"kd_ratio": ratio, "divergence": divergence} for ratio in (1.0, 0.3) for divergence in ("mse", "mse_centred")]
+FEW = [loss for loss in LOSSES if loss.get("temperature") != 0.5 and loss.get("kd_ratio") != 0.0]
+"""Those that are gone through one by one; the others are drawn."""
 STEP = 1e-4
 
 
@@ -83,7 +85,7 @@ def check_gradient_and_gain(seed, loss, spread=3.0):
     np.testing.assert_allclose(gains, drop, rtol=5e-3, atol=1e-3 * spread)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", FEW, ids=str)
 def test_gradient_and_gain_are_those_of_the_loss(loss):
     check_gradient_and_gain(0, loss)
 
@@ -115,7 +117,7 @@ def test_at_another_temperature_the_usual_formula_has_the_wrong_sign():
     )
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", FEW, ids=str)
 @pytest.mark.parametrize("refined", [False, True])
 def test_influence_is_the_drop_of_the_probe_loss_whatever_the_loss(loss, refined):
     """One step of the last layer on each instance alone, in float64."""
@@ -154,7 +156,7 @@ def test_influence_is_the_drop_of_the_probe_loss_whatever_the_loss(loss, refined
     np.testing.assert_allclose(reward.after(shown).numpy(), scaled, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", FEW, ids=str)
 def test_rl_kd_pays_by_the_loss_of_the_student_itself(loss):
     batch = z, teachers, weights, labels = drawn(3)
     shape = {name: value for name, value in loss.items() if name != "kd_ratio"}
@@ -178,7 +180,7 @@ def test_rl_kd_pays_by_the_loss_of_the_student_itself(loss):
     np.testing.assert_allclose(reward.after(shown).numpy(), -label_loss(z, labels) - expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", FEW, ids=str)
 def test_a_student_in_the_environment_learns_by_the_loss_that_its_rewards_follow(loss, task, cache):
     """The gradient that rewards read is that of the loss that was stepped, to the student's own parameters."""
     env = TeacherWeightingVectorEnv(32, task=task, cache=cache, horizon=20, student="rlkd/mlp", **loss)
