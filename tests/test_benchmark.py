@@ -1,6 +1,8 @@
 import json
+import multiprocessing
 import re
 import shutil
+import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from rlkd.benchmark import (
     arms,
+    begun,
     check_comparison,
     compare,
     comparing,
@@ -206,10 +209,31 @@ def test_a_failed_run_is_tried_again_and_its_newest_record_counts(
     assert len(read_jsonl(tmp_path / "c" / "runs.jsonl")) == 3
 
 
+@pytest.mark.slow  # two processes import all libraries; the suites' fast test of this name runs the same workers
 def test_more_processes_change_no_figure(task: Task, cache: LogitCache, finished: Path, tmp_path: Path) -> None:
     records = compare(task, cache, ["uniform", "oracle"], SETTINGS, tmp_path, seeds=(0, 1), jobs=2)
     assert scores(records) == scores(read_jsonl(finished / "runs.jsonl"))
     assert len(list((tmp_path / "weights").glob("*.json"))) == 4
+
+
+def test_students_that_are_begun_beside_something_else_are_not_distilled_again(
+    task: Task, cache: LogitCache, finished: Path, tmp_path: Path
+) -> None:
+    arms, seeds = ["uniform", "oracle"], (0, 1)
+    with begun(task, cache, arms, SETTINGS, tmp_path, seeds=range(100)):
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "runs.jsonl").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (beside,) = multiprocessing.active_children()
+        records = compare(task, cache, arms, SETTINGS, tmp_path, seeds=seeds)
+    beside.join(timeout=10)
+    assert not beside.is_alive()  # though it had most of its students to do
+    assert scores(records) == scores(read_jsonl(finished / "runs.jsonl"))
+    keys = [record["key"] for record in read_jsonl(tmp_path / "runs.jsonl")]
+    assert 4 <= len(keys) == len(set(keys)) < 200
+    with begun(task, cache, arms, SETTINGS, tmp_path, seeds=seeds):
+        assert multiprocessing.active_children() == []  # nothing is left to do
 
 
 def test_processes_that_die_are_told(

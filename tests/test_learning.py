@@ -60,7 +60,7 @@ def learned(task, cache, **settings):
     return train_policy(task, cache, **(defaults | settings))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_ppo_finds_the_right_teacher_and_only_by_the_credit_of_each_instance(seed, monkeypatch):
     task = planted(seed=seed, num_rows=1200)
     cache = planted_teachers(task, seed=seed, sharpness=CLEAR)

@@ -265,8 +265,8 @@ class Stopwatch:
 def measure_agent(bench: Bench) -> tuple[list[dict[str, Any]], Policy]:
     """Stable-Baselines3's part in training a policy: its forward passes, buffer and updates.
 
-    That is the time of ``learn`` less the environment's and less that of choosing the best policy by validation; its
-    share is that of the environment's steps and this together. Also gives the policy, saved and loaded as users do.
+    That is the time of ``learn`` less the environment's and less that of looking at the policy; its share is that of
+    the environment's steps and this together. Also gives the policy, saved and loaded as users do.
     """
     env: Any = gymnasium.make_vec(
         ENV_ID,
@@ -287,7 +287,8 @@ def measure_agent(bench: Bench) -> tuple[list[dict[str, Any]], Policy]:
             others.around(env_reset),
             student.around(student_step),
         )
-        run: Any = PolicyRun(env, policy, PolicyTraining(total_timesteps=ROLLOUT * BATCH, n_steps=ROLLOUT, seed=number))
+        training = PolicyTraining(total_timesteps=ROLLOUT * BATCH, n_steps=ROLLOUT, seed=number)
+        run: Any = PolicyRun(env, policy, training, keep_best=False)  # no trial students, which take no part in this
         run.note_policy = others.around(run.note_policy)
         whole.around(run.learn)(progress=False, callback=None)
         agent = whole.seconds - step.seconds - others.seconds

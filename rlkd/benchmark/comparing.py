@@ -4,8 +4,8 @@ For a seed every weighting gets the same initialisation, the same batches and th
 paired.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from rlkd.benchmark.arms import resolve_arms
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
-from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, run_units
+from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, one_more_process, run_units
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError
@@ -85,28 +85,64 @@ def compare(
         The records of all runs asked for, failed ones included (``status`` other than ``"ok"``).
     """
     check_comparison(task, cache, specs, settings, seeds=seeds, jobs=jobs)
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    arms, context, ledger = (
-        resolve_arms(specs, task, cache, folder),
-        Context(task, cache),
-        Ledger.open(folder / RUNS_FILE),
-    )
-    wanted = [Job(arm=arm, settings=settings, seed=seed) for seed in seeds for arm in arms]
-    keys = [run_key(context, job) for job in wanted]
-    finished = ledger.finished()
-    units = [Unit(key, job) for key, job in zip(keys, wanted, strict=True) if key not in finished]
-    make_worker = partial(_Worker, task, cache, folder, ledger, environment())
-    with tqdm(
-        total=len(wanted), initial=len(wanted) - len(units), desc="students", unit="run", disable=not progress
-    ) as bar:
-        for _ in run_units(units, make_worker, jobs):
+    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds)
+    units = comparison.unfinished()
+    done = len(comparison.units) - len(units)
+    with tqdm(total=len(comparison.units), initial=done, desc="students", unit="run", disable=not progress) as bar:
+        for _ in run_units(units, comparison.make_worker, jobs):
             bar.update()
-    for leftover in (STUDENTS_FOLDER, LOCKS_FOLDER):
-        with suppress(OSError):
-            (folder / leftover).rmdir()
-    newest = {record["key"]: record for record in read_jsonl(folder / RUNS_FILE)}
-    return [newest[key] for key in keys]
+    return comparison.records()
+
+
+@contextmanager
+def begun(
+    task: Task,
+    cache: LogitCache,
+    specs: Sequence[str],
+    settings: StudentSettings,
+    output_dir: str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> Iterator[None]:
+    """Distil students of a comparison in another process while this one makes what its other weightings need.
+
+    Arguments are those of :func:`compare`, which is called within the block and finds finished what was done by then.
+    """
+    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds)
+    with one_more_process(comparison.unfinished(), comparison.make_worker):
+        yield
+
+
+class _Comparison:
+    """The runs of a comparison, and where their records are."""
+
+    def __init__(
+        self,
+        task: Task,
+        cache: LogitCache,
+        specs: Sequence[str],
+        settings: StudentSettings,
+        folder: Path,
+        seeds: Sequence[int],
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        arms, context = resolve_arms(specs, task, cache, folder), Context(task, cache)
+        jobs = [Job(arm=arm, settings=settings, seed=seed) for seed in seeds for arm in arms]
+        self.folder, self.ledger = folder, Ledger.open(folder / RUNS_FILE)
+        self.units = [Unit(run_key(context, job), job) for job in jobs]
+        self.make_worker = partial(_Worker, task, cache, folder, self.ledger, environment())
+
+    def unfinished(self) -> list[Unit]:
+        finished = self.ledger.finished()
+        return [unit for unit in self.units if unit.name not in finished]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Of all runs, once they are finished."""
+        for leftover in (STUDENTS_FOLDER, LOCKS_FOLDER):
+            with suppress(OSError):
+                (self.folder / leftover).rmdir()
+        newest = {record["key"]: record for record in read_jsonl(self.folder / RUNS_FILE)}
+        return [newest[unit.name] for unit in self.units]
 
 
 class Ledger:

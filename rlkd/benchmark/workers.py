@@ -102,10 +102,38 @@ def run_units(units: Sequence[Unit], make_worker: Callable[[], Worker], processe
         except BrokenProcessPool as error:
             raise RlkdError("a process died, most likely for want of memory; resume with fewer jobs") from error
         except BaseException:
-            for process in list(pool._processes.values()):
-                process.terminate()  # its unit is done again when the work is resumed
-            pool.shutdown(wait=False, cancel_futures=True)
+            _stop(pool)
             raise
+
+
+@contextmanager
+def one_more_process(units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[None]:
+    """Have units done by another process while this one is at something else.
+
+    What the worker records of them is found by whoever asks for them later; the rest is left undone, and so is a unit
+    that fails. The process ends with the block.
+
+    Args:
+        units: In the order in which they are done; none needs another.
+        make_worker: Called once in the process; what it holds must be importable or picklable.
+    """
+    pool = ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(make_worker,)
+    )
+    try:
+        with _starting_process():
+            for unit in units:
+                pool.submit(_do_in_worker, unit)
+        yield
+    finally:
+        _stop(pool)
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the processes at once; what they are at is done again when it is asked for."""
+    for process in list(pool._processes.values()):
+        process.terminate()
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run_here(waiting: list[Unit], worker: Worker) -> Iterator[tuple[Unit, Any]]:

@@ -1,18 +1,21 @@
 """The quick start: the whole main job on the embedded text task."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rlkd.agents import PolicyTraining
-from rlkd.data import load_task
+from rlkd.benchmark import begun
+from rlkd.data import Task, load_task
 from rlkd.defaults import TOTAL_TIMESTEPS
 from rlkd.errors import ConfigError
-from rlkd.logit_cache import build_cache
+from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.networks import one_thread
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir
 from rlkd.settings import StudentSettings
-from rlkd.workflow.comparing import compare_and_report, default_arms
+from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_arms
 from rlkd.workflow.policies import learning_curve, run_train_policy
 from rlkd.workflow.teachers import Rows
 
@@ -65,17 +68,28 @@ def run_quickstart(
         )
         teachers = load_teachers([str(path) for path in paths], task)
         cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
-        run_train_policy(
-            task_options,
-            str(folder / "cache"),
-            str(folder / "policy"),
-            student=settings.student,
-            training=PolicyTraining(total_timesteps=total_timesteps),
-            episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
-            device=settings.device,
-            resume=True,
-            progress=progress,
-        )
-    curve = learning_curve(folder / "policy")
     arms = default_arms(cache, str(folder / "policy" / "policy"))
-    return compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
+    with _students_beside(task, cache, settings, folder, seeds, workers):
+        with one_thread():
+            run_train_policy(
+                task_options,
+                str(folder / "cache"),
+                str(folder / "policy"),
+                student=settings.student,
+                training=PolicyTraining(total_timesteps=total_timesteps),
+                episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
+                device=settings.device,
+                resume=True,
+                progress=progress,
+            )
+        curve = learning_curve(folder / "policy")
+        return compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
+
+
+def _students_beside(
+    task: Task, cache: LogitCache, settings: StudentSettings, folder: Path, seeds: int, workers: int
+) -> AbstractContextManager[None]:
+    """Students that need no policy, distilled while one is trained: that takes no more than one core."""
+    if workers == 1:
+        return nullcontext()
+    return begun(task, cache, [*DEFAULT_ARMS, "oracle"], settings, folder, seeds=range(seeds))
