@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from rlkd.data.batching import bucketed_order, encode_inputs
 from rlkd.data.task import Task
+from rlkd.devices import mixed_precision
 from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
 from rlkd.logit_cache import read_state
 from rlkd.losses import (
@@ -24,7 +25,6 @@ from rlkd.losses import (
     loss_gradient,
     refined_cross_entropy,
 )
-from rlkd.models.networks import mixed_precision
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device

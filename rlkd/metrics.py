@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import f1_score
 
 from rlkd.stats import expected_calibration_error
 
@@ -29,6 +28,8 @@ def classification_metrics(logits: Floats, labels: Labels) -> dict[str, float]:
         logits: Shape (N, C).
         labels: Shape (N,), all labelled.
     """
+    from sklearn.metrics import f1_score
+
     predictions = logits.argmax(-1)
     return {
         "accuracy": float((predictions == labels).mean()),

@@ -23,6 +23,7 @@ FLOORS = (
     "hub",
     "types",
     "cost",
+    "devices",
     "losses",
     "settings",
     "metrics",

@@ -17,9 +17,9 @@ from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, one_more_process, run_units
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
+from rlkd.devices import check_device
 from rlkd.errors import ConfigError, WeightingError
 from rlkd.logit_cache import LogitCache
-from rlkd.models.networks import check_device
 from rlkd.models.students import check_student
 from rlkd.records import append_jsonl, check_one_process, environment, read_jsonl
 from rlkd.settings import StudentSettings

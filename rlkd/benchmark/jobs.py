@@ -23,10 +23,10 @@ from rlkd.benchmark.measuring import (
 )
 from rlkd.cost import NO_COST, added, metered
 from rlkd.data.task import Task
+from rlkd.devices import one_thread
 from rlkd.errors import one_line
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import told_if_diverged
-from rlkd.models.networks import one_thread
 from rlkd.records import write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer

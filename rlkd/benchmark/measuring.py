@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import matthews_corrcoef, recall_score
 from torch import Tensor
 
 from rlkd.data.task import Task
@@ -35,6 +34,8 @@ def student_scores(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64])
         logits: Shape (N, C).
         labels: Shape (N,), all labelled.
     """
+    from sklearn.metrics import matthews_corrcoef, recall_score
+
     predictions = logits.argmax(-1)
     classes = np.arange(logits.shape[-1])
     recall = recall_score(labels, predictions, labels=classes, average=None, zero_division=0.0)

@@ -18,8 +18,8 @@ from rlkd.benchmark.places import portable
 from rlkd.benchmark.stages import arm_of, check_policy, labelled_part, make_policy, make_teachers, open_context
 from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
+from rlkd.devices import check_device, one_thread
 from rlkd.errors import ConfigError
-from rlkd.models.networks import check_device, one_thread
 from rlkd.records import check_one_process, environment
 
 log = logging.getLogger(__name__)

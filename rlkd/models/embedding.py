@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import AutoModel
 
 from rlkd.data.batching import longest_row, report_cut, tokenised
+from rlkd.devices import mixed_precision
 from rlkd.errors import TeacherError, one_line
 from rlkd.models.fitting import fit
 from rlkd.models.identity import network_identity
-from rlkd.models.networks import forward_inputs, load_tokenizer, mixed_precision, quiet_transformers
+from rlkd.models.networks import forward_inputs, load_tokenizer, quiet_transformers
 
 
 class TextEmbedder:

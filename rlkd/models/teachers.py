@@ -12,12 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.task import Task, joined_inputs, raw_inputs
+from rlkd.devices import mixed_precision
 from rlkd.errors import TeacherError
 from rlkd.models.fitting import fit
 from rlkd.models.identity import estimator_identity, network_identity, once_identity
 from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
-from rlkd.models.networks import forward_inputs, holds, mixed_precision, reads
+from rlkd.models.networks import forward_inputs, holds, reads
 from rlkd.models.probabilities import check_logits, logarithms
 from rlkd.types import InnerStates, Wanted
 

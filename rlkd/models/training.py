@@ -22,10 +22,6 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -34,9 +30,10 @@ from rlkd.data.batching import LengthBucketSampler, encode_inputs
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task, joined_inputs
 from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
+from rlkd.devices import check_device
 from rlkd.errors import ConfigError, OutputDirectoryError, StudentError, TaskError, TeacherError, nearest, one_line
 from rlkd.models.inner_states import read_inner_states
-from rlkd.models.networks import StepBar, attached, check_device, forward_inputs, quiet_transformers
+from rlkd.models.networks import StepBar, attached, forward_inputs, quiet_transformers
 from rlkd.models.specialists import known_names, known_rows
 from rlkd.models.students import PREFIX, STUDENTS, check_student, load_student
 from rlkd.models.teacher_files import TeacherInfo, read_info, write_hf, write_info, write_sklearn
@@ -336,6 +333,12 @@ def _finish(
 
 
 def _train_sklearn(task: Task, path: Path, plan: Plan, rows: NDArray[np.int64]) -> SklearnTeacher:
+    # imported here: every process that trains a network would load them for nothing
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
     classifier = LogisticRegression(C=20.0, max_iter=300)
     model: Any = classifier
     if task.table.vectors is not None:

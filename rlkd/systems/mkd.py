@@ -22,11 +22,12 @@ from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.subset import drop_unlabelled
 from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
+from rlkd.devices import check_device
 from rlkd.errors import ConfigError, OutputDirectoryError, TaskError
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.losses import Divergence
 from rlkd.models.multi_task import ENCODERS, check_multi_task, load_multi_task
-from rlkd.models.networks import StepBar, check_device, quiet_transformers
+from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.teacher_files import load_teachers, write_hf
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import folder_of, read_object, verify_manifest, write_json_atomic, write_manifest

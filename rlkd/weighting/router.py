@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlkd.devices import one_thread
 from rlkd.errors import PolicyError, WeightingError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import read_state
 from rlkd.losses import teacher_cross_entropy
-from rlkd.models.networks import one_thread
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, normalised
 from rlkd.weighting.heuristic import Oracle

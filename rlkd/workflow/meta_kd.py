@@ -11,10 +11,11 @@ import torch
 
 from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
+from rlkd.devices import check_device
 from rlkd.errors import unknown_name
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.metrics import classification_metrics, told_if_diverged
-from rlkd.models.networks import StepBar, check_device, quiet_transformers
+from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher

@@ -8,9 +8,9 @@ from rlkd.agents import PolicyTraining, prepare_training
 from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
 from rlkd.defaults import TEACHER_COPIES, student_rate
+from rlkd.devices import check_device
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache
-from rlkd.models.networks import check_device
 from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl
 from rlkd.report import write_report
 from rlkd.settings import AUTO, found_device

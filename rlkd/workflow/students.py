@@ -12,10 +12,11 @@ import numpy as np
 from rlkd.benchmark import learned_hash, weights_summary
 from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
+from rlkd.devices import check_device
 from rlkd.errors import ConfigError, RlkdError, nearest, one_line
 from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.metrics import classification_metrics, told_if_diverged
-from rlkd.models.networks import StepBar, check_device, quiet_transformers
+from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.students import check_student
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report

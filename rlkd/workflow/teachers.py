@@ -8,12 +8,12 @@ import torch
 from scipy.special import softmax
 
 from rlkd.data import Task, load_task
+from rlkd.devices import check_device
 from rlkd.errors import TeacherError, unknown_name
 from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom, headroom_verdict
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
-from rlkd.models.networks import check_device
 from rlkd.models.training import plan_teachers
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object
 from rlkd.stats import expected_calibration_error

@@ -9,10 +9,10 @@ from rlkd.agents import PolicyTraining
 from rlkd.benchmark import begun
 from rlkd.data import Task, load_task
 from rlkd.defaults import TOTAL_TIMESTEPS
+from rlkd.devices import one_thread
 from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_teachers, train_teachers
-from rlkd.models.networks import one_thread
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir
 from rlkd.settings import StudentSettings
 from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_arms
