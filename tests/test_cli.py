@@ -835,7 +835,7 @@ def test_a_distillation_that_was_broken_off_resumes_to_the_same_student(
 def test_a_policy_training_that_was_broken_off_resumes_to_the_same_policy(
     server: subprocess.Popen[str], vectors: tuple[object, ...], tmp_path: Path
 ) -> None:
-    arguments = ("train-policy", *vectors, "--horizon", 10, "--n-steps", 10, "--total-timesteps", 160 * 12)
+    arguments = ("train-policy", *vectors, "--horizon", 10, "--n-steps", 10, "--total-timesteps", 160 * 8)
     run, whole = tmp_path / "run", tmp_path / "whole"
     printed_to, begun = tmp_path / "printed", run / "metrics.jsonl"
     code, printed = killed(

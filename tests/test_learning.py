@@ -56,7 +56,7 @@ class ShuffledGain(LogitGain):
 
 
 def learned(task, cache, **settings):
-    defaults = {"total_timesteps": 6000, "n_steps": 15, "warm_start": False, "episode": EPISODE}
+    defaults = {"total_timesteps": 6000, "n_steps": 15, "trials": 1, "warm_start": False, "episode": EPISODE}
     return train_policy(task, cache, **(defaults | settings))
 
 
@@ -96,13 +96,19 @@ def policy(unclear):
     return learned(*unclear)
 
 
-def test_a_policy_comes_close_to_the_supervised_router(unclear, policy):
-    blind, knowing = (mass(build_weighting(name, *unclear), *unclear) for name in ("router", "router:knows"))
+@pytest.fixture(scope="module")
+def routers(unclear):
+    """The supervised router, and the one that is told what its teachers were trained on."""
+    return build_weighting("router", *unclear), build_weighting("router:knows", *unclear)
+
+
+def test_a_policy_comes_close_to_the_supervised_router(unclear, policy, routers):
+    blind, knowing = (mass(router, *unclear) for router in routers)
     assert mass(policy, *unclear) > knowing - 0.05 > 0.8
     assert knowing > blind > 0.8
 
 
-def test_a_router_reads_labels_and_not_what_teachers_say_they_know(unclear):
+def test_a_router_reads_labels_and_not_what_teachers_say_they_know(unclear, routers):
     """Knowledge that is wrong misleads only the router that asks for it, and the oracle."""
     task, cache = unclear
     wrong = dataclasses.replace(cache.knowledge, matrix=np.roll(cache.knowledge.matrix, 1, axis=0))
@@ -110,8 +116,8 @@ def test_a_router_reads_labels_and_not_what_teachers_say_they_know(unclear):
     misled = LogitCache(arrays, cache.teacher_names, knowledge=wrong)
     state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
     blind, knowing = (
-        [build_weighting(name, task, source).weights(state) for source in (cache, misled)]
-        for name in ("router", "router:knows")
+        [weighting.weights(state) for weighting in (router, build_weighting(name, task, misled))]
+        for router, name in zip(routers, ("router", "router:knows"), strict=True)
     )
     assert torch.equal(*blind)
     assert not torch.allclose(*knowing, atol=0.2)
@@ -170,7 +176,7 @@ def trial_loss(policy, task, cache, **settings):
 
 
 def test_the_policy_whose_students_lose_least_on_validation_is_kept(unclear, tmp_path):
-    policy = learned(*unclear, output_dir=tmp_path)
+    policy = learned(*unclear, output_dir=tmp_path, trials=PolicyTraining.trials)
     curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = {point["step"]: point["validation/trial_loss"] for point in curve if "validation/trial_loss" in point}
     assert len(losses) == 3  # at the start of two episodes, and at the end
@@ -290,10 +296,10 @@ def test_a_trial_whose_student_breaks_says_so(unclear):
         trial_loss(build_weighting("uniform", *unclear), *unclear, learning_rate=1e30)
 
 
-def test_a_warm_start_is_the_router(unclear):
+def test_a_warm_start_is_the_router(unclear, routers):
     """Before the first update the policy is the router; it can only be replaced by one that teaches better."""
-    router = build_weighting("router", *unclear).policy
-    warm = learned(*unclear, warm_start=True, total_timesteps=64 * 15)
+    router = routers[0].policy
+    warm = learned(*unclear, warm_start=True, total_timesteps=64 * 15, trials=PolicyTraining.trials)
     cold = learned(*unclear, total_timesteps=64 * 15)
     assert trial_loss(warm, *unclear) <= trial_loss(router, *unclear) < trial_loss(cold, *unclear) - 0.02
     assert router.origin is None

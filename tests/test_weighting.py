@@ -388,11 +388,11 @@ print("deployed")
 """
 
 
-TRAINING_ONLY = ("stable_baselines3", "gymnasium", "rlkd_envs", "transformers", "datasets", "sklearn", "pandas", "scipy")
+NOT_NEEDED = ("stable_baselines3", "gymnasium", "rlkd_envs", "transformers", "datasets", "sklearn", "pandas", "scipy")
 
 
 def test_a_policy_is_deployed_with_torch_and_little_else(folder):
-    command = [sys.executable, "-c", DEPLOYED, str(folder), *TRAINING_ONLY]
+    command = [sys.executable, "-c", DEPLOYED, str(folder), *NOT_NEEDED]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.stdout == "deployed\n", run.stderr
 
