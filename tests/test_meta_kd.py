@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import frozen
 import numpy as np
 import pytest
 import torch
@@ -502,6 +503,7 @@ def test_a_suite_runs_the_papers_rows_and_the_bridge(data, encoder, tmp_path):
     assert [record.get("error") for record in records if record["status"] != "ok"] == []
     runs = {(r["task"], r["weighting"]): r for r in records if r["kind"] == "run"}
     assert len(runs) == suite.num_runs == 9
+    frozen.same("meta_kd", [{name: run[name] for name in run if name != "key"} for run in runs.values()])
     bridge = ["single-books", "single-film-dvd", "single-kitchen", "meta"]
     for weighting in ("uniform", "router"):
         run = runs["kitchen", weighting]

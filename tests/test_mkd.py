@@ -8,6 +8,7 @@ import math
 import shutil
 from pathlib import Path
 
+import frozen
 import numpy as np
 import pytest
 import torch
@@ -492,6 +493,7 @@ def test_a_suite_of_mkd_gives_the_records_of_any_other(suite, tmp_path):
     runs = {(r["task"], r["weighting"], r["seed"]): r for r in records if r["kind"] == "run"}
     assert set(runs) == {(task, arm, seed) for task in ("two", "pairs") for arm in ARMS for seed in (0,)}
     assert len(runs) == plan.num_runs
+    frozen.same("mkd", [{name: run[name] for name in run if name != "key"} for run in runs.values()])
     for (_, arm, _), run in runs.items():
         assert (run["mean_weights"] is None) == arm.startswith("labels")
         assert len(unpack_bits(run["correct"])) == run["rows"]["test"]
