@@ -32,7 +32,7 @@ from rlkd.weighting import Mixture, Weighting, mixture
 from rlkd.weighting.checks import check_weights
 from rlkd.weighting.teacher_sets import TeacherSets
 
-from .rewards import Reward
+from .scene import Reward
 
 StudentFactory = Callable[[int], PreTrainedModel]
 """Seed to a fresh student."""
@@ -95,7 +95,7 @@ class HiddenTap:
 
 
 class DistillationEpisode:
-    """A student that is distilled step by step with weights from outside; a :class:`~rlkd_envs.rewards.Scene`.
+    """A student that is distilled step by step with weights from outside; a :class:`~rlkd_envs.scene.Scene`.
 
     Students learn from every train row, as reported students do; labels are for rewards. Where fewer than half of the
     rows have one, an episode repeats those, so that half of its instances can be rewarded; a trial student, by which

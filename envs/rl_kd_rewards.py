@@ -4,14 +4,11 @@ A level pays for what the student knows, not for what the step taught it: it nev
 the student learns. ``logit_gain`` and ``student_gain`` are rewards without these two faults.
 """
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from rlkd.losses import cross_entropy
 
-if TYPE_CHECKING:
-    from .rewards import Reward, Scene
+from .scene import Reward, Scene
 
 
 class RlKd1:
@@ -25,10 +22,10 @@ class RlKd1:
 
     reads_labels = True
 
-    def before(self, scene: "Scene") -> None:
+    def before(self, scene: Scene) -> None:
         """Nothing to remember."""
 
-    def after(self, scene: "Scene") -> Tensor:
+    def after(self, scene: Scene) -> Tensor:
         """Minus the loss of each instance, shape (B,), <= 0."""
         return -cross_entropy(scene.batch_logits(), scene.labels)
 
@@ -44,10 +41,10 @@ class RlKd2:
 
     reads_labels = True
 
-    def before(self, scene: "Scene") -> None:
+    def before(self, scene: Scene) -> None:
         """Nothing to remember."""
 
-    def after(self, scene: "Scene") -> Tensor:
+    def after(self, scene: Scene) -> Tensor:
         """Minus the two losses of each instance, shape (B,), <= 0."""
         logits = scene.batch_logits()
         return -cross_entropy(logits, scene.labels) - scene.cost_of_mixture(logits)
@@ -65,7 +62,7 @@ class RlKd3(RlKd2):
 
     ACCURACY_SHARE = 0.5
 
-    def after(self, scene: "Scene") -> Tensor:
+    def after(self, scene: Scene) -> Tensor:
         """The mix of each instance, shape (B,), <= 0.5."""
         accuracy = (scene.probe_logits()[0].argmax(-1) == scene.probe_labels).float().mean()
         return (1 - self.ACCURACY_SHARE) * super().after(scene) + self.ACCURACY_SHARE * accuracy
@@ -77,15 +74,15 @@ class BatchMean:
     Where the reward reads labels it is the mean of those that have one.
     """
 
-    def __init__(self, reward: "Reward") -> None:
+    def __init__(self, reward: Reward) -> None:
         """Wrap a reward."""
         self.inner, self.reads_labels = reward, reward.reads_labels
 
-    def before(self, scene: "Scene") -> None:
+    def before(self, scene: Scene) -> None:
         """Let the reward look at the student before the step."""
         self.inner.before(scene)
 
-    def after(self, scene: "Scene") -> Tensor:
+    def after(self, scene: Scene) -> Tensor:
         """The mean, repeated for each instance, shape (B,)."""
         rewards = self.inner.after(scene)
         paid = rewards[scene.labels >= 0] if self.reads_labels else rewards

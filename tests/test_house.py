@@ -1,12 +1,16 @@
 """The house stands: imports go down, what is installed is what is here, and the door opens at once."""
 
 import ast
+import contextlib
+import importlib
+import re
 import resource
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,9 +62,15 @@ def sources() -> Iterator[tuple[str, Path]]:
         yield "envs", path
 
 
+BY_STRING = re.compile(r"((?:rlkd|rlkd_envs)(?:\.\w+)*):[\w/.-]+")
+"""How a string names something to import, as Gymnasium's registry reads it: ``package.module:Name``."""
+
+
 def imports(path: Path) -> Iterator[str]:
-    """Dotted names of the modules that a file imports, anywhere in it; relative ones begin with a dot."""
+    """Dotted names of the modules that a file imports, anywhere in it and by string; relative ones begin with a dot."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and (by := BY_STRING.fullmatch(node.value)):
+            yield by[1]
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -78,8 +88,8 @@ def test_imports_go_down_only():
     for floor, path in sources():
         for name in imports(path):
             package, _, rest = name.partition(".")
-            target = rest.partition(".")[0]
-            if package == "rlkd" and target != floor and FLOORS.index(target) >= FLOORS.index(floor):
+            target = "envs" if package == "rlkd_envs" else rest.partition(".")[0]
+            if package in ("rlkd", "rlkd_envs") and target != floor and FLOORS.index(target) >= FLOORS.index(floor):
                 climbing.append(f"{path.relative_to(ROOT)} imports {name}")
     assert climbing == []
 
@@ -87,10 +97,68 @@ def test_imports_go_down_only():
 def test_libraries_stay_on_their_floors():
     assert importers("stable_baselines3") == {"agents"}
     assert importers("gymnasium") <= {"envs", "agents", "workflow"}
-    assert importers("rlkd_envs") == importers("envs") == set()  # inside envs/ imports are relative
+    assert importers("rlkd_envs") == {"agents", "envs"}  # by the strings of Gymnasium's registry
+    assert importers("envs") == set()  # inside envs/ imports are relative
     assert importers("torch").isdisjoint(NUMBERS_AND_FILES)
     assert "weighting" not in importers("transformers") | importers("sklearn")
     assert not any(name.startswith("..") for floor, path in sources() if floor == "envs" for name in imports(path))
+
+
+def absolute(path: Path) -> Iterator[str]:
+    """The modules of ours that a file imports, also those that only type checkers import."""
+    package = ["rlkd_envs"] if path.parent.name == "envs" else [*path.parent.relative_to(ROOT).parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def test_no_module_waits_for_itself():
+    """Imports are no circles: taking away, again and again, what imports nothing that is left leaves nothing."""
+    modules = {}
+    for _, path in sources():
+        parts = ["rlkd_envs", path.stem] if path.parent.name == "envs" else path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(part for part in parts if part != "__init__")] = path
+    left = {name: {other for other in absolute(path) if other != name} for name, path in modules.items()}
+    while ends := [name for name, wanted in left.items() if wanted.isdisjoint(left)]:
+        for name in ends:
+            del left[name]
+    assert left == {}
+
+
+def found(name: str) -> Any:
+    """What a dotted name stands for.
+
+    Raises:
+        LookupError: There is no such thing.
+    """
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        with contextlib.suppress(ImportError):
+            thing: Any = importlib.import_module(".".join(parts[:cut]))
+            for part in parts[cut:]:
+                thing = getattr(thing, part, None) or getattr(thing, "__dataclass_fields__", {})[part]
+            return thing
+    raise LookupError(name)
+
+
+REFERENCE = re.compile(r":(?:mod|func|class|meth|data|attr|exc):`~?([\w.]+)`")
+
+
+def test_what_docstrings_refer_to_is_there():
+    dangling = []
+    for floor, path in sources():
+        module = ".".join(["rlkd_envs", path.stem] if floor == "envs" else path.relative_to(ROOT).with_suffix("").parts)
+        for name in REFERENCE.findall(path.read_text(encoding="utf-8")):
+            if "." not in name:
+                continue
+            try:
+                found(f"{module.removesuffix('.__init__')}.{name}" if name[0].isupper() else name)
+            except LookupError:
+                dangling.append(f"{path.relative_to(ROOT)} refers to {name}")
+    assert dangling == []
 
 
 def test_nothing_prints():

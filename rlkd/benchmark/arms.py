@@ -40,7 +40,7 @@ def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir
     """Name the weightings, and fit a router once: like a policy it is the same for every seed.
 
     Args:
-        specs: Weightings, as ``name[:argument]``, that :func:`~rlkd.benchmark.comparison.check_comparison` let pass.
+        specs: Weightings, as ``name[:argument]``, that :func:`~rlkd.benchmark.comparing.check_comparison` let pass.
         task: The task.
         cache: The teachers' logits.
         output_dir: Where a fitted router is kept.
