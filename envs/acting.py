@@ -14,10 +14,7 @@ from rlkd.features import ObservationConfig
 from rlkd.types import State, on_device
 from rlkd.weighting.base import equal_weights
 
-from .rl_kd_rewards import BatchMean
 from .vector import TeacherWeightingVectorEnv
-
-CREDITS = ("instance", "batch")
 
 
 class Actor(Protocol):
@@ -66,7 +63,7 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
     Terminated when the budget of ``horizon`` steps, those of the start included, is spent.
 
     ## Arguments
-    ``actor``, ``credit``, ``pretraining_steps``, and those of the other vector face but ``observation``.
+    ``actor``, ``pretraining_steps``, and those of the other vector face but ``observation``.
 
     ## Version History
     * v0
@@ -77,7 +74,6 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
         num_envs: int | None = None,
         *,
         actor: Actor,
-        credit: str = "instance",
         pretraining_steps: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -86,19 +82,15 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
         Args:
             num_envs: See the other vector face.
             actor: Gives observations and turns actions into weights.
-            credit: ``instance`` or ``batch``.
             pretraining_steps: Steps with equal weights at the start of an episode, < horizon.
             **kwargs: Arguments of the other vector face but ``observation``.
         """
         super().__init__(num_envs, observation=ObservationConfig(student=actor.reads_student), **kwargs)
         horizon = self.episode.settings.horizon
-        if credit not in CREDITS or not 0 <= pretraining_steps < horizon:
+        if not 0 <= pretraining_steps < horizon:
             raise ConfigError(
-                f"expected credit of {', '.join(CREDITS)} and 0 <= pretraining_steps < horizon {horizon}, got "
-                f"{credit!r} and {pretraining_steps}; mend the one out of range"
+                f"expected 0 <= pretraining_steps < horizon {horizon}, got {pretraining_steps}; mend one of them"
             )
-        if credit == "batch":
-            self.episode.reward = BatchMean(self.episode.reward)
         self.actor, self.pretraining_steps = actor, pretraining_steps
         bound, width = actor.observation_bound, self.num_teachers * actor.num_features
         self.single_observation_space = spaces.Box(-bound, bound, (width,), np.float32)

@@ -1,6 +1,5 @@
 """One student's training run, a batch at a time: what both faces of the environment stand on."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -94,6 +93,53 @@ class HiddenTap:
         self.value = args[0].detach().float()
 
 
+class DistillationSetup:
+    """What all students of an environment share: task, teachers, encoded inputs, and how a student is made.
+
+    Holds the training view of the task and of the teachers: no row of the test split is in its memory. Nothing in it
+    changes while students are trained.
+    """
+
+    def __init__(
+        self, task: Task, source: LogitSource, student: str | StudentFactory, settings: EpisodeSettings, device: str
+    ) -> None:
+        """Prepare everything once.
+
+        Args:
+            task: The task; cut to its training view here.
+            source: The teachers' logits; cut likewise.
+            student: A name or path for :func:`rlkd.models.students.load_student`, or a function of a seed.
+            settings: How a student is trained.
+            device: Of the students.
+        """
+        self.task = task.training_view()
+        self.source = source.head(len(self.task.table))
+        self.settings, self.device = settings, torch.device(device)
+        self.train_ids, self.labelled_ids = self.task.splits["train"], self.task.labelled_ids("train")
+        self.probe_ids, self.validation_ids = self.task.labelled_ids("probe"), self.task.labelled_ids("validation")
+        if len(self.labelled_ids) == 0 or len(self.probe_ids) == 0:
+            raise TaskError(
+                f"rewards need labelled train and probe rows, task {task.name!r} has {len(self.labelled_ids)} and "
+                f"{len(self.probe_ids)}; label some rows of train"
+            )
+        self.make_student = self._student_factory(student)
+
+    def _student_factory(self, student: str | StudentFactory) -> StudentFactory:
+        layers, length = self.settings.num_layers, self.settings.max_length
+        if callable(student):
+            if layers is not None:
+                raise ConfigError("num_layers would be ignored for a student that a function makes; leave it out")
+            self.inputs = encode_inputs(self.task, None, length)
+            return student
+        _, tokenizer = load_student(student, self.task, num_layers=layers)
+        self.inputs = encode_inputs(self.task, tokenizer, length)
+        return lambda seed: load_student(student, self.task, num_layers=layers, seed=seed, tokenizer=tokenizer)[0]
+
+    def batch(self, ids: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Inputs of some rows, where the students are."""
+        return {name: tensor.to(self.device) for name, tensor in self.inputs.batch(ids).items()}
+
+
 class DistillationEpisode:
     """A student that is distilled step by step with weights from outside; a :class:`~rlkd_envs.scene.Scene`.
 
@@ -101,53 +147,19 @@ class DistillationEpisode:
     rows have one, an episode repeats those, so that half of its instances can be rewarded; a trial student, by which
     policies are compared, meets every row as often as any other.
 
-    Holds the training view of the task and of the teachers: no row of the test split is in its memory. All of its
-    randomness is a function of the seed given to :meth:`start`; the global random state is left alone.
+    All of its randomness is a function of the seed given to :meth:`start`; the global random state is left alone.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        source: LogitSource,
-        student: str | StudentFactory,
-        reward: Reward,
-        settings: EpisodeSettings,
-        device: str = "cpu",
-    ) -> None:
-        """Prepare everything that episodes share.
+    def __init__(self, setup: DistillationSetup, reward: Reward | None = None) -> None:
+        """Begin nothing yet.
 
         Args:
-            task: The task; cut to its training view here.
-            source: The teachers' logits; cut likewise.
-            student: A name or path for :func:`rlkd.models.students.load_student`, or a function of a seed.
-            reward: Called around every step.
-            settings: How the student is trained.
-            device: Of the student.
+            setup: What episodes share.
+            reward: Called around every step. None: a trial student's episode, of which no step is rewarded.
         """
-        self.task = task.training_view()
-        self.source = source.head(len(self.task.table))
-        self.settings, self.reward, self.device = settings, reward, torch.device(device)
-        labelled, self._probe_ids = self.task.labelled_ids("train"), self.task.labelled_ids("probe")
-        self._validation_ids = self.task.labelled_ids("validation")
-        if len(labelled) == 0 or len(self._probe_ids) == 0:
-            raise TaskError(
-                f"rewards need labelled train and probe rows, task {task.name!r} has {len(labelled)} and "
-                f"{len(self._probe_ids)}; label some rows of train"
-            )
-        self._train_ids = half_labelled(self.task.splits["train"], labelled)
-        self._make_student = self._student_factory(student)
+        self.setup, self.settings, self.device, self.reward = setup, setup.settings, setup.device, reward
+        self._train_ids = setup.train_ids if reward is None else half_labelled(setup.train_ids, setup.labelled_ids)
         self.step_index = 0
-
-    def _student_factory(self, student: str | StudentFactory) -> StudentFactory:
-        if callable(student):
-            if self.settings.num_layers is not None:
-                raise ConfigError("num_layers would be ignored for a student that a function makes; leave it out")
-            self._inputs = encode_inputs(self.task, None, self.settings.max_length)
-            return student
-        layers = self.settings.num_layers
-        _, tokenizer = load_student(student, self.task, num_layers=layers)
-        self._inputs = encode_inputs(self.task, tokenizer, self.settings.max_length)
-        return lambda seed: load_student(student, self.task, num_layers=layers, seed=seed, tokenizer=tokenizer)[0]
 
     def start(self, seed: int) -> None:
         """Begin a new episode: a fresh student, and a fresh order of batches."""
@@ -155,8 +167,8 @@ class DistillationEpisode:
         self._order = self._epoch_order()
         self._random = torch.Generator().manual_seed(seed).get_state()
         self._numpy_random = np.random.default_rng(seed)
-        self.student = self._make_student(seed).to(self.device)
-        self._tap = HiddenTap(last_linear(self.student, self.task.num_classes))
+        self.student = self.setup.make_student(seed).to(self.device)
+        self._tap = HiddenTap(last_linear(self.student, self.setup.task.num_classes))
         self._optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=self.settings.learning_rate, weight_decay=0.0, fused=True
         )  # as the trainer of the student that is reported
@@ -186,16 +198,16 @@ class DistillationEpisode:
         self._cursor += size
 
     def _epoch_order(self) -> NDArray[np.int64]:
-        lengths = self._inputs.lengths[self._train_ids]
+        lengths = self.setup.inputs.lengths[self._train_ids]
         order: NDArray[np.int64] = bucketed_order(lengths, self.settings.batch_size, self.seed, self._epoch)
         return self._train_ids[order]
 
     def _set_batch(self, ids: NDArray[np.int64]) -> None:
         self.ids = ids
-        self._batch = self._to_device(self._inputs.batch(ids))
-        probe = self._numpy_random.choice(self._probe_ids, min(self.settings.probe_size, len(self._probe_ids)), False)
+        self._batch, probes = self.setup.batch(ids), self.setup.probe_ids
+        probe = self._numpy_random.choice(probes, min(self.settings.probe_size, len(probes)), False)
         self._probe_batch_ids = np.asarray(probe)
-        state = read_state(self.task, self.source, torch.from_numpy(ids))
+        state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
         self._state = on_device(self.settings.teacher_sets.draw(state, self._numpy_random)[0], self.device)
         assert self._state.labels is not None
         self.labels = self._state.labels
@@ -203,7 +215,7 @@ class DistillationEpisode:
     @property
     def probe_labels(self) -> Tensor:
         """Labels of the probe rows drawn for this step, shape (P,)."""
-        return torch.from_numpy(self.task.table.labels[self._probe_batch_ids]).to(self.device)
+        return torch.from_numpy(self.setup.task.table.labels[self._probe_batch_ids]).to(self.device)
 
     def observed_state(self, *, student: bool) -> State:
         """The state of the batch at hand, with the student's eval-mode logits if asked for."""
@@ -215,8 +227,9 @@ class DistillationEpisode:
 
     def validation_state(self, *, student: bool, max_rows: int = 2000) -> State:
         """The state of labelled validation rows."""
-        ids = self._validation_ids[:max_rows]
-        state = replace(read_state(self.task, self.source, torch.from_numpy(ids)), progress=self.progress)
+        ids = self.setup.validation_ids[:max_rows]
+        state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
+        state = replace(state, progress=self.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state
 
     def trial_losses(self, weighting: Weighting, seed: int, *, student: bool, refined: bool = False) -> Tensor:
@@ -237,20 +250,19 @@ class DistillationEpisode:
         Raises:
             NonFiniteLossError: If the student's loss becomes NaN or infinite.
         """
-        trial = copy.copy(self)
-        trial._train_ids = self.task.splits["train"]
+        trial, validation = DistillationEpisode(self.setup), self.setup.validation_ids
         trial.start(seed)
         while not trial.done:
             state = on_device(trial.observed_state(student=student), torch.device("cpu"))
             trial._check_finite(trial._optimise(mixture(weighting, state)))
             trial._move_on()
-        labels = torch.from_numpy(self.task.table.labels[self._validation_ids]).to(self.device)
+        labels = torch.from_numpy(self.setup.task.table.labels[validation]).to(self.device)
         loss = refined_cross_entropy if refined else cross_entropy
-        return loss(trial._logits_of(self._validation_ids), labels).cpu()
+        return loss(trial._logits_of(validation), labels).cpu()
 
     def _logits_of(self, ids: NDArray[np.int64]) -> Tensor:
         chunks = np.array_split(ids, max(1, len(ids) // 256))
-        return torch.cat([self._evaluate(self._to_device(self._inputs.batch(chunk))) for chunk in chunks])
+        return torch.cat([self._evaluate(self.setup.batch(chunk)) for chunk in chunks])
 
     def step(self, weights: Tensor) -> tuple[Tensor, float]:
         """Take one optimisation step with these weights and move on to the next batch.
@@ -266,6 +278,7 @@ class DistillationEpisode:
             NonFiniteLossError: If loss or reward is NaN or infinite.
             WeightingError: If the weights are none, see :func:`rlkd.weighting.checks.check_weights`.
         """
+        assert self.reward is not None
         weights = weights.to(self.device)
         check_weights(weights, self._state, "of the environment's actions")
         self.reward.before(self)
@@ -340,7 +353,7 @@ class DistillationEpisode:
 
     def probe_logits(self) -> tuple[Tensor, Tensor]:
         """The student's logits (P, C) and last-layer inputs (P, H) on this step's probe rows, in eval mode."""
-        return self._evaluate(self._to_device(self._inputs.batch(self._probe_batch_ids))), self._tap.value
+        return self._evaluate(self.setup.batch(self._probe_batch_ids)), self._tap.value
 
     @torch.no_grad()
     def _evaluate(self, batch: dict[str, Tensor]) -> Tensor:
@@ -351,9 +364,6 @@ class DistillationEpisode:
         with mixed_precision(self.device, bf16=self.settings.bf16):
             logits: Tensor = self.student(**batch).logits
         return logits.float()
-
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
 def half_labelled(rows: NDArray[np.int64], labelled: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rlkd.errors import unknown_name
 from rlkd.losses import cross_entropy, likeliest_temperatures, logit_gain
 
-from .rl_kd_rewards import RlKd1, RlKd2, RlKd3
+from .rl_kd_rewards import BatchMean, RlKd1, RlKd2, RlKd3
 from .scene import Reward, Scene
 
 
@@ -114,15 +114,26 @@ REWARDS: dict[str, Callable[[], Reward]] = {
 """Every reward by name."""
 
 
-def make_reward(name: str) -> Reward:
+CREDITS = ("instance", "batch")
+"""Whose reward an instance gets: its own, or the mean of its batch."""
+
+
+def make_reward(name: str, *, credit: str = "instance") -> Reward:
     """Make a reward by name.
 
+    Args:
+        name: A key of :data:`REWARDS`.
+        credit: One of :data:`CREDITS`.
+
     Raises:
-        UnknownNameError: If there is no such reward.
+        UnknownNameError: If there is no such reward or credit.
     """
     if name not in REWARDS:
         raise unknown_name("reward", name, REWARDS)
-    return REWARDS[name]()
+    if credit not in CREDITS:
+        raise unknown_name("credit", credit, CREDITS)
+    reward = REWARDS[name]()
+    return BatchMean(reward) if credit == "batch" else reward
 
 
 def _one_hot(labels: Tensor, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from rlkd.types import LogitSource, State
 from rlkd.weighting import Weighting
 from rlkd.weighting.learned import action_weights
 
-from .episode import DistillationEpisode, EpisodeSettings, StudentFactory
+from .episode import DistillationEpisode, DistillationSetup, EpisodeSettings, StudentFactory
 from .rewards import make_reward
 
 Array = NDArray[np.float32]
@@ -73,6 +73,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         cache: LogitSource | None = None,
         student: str | StudentFactory | None = None,
         reward: str = "logit_gain",
+        credit: str = "instance",
         observation: ObservationConfig | None = None,
         settings: EpisodeSettings | None = None,
         device: str = "cpu",
@@ -87,6 +88,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             cache: The teachers' logits.
             student: A student's name or path, or a function from a seed to a model. None: the smallest from scratch.
             reward: Name of the reward.
+            credit: ``instance``, or ``batch``: every instance gets the mean of its batch.
             observation: Feature groups; default label-free and without the student.
             settings: How the student is trained; None: made of ``settings_kwargs``.
             device: Of the student.
@@ -116,7 +118,8 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
                 "the observation reads 'reliability', the cache has none; open it with rlkd.load_cache for a task with "
                 "labelled validation rows"
             )
-        self.episode = DistillationEpisode(task, cache, student, make_reward(reward), settings, device)
+        setup = DistillationSetup(task, cache, student, settings, device)
+        self.episode = DistillationEpisode(setup, make_reward(reward, credit=credit))
         self.num_envs = settings.batch_size
         self.num_teachers = len(cache.teacher_names) + settings.teacher_copies
         self.render_mode = render_mode

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from rlkd_envs.episode import DistillationEpisode, EpisodeSettings
+from rlkd_envs.episode import DistillationEpisode, DistillationSetup, EpisodeSettings
 from rlkd_envs.rewards import make_reward
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
@@ -186,7 +186,8 @@ def test_one_teacher_is_single_teacher_distillation(task, cache, tmp_path):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_environment_takes_the_gradient_that_the_trainer_takes(bf16, task, cache, tmp_path):
     settings = EpisodeSettings(batch_size=32, horizon=10, temperature=2.0, kd_ratio=0.6, learning_rate=0.0, bf16=bf16)
-    episode = DistillationEpisode(task, cache, lambda seed: mlp(task, 4), make_reward("student_gain"), settings)
+    setup = DistillationSetup(task, cache, lambda seed: mlp(task, 4), settings, "cpu")
+    episode = DistillationEpisode(setup, make_reward("student_gain"))
     episode.start(0)
     shares, ids = torch.tensor([0.7, 0.1, 0.2]), episode.ids
     random_state = torch.Generator().manual_seed(0).get_state()  # the episode's own, for dropout

@@ -188,10 +188,10 @@ class TestEveryReward:
         env = make_env(poisoned, poisoned_cache, reward)
         # 20 steps of 32 rows: every training row is seen
         assert np.array_equal(rewards_of(env, 20), rewards_of(make_env(task, cache, reward), 20))
-        assert len(env.episode.task.table) == hidden[0]
-        assert "test" not in env.episode.task.splits
+        assert len(env.episode.setup.task.table) == hidden[0]
+        assert "test" not in env.episode.setup.task.splits
         with pytest.raises(IndexError):
-            env.episode.source.rows(torch.tensor([hidden[0]]))
+            env.episode.setup.source.rows(torch.tensor([hidden[0]]))
 
 
 def test_not_even_the_vocabulary_comes_from_the_test_split(task):

@@ -178,8 +178,10 @@ def test_the_environment_selects_subsets_after_pretraining(task, cache):
         assert len(set(rewards.tolist())) == 1  # of the batch
         assert done.all() == (step == 7)
     assert env.episode.step_index == 4
-    with pytest.raises(ConfigError, match="pretraining_steps < horizon 12, got 'batch' and 12"):
+    with pytest.raises(ConfigError, match="pretraining_steps < horizon 12, got 12"):
         make_acting_env(task, cache, selector, reward="rl_kd_1", credit="batch", pretraining_steps=12, episode=EPISODE)
+    with pytest.raises(UnknownNameError, match="unknown credit 'bach'; did you mean 'batch'"):
+        make_acting_env(task, cache, selector, reward="rl_kd_1", credit="bach", pretraining_steps=4, episode=EPISODE)
 
 
 # --- deployed ----------------------------------------------------------------------------------------------------
