@@ -1,4 +1,4 @@
-"""Errors that users meet: what was expected, what came, what to do.
+"""Errors that users meet: what was expected, what was got, what to do.
 
 Every class is a :class:`ValueError`, so callers may catch either. The command line prints the message on
 one line and exits with code 2.
@@ -57,7 +57,7 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UnknownNameErr
 
     Args:
         kind: What was looked up, for example ``"weighting"``.
-        name: The name that came.
+        name: The name that was given.
         choices: The names that exist.
 
     Returns:

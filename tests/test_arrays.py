@@ -142,11 +142,11 @@ def test_every_row_finds_its_own_logits(sizes: tuple[int, ...], seed: int, shuff
     ("names", "more", "message"),
     [
         (("train", "test"), {}, r"expected validation.npy from teacher 't', with the 60 rows of validation"),
-        (tuple(SIZES), {"unlabelled": np.zeros((3, 12))}, r"came unlabelled.npy too; leave it out"),
-        (tuple(SIZES), {"val": np.zeros((60, 12))}, r"came 'val.npy'"),
-        (tuple(SIZES), {"dev": np.zeros((60, 12))}, r"came 'validation.npy' twice"),
-        (("validation", "test"), {"train": np.zeros((270, 12))}, r"expected 300 rows .* in train.npy, .* came 270"),
-        (("validation", "test"), {"train": np.zeros((330, 12))}, r"expected 300 rows .* in train.npy, .* came 330"),
+        (tuple(SIZES), {"unlabelled": np.zeros((3, 12))}, r"got unlabelled.npy too; leave it out"),
+        (tuple(SIZES), {"val": np.zeros((60, 12))}, r"got 'val.npy'"),
+        (tuple(SIZES), {"dev": np.zeros((60, 12))}, r"got 'validation.npy' twice"),
+        (("validation", "test"), {"train": np.zeros((270, 12))}, r"expected 300 rows .* in train.npy, .* got 270"),
+        (("validation", "test"), {"train": np.zeros((330, 12))}, r"expected 300 rows .* in train.npy, .* got 330"),
         (("validation", "test"), {"train": np.zeros((300, 11))}, r"arrays of one width"),
         (
             ("validation", "test"),
@@ -156,11 +156,11 @@ def test_every_row_finds_its_own_logits(sizes: tuple[int, ...], seed: int, shuff
         (
             ("validation", "test"),
             {"train": np.full((300, 12), 1 / 12)},
-            r"came probabilities for train and something",
+            r"got probabilities for train and something",
         ),
         (tuple(SIZES), {"train_ids": np.arange(299)}, r"300 different row numbers from 0 for train"),
         (tuple(SIZES), {"train_ids": np.arange(300) // 2}, r"int64 of shape \(300,\) with repeats"),
-        (tuple(SIZES), {"train_ids": np.arange(300) / 1}, r"row numbers .* came float64"),
+        (tuple(SIZES), {"train_ids": np.arange(300) / 1}, r"row numbers .* got float64"),
         (tuple(SIZES), {"train_ids": np.arange(300) + 1}, r"expected 300 rows from teacher 't' in train.npy"),
         (("train",), {"train_ids": np.array([{}] * 300)}, r"cannot be read without pickle"),
     ],
@@ -180,7 +180,7 @@ def test_an_array_that_lacks_rows_is_refused_where_the_task_does_not_need_them(s
     few = keep_rows(task, np.setdiff1d(np.arange(len(task.table)), ids[(rows == 0) | (rows == 299)]))
     arrays = {name: right(source, name) for name in SIZES}
     arrays["train"] = arrays["train"][1:]
-    with pytest.raises(TeacherError, match=r"expected 300 rows from teacher 't' in train.npy.* came 299"):
+    with pytest.raises(TeacherError, match=r"expected 300 rows from teacher 't' in train.npy.* got 299"):
         load_teachers([FileArrayTeacher("t", arrays)], few)
     (teacher,) = load_teachers([FileArrayTeacher("t", arrays, rows={"train": np.arange(1, 300)})], few)
     assert (answers(teacher, few).argmax(1) == few.table.labels).all()
@@ -301,7 +301,7 @@ def test_logits_are_hardly_ever_taken_for_probabilities_at_length() -> None:
 def test_callables_and_estimators_that_give_probabilities_are_told_or_read_rightly() -> None:
     task = planted_like(60, 3)
     shares = np.full((60, 3), 1 / 3)
-    with pytest.raises(TeacherError, match=r"expected logits from teacher 'f', came probabilities .*numpy.log"):
+    with pytest.raises(TeacherError, match=r"expected logits from teacher 'f', got probabilities .*numpy.log"):
         answers(CallableTeacher("f", lambda rows: shares[: len(rows)], ["c0", "c1", "c2"]), task)
     vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     task = Task(

@@ -372,7 +372,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*TEACHERS, "--task", "{0}/tiny.csv", "--split-seed", -1), r"seed must lie between 0 and"),
     ((*TEACHERS, "--task", "{0}/tiny.csv", "--seed", -1), r"seed must lie between 0 and"),
     # teachers to train
-    (("train-teachers", "--task", "{0}/tiny.csv", "--kind", "tfdif"), r"came 'tfdif'; did you mean 'tfidf'\?"),
+    (("train-teachers", "--task", "{0}/tiny.csv", "--kind", "tfdif"), r"got 'tfdif'; did you mean 'tfidf'\?"),
     ((*TEACHERS, "--task", "{0}/tiny.csv", "--kind", "rlkd/bilsm"), r"did you mean 'rlkd/bilstm'\?"),
     ((*TEACHERS, "--task", "{0}/tiny.csv", "--kind", "rlkd/mlp"), r"reads vectors, but task 'tiny' has text"),
     ((*TEACHERS, "--task", "{0}/tiny.csv", "--specialize", "clas"), r"specialize must be class or domain, got 'clas'"),
@@ -590,28 +590,28 @@ def make_teacher(kind: str, chain: Chain, path: Path) -> Path:
     [
         (
             "nan",
-            r"finite logits from teacher 'teacher', came NaN or infinity in 3 of 240 rows of train.npy: \[3, 7, 8\]",
+            r"finite logits from teacher 'teacher', got NaN or infinity in 3 of 240 rows of train.npy: \[3, 7, 8\]",
         ),
         (
             "inf",
-            r"finite logits from teacher 'teacher', came NaN or infinity in 3 of 240 rows of train.npy: \[3, 7, 8\]",
+            r"finite logits from teacher 'teacher', got NaN or infinity in 3 of 240 rows of train.npy: \[3, 7, 8\]",
         ),
         (
             "short",
-            r"expected 240 rows from teacher 'teacher' in train.npy, one per row of train of task 'tiny' .*came 10",
+            r"expected 240 rows from teacher 'teacher' in train.npy, one per row of train of task 'tiny' .*got 10",
         ),
         (
             "one array",
             r"expected an array for each file of task 'tiny' .* whose order is not known.*train.npy \(240 rows",
         ),
-        ("wide", r"expected 4 columns from teacher 'teacher', came 8"),
+        ("wide", r"expected 4 columns from teacher 'teacher', got 8"),
         ("other classes", r"expected the classes 'earth', 'fire', 'sea', 'sky', but teacher 'teacher' also has 'air'"),
         ("generic classes", r"teacher 'teacher' has only the generic names 'LABEL_0'"),
-        ("no tokenizer", r"expected teacher 'bilstm-2' with its own tokenizer, came '.*' without tokenizer files"),
-        ("no weights", r"expected a classifier with safetensors weights in '.*teacher', came"),
+        ("no tokenizer", r"expected teacher 'bilstm-2' with its own tokenizer, got '.*' without tokenizer files"),
+        ("no weights", r"expected a classifier with safetensors weights in '.*teacher', got"),
         (
             "missing",
-            r"expected a directory with config.json, teacher.skops or train.npy, or a .npy file; came '.*', which is",
+            r"expected a directory with config.json, teacher.skops or train.npy, or a .npy file; got '.*', which is",
         ),
     ],
 )

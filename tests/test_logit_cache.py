@@ -129,13 +129,13 @@ def test_half_precision_is_stored_rounded_and_read_as_float32(text_task: Task, t
 def test_logits_that_are_not_finite_name_teacher_and_rows(text_task: Task, tmp_path: Path, bad: float) -> None:
     array = np.zeros((ROWS, 2))
     array[[3, 7], 1] = bad
-    with pytest.raises(TeacherError, match=r"'broken', came NaN or infinity in 2 of 10 rows, instances \[3, 7\]"):
+    with pytest.raises(TeacherError, match=r"'broken', got NaN or infinity in 2 of 10 rows, instances \[3, 7\]"):
         build_cache([ArrayTeacher("broken", array)], text_task, tmp_path / "new" / "cache")
     assert not (tmp_path / "new" / "cache").exists()
 
 
 def test_arrays_must_hold_real_numbers() -> None:
-    with pytest.raises(TeacherError, match="real numbers from teacher 'a', came complex128"):
+    with pytest.raises(TeacherError, match="real numbers from teacher 'a', got complex128"):
         ArrayTeacher("a", np.zeros((ROWS, 2), dtype=complex))
 
 

@@ -293,7 +293,7 @@ def test_hostile_files_are_refused(task: Task, tmp_path: Path, monkeypatch: pyte
     )
     with zipfile.ZipFile(evil / "teacher.skops", "w") as archive:
         archive.writestr("schema.json", schema)
-    with pytest.raises(TeacherError, match=r"came os\.system|cannot be read"):
+    with pytest.raises(TeacherError, match=r"got os\.system|cannot be read"):
         load_teachers([str(evil)], task)
     np.save(tmp_path / "evil.npy", np.array([Canary()], dtype=object), allow_pickle=True)
     with pytest.raises(TeacherError, match="without pickle"):

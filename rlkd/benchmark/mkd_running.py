@@ -18,7 +18,7 @@ from rlkd.benchmark.measuring import answers, peak_memory_mb, reset_peak_memory,
 from rlkd.benchmark.mkd import LABELS, TEACHERS, MkdArm, MkdSettings, parse_arm
 from rlkd.benchmark.places import portable
 from rlkd.benchmark.stages import arm_of, make_teachers, plan_data
-from rlkd.benchmark.suites import Suite, TaskPlan, digest
+from rlkd.benchmark.suites import SMOKE_STEPS, Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim
 from rlkd.cost import NO_COST, added, cost_in, metered, share_of
 from rlkd.data.collection import TaskCollection
@@ -107,7 +107,7 @@ def check_mkd_suite(suite: Suite) -> None:
     for name, settings in first.students.items():
         suite.mkd.epochs_of(name)
         _phase(suite.mkd, name, settings)
-        if settings.max_steps not in (default.max_steps, 10):  # a smoke test sets the latter for policies
+        if settings.max_steps not in (default.max_steps, SMOKE_STEPS):  # a smoke test sets the latter for policies
             raise ConfigError(f"max_steps of student {name!r} would be ignored; give epochs under mkd")
     _teaching(first)
 

@@ -62,7 +62,7 @@ class ArrayTeacher(LabelledTeacher):
         if self._array.shape[1] != task.num_classes:
             raise TeacherError(
                 f"expected {task.num_classes} columns from teacher {self.name!r}, "
-                f"came {self._array.shape[1]}; save one column per class, or pass label_names"
+                f"got {self._array.shape[1]}; save one column per class, or pass label_names"
             )
         return np.arange(task.num_classes)
 
@@ -77,10 +77,11 @@ class ArrayTeacher(LabelledTeacher):
         if rows < expected or (rows > expected and "test" in task.splits):
             raise TeacherError(
                 f"expected {expected} rows from teacher {self.name!r}, one per instance of task "
-                f"{task.name!r}, came {rows}; save logits of train, probe, validation and test in this order"
+                f"{task.name!r}, got {rows}; save logits of train, probe, validation and test in this order"
             )
 
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`~rlkd.models.teachers.LabelledTeacher.raw_logits`."""
         return from_numpy(self._array[ids])
 
 
@@ -113,20 +114,20 @@ class FileArrayTeacher(ArrayTeacher):
             bad = np.flatnonzero(~np.isfinite(array).all(1))
             if len(bad):
                 raise TeacherError(
-                    f"expected finite logits from teacher {name!r}, came NaN or infinity in {len(bad)} of {len(array)} "
+                    f"expected finite logits from teacher {name!r}, got NaN or infinity in {len(bad)} of {len(array)} "
                     f"rows of {file}.npy: {bad[:5].tolist()}; clip probabilities before taking logarithms"
                 )
         widths = {file: array.shape[1] for file, array in given.items()}
         if unknown or len(set(widths.values())) != 1:
             raise TeacherError(
-                f"expected arrays of one width for {', '.join(FILES)} from teacher {name!r}, came "
+                f"expected arrays of one width for {', '.join(FILES)} from teacher {name!r}, got "
                 f"{', '.join(unknown) or widths or 'none'}; save one column a class"
             )
         joined = np.concatenate(list(given.values()))
         shares = [file for file, array in given.items() if are_probabilities(array)]
         if shares and not are_probabilities(joined):
             raise TeacherError(
-                f"expected logits in all arrays of teacher {name!r}, came probabilities for {', '.join(shares)} and "
+                f"expected logits in all arrays of teacher {name!r}, got probabilities for {', '.join(shares)} and "
                 f"something else for {', '.join(file for file in given if file not in shares)}; save all alike"
             )
         numbers = rows or {}
@@ -147,33 +148,34 @@ class FileArrayTeacher(ArrayTeacher):
         origin = task.table.origin
         if origin is None:
             raise TeacherError(
-                f"expected one array in the order of task {task.name!r} from teacher {self.name!r}, came "
+                f"expected one array in the order of task {task.name!r} from teacher {self.name!r}, got "
                 f"{', '.join(self._rows)}: the task has no files; save all rows as one .npy"
             )
         for file in self._rows:
             if file not in origin.sizes:
                 raise TeacherError(
                     f"expected arrays for {', '.join(origin.sizes)} from teacher {self.name!r}, the files of task "
-                    f"{task.name!r}, came {file}.npy too; leave it out"
+                    f"{task.name!r}, got {file}.npy too; leave it out"
                 )
         for file, size in origin.sizes.items():
             needed, rows = origin.rows_of(file)[1], self._rows.get(file)
             if rows is None and len(needed):
                 raise TeacherError(
                     f"expected {file}.npy from teacher {self.name!r}, with the {size} rows of {file} of task "
-                    f"{task.name!r} in their order, came {', '.join(self._rows)} alone; save it"
+                    f"{task.name!r} in their order, got {', '.join(self._rows)} alone; save it"
                 )
             short = file in self._whole and rows is not None and len(rows) != size
             if rows is not None and (short or rows.max(initial=0) >= size or not np.isin(needed, rows).all()):
                 raise TeacherError(
                     f"expected {size} rows from teacher {self.name!r} in {file}.npy, one per row of {file} of task "
-                    f"{task.name!r} in their order, came {len(rows)}; save one for each, those without a label too"
+                    f"{task.name!r} in their order, got {len(rows)}; save one for each, those without a label too"
                 )
 
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`~rlkd.models.teachers.LabelledTeacher.raw_logits`."""
         origin = task.table.origin
         if origin is None:  # check() has refused it
-            raise TeacherError(f"expected a task with files for teacher {self.name!r}, came {task.name!r}")
+            raise TeacherError(f"expected a task with files for teacher {self.name!r}, got {task.name!r}")
         index, start, chosen = np.empty(len(ids), dtype=np.int64), 0, origin.take(ids)
         for file, rows in self._rows.items():
             where, wanted = chosen.rows_of(file)
@@ -190,7 +192,7 @@ def load_array(path: Path, task: Task) -> ArrayTeacher:
     if origin is not None and not origin.in_order:
         files = ", ".join(f"{file}.npy ({size} rows)" for file, size in origin.sizes.items())
         raise TeacherError(
-            f"expected an array for each file of task {task.name!r} from teacher {teacher.name!r}, came the one array "
+            f"expected an array for each file of task {task.name!r} from teacher {teacher.name!r}, got the one array "
             f"{str(path)!r}, whose order is not known: the task's is not that of its files, as splits are carved out "
             f"of train; save a folder with {files}, each in the order of its file"
         )
@@ -222,14 +224,14 @@ def load_arrays(folder: Path, name: str, label_names: Sequence[str] | None, **kn
         if file is None or file in kept:
             choices = [f"{known}.npy" for known in _FILE_NAMES]
             raise TeacherError(
-                f"expected one array for each file of the data in {str(folder)!r} ({', '.join(choices[:4])}), came "
+                f"expected one array for each file of the data in {str(folder)!r} ({', '.join(choices[:4])}), got "
                 f"{path.name!r}{' twice' if file else ''}; {nearest(path.name, choices)}rename or remove it"
             )
         kept[file] = _read(path)
     own = _read_names(folder / NAMES_FILE)
     if own and label_names and list(own) != list(label_names):
         raise TeacherError(
-            f"expected one list of columns for teacher {name!r}, came others in {NAMES_FILE} than in its teacher.json; "
+            f"expected one list of columns for teacher {name!r}, got others in {NAMES_FILE} than in its teacher.json; "
             "remove one"
         )
     return FileArrayTeacher(name, arrays, rows=rows, label_names=own or label_names, **knows)
@@ -238,11 +240,11 @@ def load_arrays(folder: Path, name: str, label_names: Sequence[str] | None, **kn
 def _matrix(name: str, logits: ArrayLike | Tensor) -> NDArray[np.float32]:
     given = np.asarray(logits)
     if given.dtype.kind not in "fiu":
-        raise TeacherError(f"expected real numbers from teacher {name!r}, came {given.dtype}; save float32")
+        raise TeacherError(f"expected real numbers from teacher {name!r}, got {given.dtype}; save float32")
     array = np.ascontiguousarray(given, dtype=np.float32)
     if array.ndim != 2:
         raise TeacherError(
-            f"expected an array (instances, classes) for teacher {name!r}, came shape "
+            f"expected an array (instances, classes) for teacher {name!r}, got shape "
             f"{array.shape}; save one row per row of the task"
         )
     return array
@@ -252,7 +254,7 @@ def _row_numbers(name: str, file: str, given: ArrayLike | Tensor, size: int) -> 
     rows = np.asarray(given)
     if rows.dtype.kind not in "iu" or rows.shape != (size,) or rows.min(initial=0) < 0 or len(np.unique(rows)) < size:
         raise TeacherError(
-            f"expected {size} different row numbers from 0 for {file} of teacher {name!r}, came {rows.dtype} of shape "
+            f"expected {size} different row numbers from 0 for {file} of teacher {name!r}, got {rows.dtype} of shape "
             f"{rows.shape}{' with repeats or below 0' if rows.dtype.kind in 'iu' else ''}; save the number of each "
             "row in its file"
         )
@@ -264,7 +266,7 @@ def _read(path: Path) -> NDArray[Any]:
         values: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise TeacherError(
-            f"expected an array of logits in {str(path)!r}, came a file that cannot be read without pickle "
+            f"expected an array of logits in {str(path)!r}, got a file that cannot be read without pickle "
             f"({one_line(error)}); save it with numpy.save as float32"
         ) from error
     return values
@@ -277,7 +279,7 @@ def _read_names(path: str | os.PathLike[str]) -> list[str] | None:
     try:
         names = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TeacherError(f"expected JSON in {str(place)!r}, came {one_line(error)}; repair or remove it") from error
+        raise TeacherError(f"expected JSON in {str(place)!r}, got {one_line(error)}; repair or remove it") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise TeacherError(f"expected a list of class names in {str(place)!r}, came {names!r:.60}; repair it")
+        raise TeacherError(f"expected a list of class names in {str(place)!r}, got {names!r:.60}; repair it")
     return names

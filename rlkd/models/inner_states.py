@@ -72,7 +72,7 @@ def check_encoder(model: Any, *, attention: bool) -> None:
     sizes = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
     if not all(isinstance(size, int) for size in sizes):
         raise StudentError(
-            f"feature losses need transformers with hidden states, came {type(model).__name__}; use an encoder such "
+            f"feature losses need transformers with hidden states, got {type(model).__name__}; use an encoder such "
             "as BERT, or leave the feature losses out"
         )
     if attention and not model._can_set_attn_implementation():

@@ -238,7 +238,7 @@ def _from_scratch(
         raise unknown_name("multi-task student", name, ENCODERS)
     if num_layers is not None:
         raise StudentError(
-            f"num_layers keeps the first layers of a pretrained encoder, came {num_layers} for {name!r}, "
+            f"num_layers keeps the first layers of a pretrained encoder, got {num_layers} for {name!r}, "
             "which is built from scratch; drop num_layers or name a pretrained encoder"
         )
     if tokenizer is None:
@@ -268,7 +268,7 @@ def _pretrained(
                 model = _with_heads(_load(AutoModelForSequenceClassification, name), tasks, name)
                 if num_layers is not None:
                     raise StudentError(
-                        f"num_layers shortens encoders, came {num_layers} for the multi-task model {name!r}; drop it"
+                        f"num_layers shortens encoders, got {num_layers} for the multi-task model {name!r}; drop it"
                     )
             else:
                 keep_first_layers(config, num_layers, name)

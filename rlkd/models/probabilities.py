@@ -30,7 +30,7 @@ def check_logits(name: str, rows: Rows) -> None:
     """Refuse probabilities where logits are expected: a softmax over 0.95 and 0.05 is 0.71 and 0.29."""
     if are_probabilities(rows):
         raise TeacherError(
-            f"expected logits from teacher {name!r}, came probabilities (no number is negative, each of {len(rows)} "
+            f"expected logits from teacher {name!r}, got probabilities (no number is negative, each of {len(rows)} "
             f"rows sums to 1); give their logarithms, numpy.log(numpy.clip(p, {SMALLEST_PROBABILITY}, None))"
         )
 
@@ -43,9 +43,9 @@ def logarithms(name: str, probabilities: Any) -> NDArray[np.float64]:
     """
     rows = np.asarray(probabilities, dtype=np.float64)
     if rows.ndim != 2 or (np.isfinite(rows).all() and not _sum_to(rows, 1.0)):
-        came = f"rows that sum to {rows.sum(1).min():.3g} to {rows.sum(1).max():.3g}" if rows.ndim == 2 else rows.shape
+        got = f"rows that sum to {rows.sum(1).min():.3g} to {rows.sum(1).max():.3g}" if rows.ndim == 2 else rows.shape
         raise TeacherError(
-            f"expected probabilities from teacher {name!r} that sum to 1 over the classes, came {came}; a classifier "
+            f"expected probabilities from teacher {name!r} that sum to 1 over the classes, got {got}; a classifier "
             "of several labels a row cannot teach one of a single label"
         )
     return np.log(np.clip(rows, SMALLEST_PROBABILITY, None))
@@ -63,7 +63,7 @@ def as_logits(name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
     if len(rows) >= _LEAST_ROWS and np.isfinite(rows).all():
         if _sum_to(rows, 100.0):
             raise TeacherError(
-                f"expected logits or probabilities from teacher {name!r}, came rows that are not negative and sum to "
+                f"expected logits or probabilities from teacher {name!r}, got rows that are not negative and sum to "
                 "100; divide percentages by 100"
             )
         if rows.min() >= 0 and rows.max() <= 1 and rows.min() < rows.max():

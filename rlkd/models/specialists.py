@@ -36,7 +36,7 @@ def specialist_groups(
         ConfigError: There are not so many different sets, or the share is out of range.
     """
     if not 0 < share <= 1:
-        raise ConfigError(f"expected a specialist's share of the groups in (0, 1], came {share}; 0.5 is half of them")
+        raise ConfigError(f"expected a specialist's share of the groups in (0, 1], got {share}; 0.5 is half of them")
     if num_teachers == 1:
         return [list(range(num_groups))]
     dealt = _dealt_in_turn(num_groups, num_teachers, share)
@@ -46,7 +46,7 @@ def specialist_groups(
     if not _is_valid(dealt, num_groups, minimum) or len(dealt) != num_teachers:
         raise ConfigError(
             f"expected enough groups for {num_teachers} different specialists that know {minimum} or more "
-            f"each, came {num_groups}; train fewer teachers or do not specialize"
+            f"each, got {num_groups}; train fewer teachers or do not specialize"
         )
     order = np.random.default_rng(variant).permutation(num_groups) if variant else np.arange(num_groups)
     return [sorted(int(order[group]) for group in groups) for groups in dealt]
@@ -105,7 +105,7 @@ def known_names(
     if specialize is None:
         return [None] * num_teachers
     if specialize not in ("class", "domain"):
-        raise ConfigError(f"expected specialize 'class', 'domain' or None, came {specialize!r}; choose one")
+        raise ConfigError(f"expected specialize 'class', 'domain' or None, got {specialize!r}; choose one")
     names = task.label_names if specialize == "class" else task.domain_names
     if not names:
         raise ConfigError(

@@ -133,7 +133,7 @@ def _from_scratch(
         raise unknown_name("student", name, STUDENTS)
     if num_layers is not None:
         raise StudentError(
-            f"num_layers keeps the first layers of a pretrained encoder, came {num_layers} for {name!r}, "
+            f"num_layers keeps the first layers of a pretrained encoder, got {num_layers} for {name!r}, "
             "which is built from scratch; drop num_layers or name a pretrained model"
         )
     student = STUDENTS[name]
@@ -196,7 +196,7 @@ def keep_first_layers(config: PreTrainedConfig, num_layers: int | None, name: st
     available = getattr(config, "num_hidden_layers", None)
     if not isinstance(available, int) or not 1 <= num_layers <= available:
         raise StudentError(
-            f"expected num_layers from 1 to {available} for {name!r}, came {num_layers}; choose one in that range"
+            f"expected num_layers from 1 to {available} for {name!r}, got {num_layers}; choose one in that range"
         )
     config.num_hidden_layers = num_layers
     kinds = getattr(config, "layer_types", None)
@@ -220,7 +220,7 @@ def last_linear(model: nn.Module, num_labels: int) -> nn.Linear:
     found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_labels]
     if not found:
         raise StudentError(
-            f"expected a model that ends in a linear layer with {num_labels} outputs, came "
+            f"expected a model that ends in a linear layer with {num_labels} outputs, got "
             f"{type(model).__name__} without one; use a sequence classifier built for this task"
         )
     return found[-1]
@@ -244,18 +244,18 @@ def seeded_weights(seed: int) -> Iterator[None]:
 
 
 def _check_reads(name: str, expected: str, task: Task) -> None:
-    came = holds(task)
-    if expected != came:
-        fitting = sorted(key for key, student in STUDENTS.items() if student.reads == came)
+    got = holds(task)
+    if expected != got:
+        fitting = sorted(key for key, student in STUDENTS.items() if student.reads == got)
         raise StudentError(
-            f"student {name!r} reads {expected}, but task {task.name!r} has {came}; choose one of: {', '.join(fitting)}"
+            f"student {name!r} reads {expected}, but task {task.name!r} has {got}; choose one of: {', '.join(fitting)}"
         )
 
 
-def _check_vector_size(name: str, model: PreTrainedModel, came: int) -> None:
+def _check_vector_size(name: str, model: PreTrainedModel, got: int) -> None:
     expected = model.config.input_size
-    if expected != came:
+    if expected != got:
         raise StudentError(
-            f"student {name!r} reads vectors of length {expected}, the task's have length {came}; "
+            f"student {name!r} reads vectors of length {expected}, the task's have length {got}; "
             "build a new one with 'rlkd/mlp'"
         )

@@ -78,13 +78,13 @@ def load_teachers(
         TeacherError: None was given, one cannot be read safely or does not fit the task, or names repeat.
     """
     if not paths:
-        raise TeacherError("expected at least one teacher, came none; name directories of teachers")
+        raise TeacherError("expected at least one teacher, got none; name directories of teachers")
     teachers = [_load(path, task, device, bf16) for path in paths]
     names = [teacher.name for teacher in teachers]
     for name in names:
         if names.count(name) > 1:
             raise TeacherError(
-                f"expected teachers with different names, came {name!r} {names.count(name)} times; "
+                f"expected teachers with different names, got {name!r} {names.count(name)} times; "
                 f"rename the directory, or the name in its {INFO_FILE}"
             )
     for teacher in teachers:
@@ -192,9 +192,7 @@ def read_info(directory: Path) -> TeacherInfo | None:
     content = parse_object(path.read_bytes())
     problem = "something that is no JSON object" if content is None else _info_problem(content)
     if content is None or problem:
-        raise TeacherError(
-            f"expected a description of a teacher in {str(path)!r}, came {problem}; correct or delete it"
-        )
+        raise TeacherError(f"expected a description of a teacher in {str(path)!r}, got {problem}; correct or delete it")
     names = content.get("label_names")
     return TeacherInfo(
         name=content["name"],
@@ -261,7 +259,7 @@ def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torc
         return load_arrays(place, info.name, info.label_names, knows=info.knows, knows_by=info.knows_by)
     state = "neither" if place.exists() else "missing"
     raise TeacherError(
-        f"expected a directory with config.json, {SKLEARN_FILE} or train.npy, or a .npy file; came {str(place)!r}, "
+        f"expected a directory with config.json, {SKLEARN_FILE} or train.npy, or a .npy file; got {str(place)!r}, "
         f"which is {state}; download models of the hub first (hf download)"
     )
 
@@ -270,7 +268,7 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
     text = task.table.vectors is None
     if text and not any((path / name).is_file() for name in _TOKENIZER_FILES):
         raise TeacherError(
-            f"expected teacher {info.name!r} with its own tokenizer, came {str(path)!r} without tokenizer "
+            f"expected teacher {info.name!r} with its own tokenizer, got {str(path)!r} without tokenizer "
             "files; save its tokenizer there (tokenizer.save_pretrained)"
         )
     try:
@@ -282,7 +280,7 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
     except Exception as error:
         # transformers raises many kinds of errors for damaged directories.
         raise TeacherError(
-            f"expected a classifier with safetensors weights in {str(path)!r}, came a directory that cannot "
+            f"expected a classifier with safetensors weights in {str(path)!r}, got a directory that cannot "
             f"be loaded ({one_line(error)}); save it with save_hf_teacher"
         ) from error
     if report["missing_keys"]:
@@ -313,12 +311,12 @@ def _load_sklearn(path: Path, info: TeacherInfo) -> SklearnTeacher:
     except Exception as error:
         # The file may come from a stranger: whatever goes wrong in it, the answer is the same.
         raise TeacherError(
-            f"expected a scikit-learn model saved by skops in {str(file)!r}, came a file that cannot be read "
+            f"expected a scikit-learn model saved by skops in {str(file)!r}, got a file that cannot be read "
             f"({one_line(error)}); save it with save_sklearn_teacher"
         ) from error
     if untrusted:
         raise TeacherError(
-            f"expected only types that skops trusts in {str(file)!r}, came {', '.join(sorted(untrusted))}; "
+            f"expected only types that skops trusts in {str(file)!r}, got {', '.join(sorted(untrusted))}; "
             "load it yourself and pass a SklearnTeacher if you trust it"
         )
     return SklearnTeacher(info.name, model, label_names=info.label_names, knows=info.knows, knows_by=info.knows_by)

@@ -79,7 +79,7 @@ class LabelledTeacher:
         self._allow_missing = self.knows is not None if allow_missing is None else allow_missing
         if (self.knows is None) != (knows_by is None):
             raise TeacherError(
-                f"teacher {name!r} needs knows and knows_by together, came {knows!r} and {knows_by!r}; "
+                f"teacher {name!r} needs knows and knows_by together, got {knows!r} and {knows_by!r}; "
                 "give both or neither"
             )
 
@@ -94,7 +94,7 @@ class LabelledTeacher:
         unknown = (self.knows or frozenset()) - set(task.label_names)
         if self.knows_by == "class" and unknown:
             raise TeacherError(
-                f"expected classes of task {task.name!r} in knows of teacher {self.name!r}, came "
+                f"expected classes of task {task.name!r} in knows of teacher {self.name!r}, got "
                 f"{sorted(unknown)}; correct knows in its teacher.json"
             )
 
@@ -103,24 +103,25 @@ class LabelledTeacher:
         self.check(task)
         if len(ids) == 0:
             return torch.zeros(0, task.num_classes)
-        raw = self._raw_logits(task, np.asarray(ids, dtype=np.int64), batch_size, max_length)
+        raw = self.raw_logits(task, np.asarray(ids, dtype=np.int64), batch_size, max_length)
         raw = raw.detach().to("cpu", torch.float32)
         if raw.shape != (len(ids), len(self.label_names)):
             raise TeacherError(
                 f"expected logits of shape {(len(ids), len(self.label_names))} from teacher {self.name!r}, "
-                f"came {tuple(raw.shape)}; give one row per instance and one column per label name"
+                f"got {tuple(raw.shape)}; give one row per instance and one column per label name"
             )
         bad = ~raw.isfinite().all(dim=1)
         if bad.any():
             raise TeacherError(
-                f"expected finite logits from teacher {self.name!r}, came NaN or infinity in {int(bad.sum())} of "
+                f"expected finite logits from teacher {self.name!r}, got NaN or infinity in {int(bad.sum())} of "
                 f"{len(ids)} rows, instances {ids[bad.numpy()][:5].tolist()}; clip probabilities before taking "
                 "logarithms"
             )
         check_logits(self.name, raw.numpy())
         return aligned_logits(raw, self.columns(task))
 
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """Logits of the instances ``ids`` (N,) in the teacher's own class order, shape (N, its classes), unchecked."""
         raise NotImplementedError
 
 
@@ -170,13 +171,13 @@ class HfTeacher(LabelledTeacher):
     def check(self, task: Task) -> None:
         """Raise what :meth:`logits` would raise for a task, before the long work."""
         super().check(task)
-        expected, came = reads(self.model), holds(task)
-        if expected != came:
+        expected, got = reads(self.model), holds(task)
+        if expected != got:
             raise TeacherError(
-                f"teacher {self.name!r} reads {expected}, but task {task.name!r} has {came}; leave it out"
+                f"teacher {self.name!r} reads {expected}, but task {task.name!r} has {got}; leave it out"
             )
-        if came == "text" and self.tokenizer is None:
-            raise TeacherError(f"teacher {self.name!r} reads text, came without a tokenizer; give its own")
+        if got == "text" and self.tokenizer is None:
+            raise TeacherError(f"teacher {self.name!r} reads text and has no tokenizer; give it its own")
         size = getattr(self.model.config, "input_size", None)
         if task.table.vectors is not None and size != task.table.vectors.shape[1]:
             raise TeacherError(
@@ -184,7 +185,8 @@ class HfTeacher(LabelledTeacher):
                 f"{task.table.vectors.shape[1]}; leave it out"
             )
 
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`LabelledTeacher.raw_logits`."""
         inputs = self.inputs(task, max_length)
         # Long rows first: an out-of-memory error then comes at once, and padding is least.
         order = np.argsort(-inputs.lengths[ids], kind="stable")
@@ -266,7 +268,7 @@ class SklearnTeacher(LabelledTeacher):
         if scorer is None or not hasattr(model, "classes_"):
             raise TeacherError(
                 "expected a fitted classifier with predict_proba or decision_function for teacher "
-                f"{name!r}, came {type(model).__name__}; fit one"
+                f"{name!r}, got {type(model).__name__}; fit one"
             )
         names = label_names or [str(label) for label in model.classes_]
         super().__init__(name, names, knows=knows, knows_by=knows_by, allow_missing=allow_missing)
@@ -277,7 +279,8 @@ class SklearnTeacher(LabelledTeacher):
         """Hash of the fitted state."""
         return estimator_identity(self.model, self.label_names)
 
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`LabelledTeacher.raw_logits`."""
         # Larger than a network's batch: the cost of a call outweighs its memory here.
         step = max(batch_size, 2048)
         parts = [self._scores(task, ids[start : start + step]) for start in range(0, len(ids), step)]
@@ -319,7 +322,8 @@ class CallableTeacher(LabelledTeacher):
         self._fn = fn
         self.identity = identity or once_identity()
 
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`LabelledTeacher.raw_logits`."""
         parts = []
         with torch.inference_mode():
             for start in range(0, len(ids), batch_size):

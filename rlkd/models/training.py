@@ -186,11 +186,11 @@ def plan_teachers(
         TeacherError: Likewise.
     """
     if not kinds:
-        raise ConfigError("expected at least one kind of teacher, came none; name for example 'tfidf'")
+        raise ConfigError("expected at least one kind of teacher, got none; name for example 'tfidf'")
     rate = FINE_TUNING_RATE if learning_rate is None else learning_rate
     if batch_size < 1 or not 0 < epochs < math.inf or not 0 < rate < math.inf:
         raise ConfigError(
-            f"expected batch_size >= 1, epochs > 0 and learning_rate > 0, came {batch_size}, {epochs} and "
+            f"expected batch_size >= 1, epochs > 0 and learning_rate > 0, got {batch_size}, {epochs} and "
             f"{learning_rate}; change them"
         )
     check_seed(seed)
@@ -232,7 +232,7 @@ def check_rows(task: Task, plan: Plan, name: str) -> None:
     rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
     if len(np.unique(task.table.labels[rows])) < 2:
         raise TeacherError(
-            f"expected training rows of two or more classes for teacher {name!r}, came {len(rows)} "
+            f"expected training rows of two or more classes for teacher {name!r}, got {len(rows)} "
             "rows of fewer; give more labelled rows or train fewer teachers"
         )
 
@@ -244,7 +244,7 @@ def _check_kind(task: Task, kind: str, num_layers: int | None, max_length: int) 
         if kind in STUDENTS:
             raise
         raise TeacherError(
-            f"expected kinds of teachers among {TFIDF}, {', '.join(STUDENTS)}, hub ids and paths, came {kind!r}; "
+            f"expected kinds of teachers among {TFIDF}, {', '.join(STUDENTS)}, hub ids and paths, got {kind!r}; "
             f"{nearest(kind, [TFIDF, *STUDENTS])}{error}"
         ) from error
 
@@ -353,7 +353,7 @@ def _train_sklearn(task: Task, path: Path, plan: Plan, rows: NDArray[np.int64]) 
             model.fit(joined_inputs(task, rows), np.array(task.label_names)[task.table.labels[rows]])
         except ValueError as error:
             raise TeacherError(
-                f"expected rows that a TF-IDF teacher can learn from, came {len(rows)} that it cannot "
+                f"expected rows that a TF-IDF teacher can learn from, got {len(rows)} that it cannot "
                 f"({one_line(error)}); give more rows or another kind of teacher"
             ) from error
     write_sklearn(model, path)

@@ -401,13 +401,14 @@ class DomainHeads(LabelledTeacher):
             )
         return self._heads[domain]
 
-    def _raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`~rlkd.models.teachers.LabelledTeacher.raw_logits`."""
         logits = torch.zeros(len(ids), len(self.label_names))
         domains = task.table.domains[ids]
         for index in np.unique(domains):
             mine = np.flatnonzero(domains == index)
             head = self.head(task.domain_names[index])
-            logits[torch.from_numpy(mine)] = head._raw_logits(task, ids[mine], batch_size, max_length).float().cpu()
+            logits[torch.from_numpy(mine)] = head.raw_logits(task, ids[mine], batch_size, max_length).float().cpu()
         return logits
 
 
