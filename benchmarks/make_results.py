@@ -10,17 +10,21 @@ import numpy as np
 import readme
 import yaml
 
-from rlkd.records import file_hash, read_jsonl
+from rlkd.records import file_hash, read_jsonl, write_text_atomic
 from rlkd.report.benchmark import write_benchmark_report
 from rlkd.report.origins import SHORT, untraced
+from rlkd.report.plots import forest_plot, plot_style
 from rlkd.report.wording import points
-from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, rival_row, verdict
+from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, rival_row, task_rows, verdict
 from rlkd.workflow.bench import HEADROOM, read_suites
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CLAIMS = HERE / "claims.yaml"
 PUBLISHED = RESULTS / "published-algorithms.json"
+PICTURE = HERE / "quickstart.svg"
+PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
+"""The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
 CODE = ("commit", "source")
 """Keys of a row that say which code made it."""
 CAME = {"pays": "yes", "same": "not sure", "costs": "the other way", None: "one seed"}
@@ -32,6 +36,7 @@ def main() -> None:
     suites = read_records()
     tables, notes = more_tables(suites)
     write_benchmark_report(suites, HERE, tables=tables, notes=notes)
+    write_text_atomic(PICTURE, picture(suites["quickstart"]))
     left = readme.update(suites)
     for problem in left:
         print(f"README: {problem}")
@@ -47,6 +52,21 @@ def read_records() -> dict[str, list[dict[str, Any]]]:
             (room, *_) = json.loads(kept.read_text(encoding="utf-8"))
             suites[name] = [{**record, "headroom": {key: room[key] for key in HEADROOM}} for record in records]
     return suites
+
+
+def pictured(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy and interval of every weighting of the README's picture."""
+    (runs,) = group_runs(records)
+    rows = {row["weighting"]: row for row in task_rows(runs)}
+    columns = {"accuracy": "accuracy", "low": "accuracy_low", "high": "accuracy_high"}
+    return [{"weighting": name, **{key: rows[name][own] for key, own in columns.items()}} for name in PICTURED]
+
+
+def picture(records: Sequence[dict[str, Any]]) -> str:
+    """The README's picture: what students of the quick start reach; white where a page is dark."""
+    with plot_style():
+        drawn = forest_plot(pictured(records))
+    return str(drawn).replace("<svg ", '<svg style="background: white" ', 1)
 
 
 def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:

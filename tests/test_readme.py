@@ -14,6 +14,7 @@ import yaml
 from rlkd.cli import app
 from rlkd.records import file_hash
 from rlkd.report.origins import records_hash
+from rlkd.report.plots import interval_words
 from rlkd.weighting import WEIGHTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +84,16 @@ def test_every_figure_of_the_readme_is_what_its_record_says(results, transcripts
     """What to do: python benchmarks/make_results.py after new runs, python benchmarks/readme.py after new words."""
     assert len(readme._keys(README)) > 30
     assert problems(README, results, transcripts) == []
+
+
+def test_the_picture_says_what_its_records_say(suites):
+    """What to do: python benchmarks/make_results.py."""
+    drawn = make_results.PICTURE.read_text(encoding="utf-8")
+    assert f"]({make_results.PICTURE.relative_to(ROOT).as_posix()})" in README
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    rows = make_results.pictured(suites["quickstart"])
+    assert [text for text in texts if "[" in text] == [interval_words(row) for row in rows]
+    assert [text for text in texts if text in WEIGHTINGS] == [row["weighting"] for row in rows]
 
 
 def visible_numbers() -> Iterator[re.Match[str]]:
