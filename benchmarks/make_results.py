@@ -13,7 +13,7 @@ import yaml
 from rlkd.records import file_hash, read_jsonl, write_text_atomic
 from rlkd.report.benchmark import write_benchmark_report
 from rlkd.report.origins import SHORT, untraced
-from rlkd.report.plots import forest_plot, plot_style
+from rlkd.report.plots import as_file, forest_plot, plot_style
 from rlkd.report.wording import points
 from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, rival_row, task_rows, verdict
 from rlkd.workflow.bench import HEADROOM, read_suites
@@ -63,10 +63,9 @@ def pictured(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def picture(records: Sequence[dict[str, Any]]) -> str:
-    """The README's picture: what students of the quick start reach; white where a page is dark."""
+    """The README's picture: what students of the quick start reach."""
     with plot_style():
-        drawn = forest_plot(pictured(records))
-    return str(drawn).replace("<svg ", '<svg style="background: white" ', 1)
+        return as_file(forest_plot(pictured(records)))
 
 
 def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The README's figures: each stands behind a comment that names the cell of ``RESULTS.md`` that it repeats.
+"""The README's figures: each stands behind a comment that names the cell of the pages of results that it repeats.
 
 ``<!--glue; mnli_genres; policy; gain-->+1.2 [+0.6, +1.9]`` names headings above a table, cells of a row and a column,
 as many as single one cell out, in any order; where several cells are left, the one with the fewest headings that were
@@ -71,8 +71,15 @@ class Cell:
         return frozenset((*self.headings, self.column, *self.row))
 
 
+def results_text() -> str:
+    """``RESULTS.md`` and the pages of the suites as one text, a suite a section of the highest level."""
+    pages = [page.read_text(encoding="utf-8") for page in sorted((HERE / "results").glob("*.md"))]
+    below = [re.sub(r"^#", "##", page, flags=re.MULTILINE) for page in pages]
+    return "\n".join([RESULTS.read_text(encoding="utf-8"), *below])
+
+
 class Results:
-    """``RESULTS.md`` as cells that can be looked up."""
+    """The pages of results as cells that can be looked up."""
 
     def __init__(self, text: str) -> None:
         """Read the page."""
@@ -326,7 +333,7 @@ def read_settings() -> dict[str, dict[str, int]]:
 
 def update(suites: Mapping[str, Sequence[Mapping[str, Any]]], *, accept_settings: bool = False) -> list[str]:
     """Rewrite the README's figures, print what changed, and give what is left to do."""
-    old, results = README.read_text(encoding="utf-8"), Results(RESULTS.read_text(encoding="utf-8"))
+    old, results = README.read_text(encoding="utf-8"), Results(results_text())
     transcripts = {found["suite"]: transcript(suites[found["suite"]]) for found in _TRANSCRIPT.finditer(old)}
     new = rewritten(old, results, transcripts)
     for before, after in zip(_FIGURE.finditer(old), _FIGURE.finditer(new), strict=True):

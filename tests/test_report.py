@@ -213,8 +213,10 @@ def suite(right: dict[str, int], task: str = "t", **more: Any) -> list[dict[str,
 
 
 def benchmark(path: Path, suites: dict[str, list[dict[str, Any]]], **more: Any) -> tuple[str, str]:
-    text, page = write_benchmark_report(suites, path, **more)
-    return text.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")
+    """All text, the suites' pages behind the first, and the HTML page."""
+    first, page, *pages = write_benchmark_report(suites, path, **more)
+    text = "\n".join(each.read_text(encoding="utf-8") for each in (first, *pages))
+    return text, page.read_text(encoding="utf-8")
 
 
 PAYS = {"uniform": 100, "policy": 150, "policy_shuffle": 90, "policy_mean": 100, "router": 150, "oracle": 160}
@@ -386,7 +388,7 @@ def test_lines_of_unknown_code_are_not_shown_without_saying_so(
     assert said in text
     assert plain_words in re.sub("<[^>]+>", "", page)
     if "no commit" in said:
-        assert text.count(said) == 2  # with the suite, and above the task's own table
+        assert text.count(said) == 3  # with the suite here and there, and above the task's own table
 
 
 def test_policies_of_other_code_than_their_runs_are_told(tmp_path: Path) -> None:
@@ -413,10 +415,10 @@ def test_a_task_without_uniform_stands_in_the_summary_with_its_scores(tmp_path: 
     few = suite({"single": 120, "meta": 150}, "few")
     text, _ = benchmark(tmp_path, {"one": [*suite(PAYS), *few], "two": few})
     left_out = "In no difference to equal weights, without runs of `uniform`: `few` (`single`, `meta`)"
-    summary = text.split("\n## ")[0]
-    assert f"- one: {left_out}" in summary
-    assert f"- two: {left_out}" in summary
-    assert "- one: `policy` over 1 task" in summary
+    _, one, two = (tmp_path / "RESULTS.md").read_text().split("\n## ")[:3]
+    assert f"- {left_out}" in one
+    assert f"- {left_out}" in two
+    assert "- `policy` over 1 task" in one
     assert re.search(r"\| few +\| meta +\|\s+5 \| accuracy +\| 0.750 \[", text)
 
 
@@ -534,3 +536,17 @@ def test_runs_that_differ_in_settings_are_named(tmp_path: Path) -> None:
 def test_the_same_records_give_the_same_report(tmp_path: Path) -> None:
     records = suite(PAYS)
     assert benchmark(tmp_path, {"suite": records}) == benchmark(tmp_path, {"suite": list(records)})
+
+
+def test_pages_of_suites_lie_in_their_folder_and_are_linked(tmp_path: Path) -> None:
+    headroom = {"best_teacher": 0.5, "equal_mixture": 0.5, "best_per_instance": 0.6}
+    suites = {name: suite(PAYS, headroom=headroom) for name in ("plain", "../../evil", "a](b) <c>")}
+    (tmp_path / "out").mkdir()
+    first, _, *pages = write_benchmark_report(suites, tmp_path / "out")
+    assert len({page.resolve() for page in pages}) == 3
+    assert {page.resolve().parent for page in pages} == {tmp_path / "out" / "results"}
+    linked = re.findall(r"\]\((.+)\)$", first.read_text(), re.MULTILINE)
+    assert linked.pop() == "results/headroom.svg"
+    assert [first.parent / target for target in linked] == pages
+    assert (tmp_path / "out" / "results" / "headroom.svg").read_text().startswith("<svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

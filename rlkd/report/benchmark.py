@@ -1,13 +1,14 @@
-"""The report of a benchmark: ``RESULTS.md`` and one HTML page, from run records."""
+"""The report of a benchmark, from run records: ``RESULTS.md``, a page of each suite, and all of it as one HTML page."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlkd.records import write_text_atomic
-from rlkd.report.arms import ordered, policies
+from rlkd.records import folder_of, write_text_atomic
+from rlkd.report.arms import control_of, ordered, policies
 from rlkd.report.benchmark_headroom import headroom_blocks, headroom_overall
 from rlkd.report.benchmark_plots import ForestPanel, cost_plot, forest_rows, interval_of, label_plot
 from rlkd.report.benchmark_tables import (
@@ -19,10 +20,10 @@ from rlkd.report.benchmark_tables import (
     task_table,
     weight_table,
 )
-from rlkd.report.document import Block, Bullets, Figure, Section, Table, Text, Weights, html, markdown
+from rlkd.report.document import Block, Bullets, Figure, Link, Section, Table, Text, Weights, html, markdown
 from rlkd.report.origins import NOT_PAIRED, origin_sentences, without_uniform
 from rlkd.report.page import weights_part
-from rlkd.report.plots import TIMES, plot_style
+from rlkd.report.plots import TIMES, as_file, plot_style
 from rlkd.report.tables import Row
 from rlkd.report.wording import (
     points,
@@ -39,7 +40,12 @@ Record = Mapping[str, Any]
 Figures = dict[str, Any]
 
 ROUTER = "router"
+ORACLE = "oracle"
 TITLE = "Benchmark of teacher weightings"
+PAGES = "results"
+"""Folder of the suites' pages and of the figures, beside ``RESULTS.md``."""
+SAID = 2
+"""Sentences of a suite that ``RESULTS.md`` repeats."""
 
 
 def write_benchmark_report(
@@ -50,8 +56,8 @@ def write_benchmark_report(
     notes: Mapping[str, str] | None = None,
     weights: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = STATISTICS_SEED,
-) -> tuple[Path, Path]:
-    """Write ``RESULTS.md`` and ``report.html`` of a benchmark. The same input gives the same bytes.
+) -> tuple[Path, ...]:
+    """Write ``RESULTS.md``, a page of each suite, and ``report.html``. The same input gives the same bytes.
 
     Args:
         suites: Suite to its run records, see :mod:`rlkd.stats.suites`.
@@ -62,7 +68,7 @@ def write_benchmark_report(
         seed: Of the generator that interquartile means and rank correlations draw from.
 
     Returns:
-        The paths of the two files.
+        The paths of ``RESULTS.md``, of ``report.html`` and of the suites' pages.
 
     Raises:
         ConfigError: If records of one task do not fit together.
@@ -72,17 +78,35 @@ def write_benchmark_report(
     rngs = {name: np.random.default_rng(seed) for name in suites}
     with plot_style():
         found = {name: group_runs(records) for name, records in suites.items()}
-        sections = [_suite_section(name, suites[name], runs, rngs[name]) for name, runs in found.items()]
-        sections += headroom_overall(found, np.random.default_rng(seed))
-        sections += _weights_section(weights or {})
-        sections += _more_tables(tables or {}, notes or {})
-        sections += _seeds_section(found)
-    opening: list[Block] = [*map(Text, _introduction(found)), Bullets(_summary(sections))]
+        told = {name: _suite(name, suites[name], runs, rngs[name]) for name, runs in found.items()}
+        overall = headroom_overall(found, np.random.default_rng(seed), f"{PAGES}/headroom.svg")
+        overall += _weights_section(weights or {})
+        overall += _more_tables(tables or {}, notes or {})
+    words: list[Block] = [*map(Text, _introduction(found))]
     folder = Path(output_dir)
+    (folder / PAGES).mkdir(exist_ok=True)
+    sections = [suite.section for suite in told.values()]
     text, page = folder / "RESULTS.md", folder / "report.html"
-    write_text_atomic(text, markdown("Results", opening, sections))
-    write_text_atomic(page, html(TITLE, opening, sections))
-    return text, page
+    overview = Table([row for suite in told.values() for row in suite.overview])
+    write_text_atomic(text, markdown("Results", [*words, overview], [*map(_brief, told.values()), *overall]))
+    opening = [*words, Bullets(_summary(sections))]
+    write_text_atomic(page, html(TITLE, opening, [*sections, *overall, *_seeds_section(found)]))
+    for figure in _files(overall):
+        write_text_atomic(folder / figure.file, as_file(figure.svg))
+    return text, page, *(_write_page(folder, suite, found[name]) for name, suite in told.items())
+
+
+def _files(sections: Sequence[Section]) -> list[Figure]:
+    """The figures that are files too."""
+    return [block for section in sections for block in section.blocks if isinstance(block, Figure) and block.file]
+
+
+def _write_page(folder: Path, suite: "_Suite", tables: Sequence[TaskRuns]) -> Path:
+    """The page of one suite."""
+    path, section = folder / suite.page, suite.section
+    seeds = _seeds_section({section.title: tables})
+    write_text_atomic(path, markdown(section.title, section.blocks, [*section.sections, *seeds]))
+    return path
 
 
 # -- the words at the top --------------------------------------------------------------------------
@@ -128,29 +152,78 @@ def _summary(sections: Sequence[Section]) -> list[str]:
 # -- one suite -------------------------------------------------------------------------------------
 
 
-def _suite_section(
-    name: str, records: Sequence[Record], tables: Sequence[TaskRuns], rng: np.random.Generator
-) -> Section:
+@dataclass(frozen=True)
+class _Suite:
+    """What is told of a suite: at length, and in a row of a table for each student."""
+
+    section: Section
+    overview: Sequence[Row]
+
+    @property
+    def page(self) -> str:
+        """Where its own page lies beside ``RESULTS.md``; names of suites come with records, and lead nowhere else."""
+        return f"{PAGES}/{folder_of(self.section.title)}.md"
+
+
+def _brief(suite: _Suite) -> Section:
+    """A suite as ``RESULTS.md`` shows it: what it says first, what it is made of, and where the rest is."""
+    kept: list[Block] = []
+    for block in suite.section.blocks:
+        if isinstance(block, Bullets) and not kept:
+            kept.append(Bullets([line for i, line in enumerate(block.lines) if i < SAID or NOT_PAIRED in line]))
+        elif isinstance(block, Text) and len(kept) == 1:
+            kept.append(block)
+    return Section(suite.section.title, [*kept, Link("All tables of this suite", suite.page)])
+
+
+def _overview(suite: str, student: str | None, tables: Sequence[TaskRuns], pooled: Mapping[str, Figures]) -> list[Row]:
+    """The first policy of a suite beside its control and what is possible, in points over uniform; none without one."""
+    shown = [name for name in policies(pooled) if pooled[name].get("gain") is not None]
+    if not shown:
+        return []
+    policy, row = shown[0], pooled[shown[0]]
+    beside = {"its shuffle": control_of(policy, "shuffle", list(pooled)), "router": ROUTER, "oracle": ORACLE}
+    return [
+        {
+            "suite": suite,
+            "student": student,
+            "tasks": len(tables),
+            "policy": f"{policy}: {points(row, 'gain')}",
+            "pays / same / costs": f"{row['pays']} / {row['same']} / {row['costs']}",
+            **{what: points(pooled.get(name or "", {}), "gain") for what, name in beside.items()},
+        }
+    ]
+
+
+def _suite(name: str, records: Sequence[Record], tables: Sequence[TaskRuns], rng: np.random.Generator) -> _Suite:
     origin = Text(" ".join(origin_sentences(records)), note=True)
     students = list(dict.fromkeys(runs.student for runs in tables))
     by_student = {student: [runs for runs in tables if runs.student == student] for student in students}
     if len(students) == 1:
-        (first, *blocks), sections = _student_parts(tables, rng)
-        return Section(name, [first, origin, *blocks], sections)
+        (first, *blocks), sections, pooled = _student_parts(tables, rng)
+        section = Section(name, [first, origin, *blocks], sections)
+        return _Suite(section, _overview(name, None, tables, pooled))
     parts = {student: _student_parts(group, rng) for student, group in by_student.items()}
     firsts = [
         f"Student `{student}`: {line}"
-        for student, (blocks, _) in parts.items()
+        for student, (blocks, _, _) in parts.items()
         for block in blocks[:1]
         if isinstance(block, Bullets)
         for line in block.lines
     ]
-    below = [Section(f"{name}, student {student}", *part) for student, part in parts.items()]
-    return Section(name, [Bullets(firsts), origin], below)
+    below = [Section(f"{name}, student {student}", blocks, inner) for student, (blocks, inner, _) in parts.items()]
+    rows = [
+        row
+        for student, (_, _, pooled) in parts.items()
+        for row in _overview(name, student, by_student[student], pooled)
+    ]
+    return _Suite(Section(name, [Bullets(firsts), origin], below), rows)
 
 
-def _student_parts(tables: Sequence[TaskRuns], rng: np.random.Generator) -> tuple[list[Block], list[Section]]:
-    """What is said of the tasks of one student: over tasks first, then task by task."""
+def _student_parts(
+    tables: Sequence[TaskRuns], rng: np.random.Generator
+) -> tuple[list[Block], list[Section], Mapping[str, Figures]]:
+    """What is said of the tasks of one student: over tasks first, then task by task; and the figures over tasks."""
     rows = {runs.task: task_rows(runs) for runs in tables}
     pooled = {row["weighting"]: row for row in suite_rows(tables, rng)}
     names = ordered(name for runs in tables for name in runs.weightings)
@@ -168,7 +241,7 @@ def _student_parts(tables: Sequence[TaskRuns], rng: np.random.Generator) -> tupl
     rivals = {policy: rival_rows(tables, policy, rng) for policy in policies(names)}
     blocks += _against_router(rivals, tables)
     sections = [_task_section(runs, rows[runs.task]) for runs in tables]
-    return blocks, [*sections, *(_rivals(policy, found, tables) for policy, found in rivals.items())]
+    return blocks, [*sections, *(_rivals(policy, found, tables) for policy, found in rivals.items())], pooled
 
 
 def _forest(tables: Sequence[TaskRuns], rows: Mapping[str, Sequence[Figures]], names: Sequence[str]) -> list[Block]:

@@ -9,7 +9,7 @@ from rlkd.report.arms import family, ordered, policies
 from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, interval_of
 from rlkd.report.document import Block, Bullets, Figure, Section, Text
 from rlkd.report.wording import correlation_sentence
-from rlkd.stats import UNIFORM, TaskRuns
+from rlkd.stats import UNIFORM, TaskRuns, spread
 
 Figures = dict[str, Any]
 
@@ -62,8 +62,20 @@ def _worth_showing(names: Sequence[str]) -> list[str]:
     return chosen[:HEADROOM_PANELS]
 
 
-def headroom_overall(suites: Mapping[str, Sequence[TaskRuns]], rng: np.random.Generator) -> list[Section]:
-    """Does headroom predict who profits, over the tasks of all suites? Left out for a single suite."""
+OVERALL = ("policy", "router", "hedge", "entropy")
+"""Weightings of the plot over all suites; of the policies the first of each task."""
+
+
+def headroom_overall(
+    suites: Mapping[str, Sequence[TaskRuns]], rng: np.random.Generator, file: str = ""
+) -> list[Section]:
+    """Does headroom predict who profits, over the tasks of all suites? Left out for a single suite.
+
+    Args:
+        suites: Tasks of each suite.
+        rng: Of the rank correlations.
+        file: Where the plot lies beside a page of Markdown.
+    """
     if len(suites) < 2:
         return []
     tables = [runs for group in suites.values() for runs in group]
@@ -78,4 +90,20 @@ def headroom_overall(suites: Mapping[str, Sequence[TaskRuns]], rng: np.random.Ge
         if found:
             sentences.append(correlation_sentence(name, [r for r, _ in found], [g for _, g in found], rng))
     note = Text("Tasks of all suites together, every student apart.", note=True)
-    return [Section("Does headroom predict who profits?", [note, Bullets(sentences)])] if sentences else []
+    plot = _overall_plot([(runs, room) for runs, room in known if runs.panel is not None], file)
+    return [Section("Does headroom predict who profits?", [note, plot, Bullets(sentences)])] if sentences else []
+
+
+def _overall_plot(known: Sequence[tuple[TaskRuns, float]], file: str) -> Figure:
+    """A point for each task and student."""
+    panels = {}
+    for name in OVERALL:
+        gains = []
+        for runs, _ in known:
+            own = next(iter(policies(runs.weightings)), name) if name == "policy" else name
+            there = runs.panel is not None and own in runs.panel.names
+            gain = runs.panel.difference(own, UNIFORM) if there and runs.panel is not None else None
+            gains.append(interval_of({} if gain is None else spread("gain", gain), "gain"))
+        panels[name] = gains
+    alt = f"Points over uniform against headroom on validation, for {', '.join(OVERALL)}: a point a task and student."
+    return Figure(headroom_plot([room for _, room in known], panels, [""] * len(known)), alt, "full", file)

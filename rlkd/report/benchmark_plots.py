@@ -129,7 +129,7 @@ def headroom_plot(rooms: Sequence[float], panels: Mapping[str, Sequence[Interval
     Args:
         rooms: Headroom of each task in points, shape (tasks,).
         panels: Weighting to its gain on each task; NaN where it was not run.
-        keys: The letter of each task.
+        keys: The letter of each task; empty: a small point.
     """
     figure = Figure(figsize=(12.6, 3.5))
     grid = figure.add_gridspec(1, HEADROOM_PANELS, left=0.055, right=0.99, top=0.9, bottom=0.16, wspace=0.2)
@@ -145,7 +145,7 @@ def headroom_plot(rooms: Sequence[float], panels: Mapping[str, Sequence[Interval
             if not math.isfinite(mean):
                 continue
             axes.plot([room, room], [bottom, top], color=colour, linewidth=1.8, alpha=0.45, solid_capstyle="round")
-            axes.plot([room], [mean], "o", color=colour, markersize=13, markeredgecolor="white")
+            axes.plot([room], [mean], "o", color=colour, markersize=13 if key else 6, markeredgecolor="white")
             axes.text(
                 room, mean, key, color="white", fontsize=9.5, fontweight="bold", ha="center", va="center_baseline"
             )

@@ -34,12 +34,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot and what it shows in words; HTML only."""
+    """A plot and what it shows in words; in Markdown only where it is a file too."""
 
     svg: Markup
     alt: str
     width: str = "wide"
     """A class of the page's style: ``wide``, ``middle`` or ``full``."""
+    file: str = ""
+    """Where it lies beside a page of Markdown; empty: nowhere."""
     kind: str = field(default="figure", init=False)
 
 
@@ -62,6 +64,15 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Where more is told; Markdown only, since the HTML page is one."""
+
+    text: str
+    target: str
+    kind: str = field(default="link", init=False)
+
+
+@dataclass(frozen=True)
 class Weights:
     """Panels of teacher weights, as :func:`rlkd.report.page.weights_part` gives them; HTML only."""
 
@@ -69,7 +80,7 @@ class Weights:
     kind: str = field(default="weights", init=False)
 
 
-Block = Table | Figure | Bullets | Text | Weights
+Block = Table | Figure | Bullets | Text | Link | Weights
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class Section:
 
 
 def markdown(title: str, blocks: Sequence[Block], sections: Sequence[Section]) -> str:
-    """The document as Markdown, without figures; ends with a newline."""
+    """The document as Markdown, with the figures that are files; ends with a newline."""
     parts = [f"# {_markdown_line(title)}", *_markdown_blocks(blocks)]
     for section in sections:
         parts += _markdown_section(section, 2)
@@ -108,6 +119,10 @@ def _markdown_blocks(blocks: Sequence[Block]) -> list[str]:
             parts.append("\n".join(f"- {_markdown_line(line)}" for line in block.lines))
         elif isinstance(block, Text):
             parts.append(_markdown_line(block.text))
+        elif isinstance(block, Link):
+            parts.append(f"[{_markdown_line(block.text)}]({block.target})")
+        elif isinstance(block, Figure) and block.file:
+            parts.append(f"![{_markdown_line(block.alt)}]({block.file})")
     return parts
 
 

@@ -66,6 +66,11 @@ def svg_of(figure: Figure) -> Markup:
     return Markup(_SHAPE_ID.sub(rf"\g<1>{own}-", text))
 
 
+def as_file(svg: Markup) -> str:
+    """A plot as a file of its own: white, since nobody knows how dark the page is that shows it."""
+    return str(svg).replace("<svg ", '<svg style="background: white" ', 1)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height))
     axes = figure.add_subplot()
