@@ -488,7 +488,9 @@ def test_units_wait_for_what_they_need_and_busy_ones_are_asked_again(
 
 
 def test_a_claim_is_held_by_one_and_dies_with_its_process(tmp_path: Path) -> None:
-    holder = "import sys; from pathlib import Path; from rlkd.benchmark.workers import claim\n"
+    # the file alone: its package would import every library
+    holder = f"import sys; from pathlib import Path; sys.path.append({str(Path(workers.__file__).parent)!r})\n"
+    holder += "from workers import claim\n"
     holder += "with claim(Path(sys.argv[1]), 'x') as ours: print(ours, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], **pipes) as other:  # type: ignore[call-overload]

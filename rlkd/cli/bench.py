@@ -63,7 +63,7 @@ def report(
     json_file: Json = None,
     config: Config = None,
 ) -> None:
-    """Write RESULTS.md, a page of each suite and one of all that are found: tables, intervals, tests, and what they say in words."""
+    """Write RESULTS.md, a page of each suite and one of all of them: tables, intervals, tests, and words."""
     from rlkd import workflow
 
     written, rows, sentences = workflow.report_bench(paths or [Path("runs/bench")], output_dir)
