@@ -238,7 +238,7 @@ def test_a_weighting_of_ones_own_goes_through_compare_bench_and_report(
     runs = [run for run in runs_in(tmp_path / "runs" / "bench" / "tiny") if run["status"] == "ok"]
     assert {run["weighting"] for run in runs} == {"uniform", "mine:Surest"}
     assert rlkd_command("bench", "report")[0] == 0
-    for page in ("RESULTS.md", "report.html"):
+    for page in ("results/tiny.md", "report.html"):
         assert "mine:Surest" in (tmp_path / "runs" / "bench" / page).read_text()
     rows = len(load_task("planted").table)
     np.save("t.npy", np.random.default_rng(0).normal(size=(rows, 6)).astype(np.float32))

@@ -33,7 +33,7 @@ from rlkd.types import State
 from rlkd.weighting import build_weighting
 
 SUITES = sorted((Path(__file__).parents[1] / "benchmarks" / "suites").glob("*.yaml"))
-RUNS = frozen.HOME / "runs"
+SAVED = frozen.HOME / "saved"
 """Teachers' arrays, a cache, a policy's training with its checkpoint, a comparison, and other learned weightings."""
 DATA = ("--task", "digits", "--cache", "cache", "--student", "rlkd/mlp", "--batch-size", 16)
 POLICY = ("train-policy", *DATA, "--horizon", 10, "--n-steps", 10, "--total-timesteps", 480, "-o", "policy")
@@ -78,10 +78,10 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("before") / "runs"
     with contextlib.chdir(tmp_path_factory.mktemp("writing")):
         if frozen.WRITING:
-            shutil.rmtree(RUNS, ignore_errors=True)
+            shutil.rmtree(SAVED, ignore_errors=True)
             write_runs(Path())
-            shutil.copytree(Path(), RUNS)
-    shutil.copytree(RUNS, folder)
+            shutil.copytree(Path(), SAVED)
+    shutil.copytree(SAVED, folder)
     with contextlib.chdir(folder):
         yield folder
 
