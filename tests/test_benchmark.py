@@ -14,12 +14,12 @@ import torch
 
 from rlkd.benchmark import (
     arms,
-    begun,
     check_comparison,
     compare,
     comparing,
     pack_bits,
     resolve_arms,
+    students_beside,
     unpack_bits,
     weights_summary,
     workers,
@@ -220,7 +220,7 @@ def test_students_that_are_begun_beside_something_else_are_not_distilled_again(
     task: Task, cache: LogitCache, finished: Path, tmp_path: Path
 ) -> None:
     arms, seeds = ["uniform", "oracle"], (0, 1)
-    with begun(task, cache, arms, SETTINGS, tmp_path, seeds=range(100)):
+    with students_beside(task, cache, arms, SETTINGS, tmp_path, seeds=range(100)):
         deadline = time.monotonic() + 60
         while not (tmp_path / "runs.jsonl").exists():
             assert time.monotonic() < deadline
@@ -232,7 +232,7 @@ def test_students_that_are_begun_beside_something_else_are_not_distilled_again(
     assert scores(records) == scores(read_jsonl(finished / "runs.jsonl"))
     keys = [record["key"] for record in read_jsonl(tmp_path / "runs.jsonl")]
     assert 4 <= len(keys) == len(set(keys)) < 200
-    with begun(task, cache, arms, SETTINGS, tmp_path, seeds=seeds):
+    with students_beside(task, cache, arms, SETTINGS, tmp_path, seeds=seeds):
         assert multiprocessing.active_children() == []  # nothing is left to do
 
 

@@ -139,7 +139,8 @@ def found(name: str) -> Any:
         with contextlib.suppress(ImportError):
             thing: Any = importlib.import_module(".".join(parts[:cut]))
             for part in parts[cut:]:
-                thing = getattr(thing, part, None) or getattr(thing, "__dataclass_fields__", {})[part]
+                fields = getattr(thing, "__dataclass_fields__", {})
+                thing = getattr(thing, part) if hasattr(thing, part) else fields[part]  # one without a default
             return thing
     raise LookupError(name)
 

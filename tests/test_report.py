@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from rlkd.errors import ConfigError
+from rlkd.errors import ConfigError, OutputDirectoryError
 from rlkd.records import pack_bits
 from rlkd.report import (
     brief_table,
@@ -550,3 +550,10 @@ def test_pages_of_suites_lie_in_their_folder_and_are_linked(tmp_path: Path) -> N
     assert [first.parent / target for target in linked] == pages
     assert (tmp_path / "out" / "results" / "headroom.svg").read_text().startswith("<svg")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_where_the_pages_should_lie_is_told(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    with pytest.raises(OutputDirectoryError, match="results"):
+        write_benchmark_report({"one": suite(PAYS)}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]

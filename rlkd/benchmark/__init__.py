@@ -17,7 +17,7 @@ A line is a flat record with a ``kind``:
 """
 
 from rlkd.benchmark.arms import Arm, learned_hash, resolve_arms
-from rlkd.benchmark.comparing import begun, check_comparison, compare
+from rlkd.benchmark.comparing import check_comparison, compare, students_beside
 from rlkd.benchmark.jobs import Job
 from rlkd.benchmark.measuring import weights_summary
 from rlkd.records import pack_bits, unpack_bits
@@ -25,12 +25,12 @@ from rlkd.records import pack_bits, unpack_bits
 __all__ = [
     "Arm",
     "Job",
-    "begun",
     "check_comparison",
     "compare",
     "learned_hash",
     "pack_bits",
     "resolve_arms",
+    "students_beside",
     "unpack_bits",
     "weights_summary",
 ]

@@ -95,7 +95,7 @@ def compare(
 
 
 @contextmanager
-def begun(
+def students_beside(
     task: Task,
     cache: LogitCache,
     specs: Sequence[str],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlkd.records import folder_of, write_text_atomic
+from rlkd.records.files import cannot_write
 from rlkd.report.arms import control_of, ordered, policies
 from rlkd.report.benchmark_headroom import headroom_blocks, headroom_overall
 from rlkd.report.benchmark_plots import ForestPanel, cost_plot, forest_rows, interval_of, label_plot
@@ -34,13 +35,22 @@ from rlkd.report.wording import (
     suite_sentences,
     task_sentences,
 )
-from rlkd.stats import STATISTICS_SEED, UNIFORM, TaskRuns, group_runs, label_curves, rival_rows, suite_rows, task_rows
+from rlkd.stats import (
+    ORACLE,
+    STATISTICS_SEED,
+    UNIFORM,
+    TaskRuns,
+    group_runs,
+    label_curves,
+    rival_rows,
+    suite_rows,
+    task_rows,
+)
 
 Record = Mapping[str, Any]
 Figures = dict[str, Any]
 
 ROUTER = "router"
-ORACLE = "oracle"
 TITLE = "Benchmark of teacher weightings"
 PAGES = "results"
 """Folder of the suites' pages and of the figures, beside ``RESULTS.md``."""
@@ -84,7 +94,7 @@ def write_benchmark_report(
         overall += _more_tables(tables or {}, notes or {})
     words: list[Block] = [*map(Text, _introduction(found))]
     folder = Path(output_dir)
-    (folder / PAGES).mkdir(exist_ok=True)
+    _make(folder / PAGES)
     sections = [suite.section for suite in told.values()]
     text, page = folder / "RESULTS.md", folder / "report.html"
     overview = Table([row for suite in told.values() for row in suite.overview])
@@ -94,6 +104,13 @@ def write_benchmark_report(
     for figure in _files(overall):
         write_text_atomic(folder / figure.file, as_file(figure.svg))
     return text, page, *(_write_page(folder, suite, found[name]) for name, suite in told.items())
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _files(sections: Sequence[Section]) -> list[Figure]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.agents import PolicyTraining
-from rlkd.benchmark import begun
+from rlkd.benchmark import students_beside
 from rlkd.data import Task, load_task
 from rlkd.defaults import TOTAL_TIMESTEPS
 from rlkd.devices import one_thread
@@ -69,7 +69,7 @@ def run_quickstart(
         teachers = load_teachers([str(path) for path in paths], task)
         cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
     arms = default_arms(cache, str(folder / "policy" / "policy"))
-    with _students_beside(task, cache, settings, folder, seeds, workers):
+    with _policy_free_students(task, cache, settings, folder, seeds, workers):
         with one_thread():
             run_train_policy(
                 task_options,
@@ -86,10 +86,10 @@ def run_quickstart(
         return compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
 
 
-def _students_beside(
+def _policy_free_students(
     task: Task, cache: LogitCache, settings: StudentSettings, folder: Path, seeds: int, workers: int
 ) -> AbstractContextManager[None]:
     """Students that need no policy, distilled while one is trained: that takes no more than one core."""
     if workers == 1:
         return nullcontext()
-    return begun(task, cache, [*DEFAULT_ARMS, "oracle"], settings, folder, seeds=range(seeds))
+    return students_beside(task, cache, [*DEFAULT_ARMS, "oracle"], settings, folder, seeds=range(seeds))
