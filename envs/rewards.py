@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rlkd.errors import unknown_name
 from rlkd.losses import cross_entropy, likeliest_temperatures, logit_gain
 
-from .rl_kd_rewards import BatchMean, RlKd1, RlKd2, RlKd3
+from .level_rewards import RlKd1, RlKd2, RlKd3
 from .scene import Reward, Scene
 
 
@@ -101,6 +101,28 @@ class ProbeGain:
     @staticmethod
     def _loss(scene: Scene) -> Tensor:
         return cross_entropy(scene.probe_logits()[0], scene.probe_labels).mean()
+
+
+class BatchMean:
+    """Another reward, of which every instance of the batch gets the mean: the credit of the published system.
+
+    Where the reward reads labels it is the mean of those that have one.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        """Wrap a reward."""
+        self.inner, self.reads_labels = reward, reward.reads_labels
+
+    def before(self, scene: Scene) -> None:
+        """Let the reward look at the student before the step."""
+        self.inner.before(scene)
+
+    def after(self, scene: Scene) -> Tensor:
+        """The mean, repeated for each instance, shape (B,)."""
+        rewards = self.inner.after(scene)
+        paid = rewards[scene.labels >= 0] if self.reads_labels else rewards
+        mean = paid.mean() if len(paid) else rewards.new_zeros(())
+        return mean.expand(len(rewards)).clone()
 
 
 REWARDS: dict[str, Callable[[], Reward]] = {

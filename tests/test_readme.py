@@ -15,7 +15,7 @@ from rlkd.cli import app
 from rlkd.records import file_hash
 from rlkd.report.origins import records_hash
 from rlkd.report.plots import interval_words
-from rlkd.weighting import WEIGHTINGS
+from rlkd.weighting import weighting_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_every_command_is_explained(command):
     assert f"rlkd {command}" in README
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", weighting_names())
 def test_every_weighting_is_in_the_table(weighting):
     assert re.search(rf"^\| .*`{weighting}[`:]", README, re.MULTILINE)
 
@@ -94,7 +94,7 @@ def test_the_picture_says_what_its_records_say(suites):
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
     rows = make_results.pictured(suites["quickstart"])
     assert [text for text in texts if "[" in text] == [interval_words(row) for row in rows]
-    assert [text for text in texts if text in WEIGHTINGS] == [row["weighting"] for row in rows]
+    assert [text for text in texts if text in weighting_names()] == [row["weighting"] for row in rows]
 
 
 def visible_numbers() -> Iterator[re.Match[str]]:

@@ -10,15 +10,16 @@ from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.acting import make_acting_env, make_agent
-from rlkd.agents.reinforce import Reinforce, others_mean, released_loss
+from rlkd.agents.reinforce import Reinforce, others_mean
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.agents.slots import SlotsVecEnv
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
-from rlkd.systems.mtkd_rl import MtkdRlSettings, agent_algorithm, make_mtkd_rl_agent
-from rlkd.systems.rl_kd import RlKdSettings, make_selector, reinforce_settings
+from rlkd.systems.mtkd_rl.released import released_loss
+from rlkd.systems.mtkd_rl.training import MtkdRlSettings, agent_algorithm, make_mtkd_rl_agent
+from rlkd.systems.rl_kd.training import RlKdSettings, make_selector, reinforce_settings
 from rlkd.weighting import Policy
-from rlkd.weighting.rl_kd import EMPTY_SETS, draw_subsets, keyed_uniforms, subset_log_probability
+from rlkd.weighting.subsets import EMPTY_SETS, draw_subsets, keyed_uniforms, subset_log_probability
 
 SUBSETS = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)))
 SCORES = torch.tensor([-1.0, 0.4, -2.5])

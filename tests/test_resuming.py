@@ -20,11 +20,11 @@ from rlkd.errors import ConfigError, OutputDirectoryError, PolicyError, Weightin
 from rlkd.features import ObservationConfig
 from rlkd.records import check_folder_name, folder_of, read_jsonl
 from rlkd.settings import StudentSettings
+from rlkd.systems.mtkd_rl.weighting import MtkdRlAgent
+from rlkd.systems.rl_kd.weighting import RlKdSelector
 from rlkd.trainer import make_trainer
 from rlkd.weighting import Policy, build_weighting
 from rlkd.weighting.learned import load_policy
-from rlkd.weighting.mtkd_rl import MtkdRlAgent
-from rlkd.weighting.rl_kd import RlKdSelector
 from rlkd.weighting.saved import load_module, saved_identity
 
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=18, batch_size=32, device="cpu")

@@ -4,14 +4,15 @@ import dataclasses
 import json
 import pickle
 import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from rlkd_envs.rewards import make_reward
-from rlkd_envs.rl_kd_rewards import BatchMean
+from rlkd_envs.rewards import BatchMean, make_reward
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
@@ -25,13 +26,15 @@ from rlkd.logit_cache import LogitCache, build_cache, load_cache, read_state
 from rlkd.losses import cost_of_mixture, cross_entropy, distillation_loss, soft_targets
 from rlkd.models.arrays import ArrayTeacher
 from rlkd.settings import StudentSettings
-from rlkd.systems import PRESETS, train_mtkd_rl, train_rl_kd
-from rlkd.systems.demonstration import RL_KD_CASES, mtkd_rl_record, released_objective, rl_kd_record
-from rlkd.systems.mtkd_rl import MtkdRlSettings, make_mtkd_rl_agent
-from rlkd.systems.rl_kd import RlKdSettings, make_selector, rl_kd_settings
+from rlkd.systems.mtkd_rl.training import MtkdRlSettings, make_mtkd_rl_agent, train_mtkd_rl
+from rlkd.systems.mtkd_rl.weighting import confidence_weights, divergence_weights, softened_divergence
+from rlkd.systems.rl_kd.training import PRESETS, RlKdSettings, make_selector, rl_kd_settings, train_rl_kd
 from rlkd.trainer import make_trainer
 from rlkd.weighting import build_weighting
-from rlkd.weighting.mtkd_rl import confidence_weights, divergence_weights, softened_divergence
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, of no package
+
+from published_algorithms import RL_KD_CASES, mtkd_rl_record, released_objective, rl_kd_record
 
 EPISODE = {"batch_size": 32, "horizon": 12}
 SHORT = {"episode": EPISODE, "pretraining_steps": 4, "episodes": 2}

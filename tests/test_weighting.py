@@ -19,7 +19,7 @@ from rlkd.logit_cache import LogitCache, read_state
 from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.types import Knowledge
-from rlkd.weighting import WEIGHTINGS, Policy, build_weighting, load_weighting
+from rlkd.weighting import Policy, build_weighting, load_weighting, weighting_names
 
 ARGUMENTS = {"fixed": "0.5,0.3,0.2", "policy": "{folder}", "policy_mean": "{folder}", "policy_shuffle": "{folder}"}
 TOLD = ("fixed", "oracle", "random_teacher")
@@ -28,7 +28,7 @@ POSITIONAL = ("fixed", "random_teacher", "best_teacher", "lr_train", "lr_dev", "
 """Weightings that remember which teacher is which: they are built anew for teachers in another order."""
 TIED = ("rl_kd", "mtkd_rl")
 """Tied to their teachers and classes: test_systems.py holds them to the contract, as far as it applies to them."""
-UNTIED = [name for name in WEIGHTINGS if name not in TIED]
+UNTIED = [name for name in weighting_names() if name not in TIED]
 
 
 @pytest.fixture(scope="module")

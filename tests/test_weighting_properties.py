@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from rlkd.data.task import UNLABELLED
 from rlkd.features import ObservationConfig
+from rlkd.systems.mtkd_rl.weighting import MtkdRlAgent
+from rlkd.systems.rl_kd.weighting import RlKdSelector
 from rlkd.types import State
-from rlkd.weighting import WEIGHTINGS, Policy, build_weighting
+from rlkd.weighting import Policy, build_weighting, weighting_names
 from rlkd.weighting.checks import check_weights
 from rlkd.weighting.controls import PolicyMean
 from rlkd.weighting.fitted import CalibratedUniform
 from rlkd.weighting.fixed import Fixed, RandomTeacher
 from rlkd.weighting.heuristic import Oracle
-from rlkd.weighting.mtkd_rl import MtkdRlAgent
 from rlkd.weighting.online import Hedge
-from rlkd.weighting.rl_kd import RlKdSelector
 
 TEACHERS, CLASSES = 3, 6
 FREE = (
@@ -56,7 +56,7 @@ def built(task, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     Policy.create(ObservationConfig(), training={}, seed=3).save_pretrained(folder)
     arguments = {"fixed": "0.5,0.3,0.2", **dict.fromkeys(("policy", "policy_mean", "policy_shuffle"), folder)}
-    specs = {name: f"{name}:{arguments[name]}" if name in arguments else name for name in WEIGHTINGS}
+    specs = {name: f"{name}:{arguments[name]}" if name in arguments else name for name in weighting_names()}
     found = {name: build_weighting(spec, task, cache) for name, spec in specs.items() if name not in TIED}
     generator = torch.Generator().manual_seed(0)
     found["hedge"].gains = 20 * torch.rand(CLASSES, TEACHERS, generator=generator, dtype=torch.float64)
@@ -66,7 +66,7 @@ def built(task, cache, tmp_path_factory):
         found["mtkd_rl"] = MtkdRlAgent("abc", CLASSES)
         found["rl_kd"] = RlKdSelector("abc", CLASSES)
         torch.nn.init.normal_(found["rl_kd"].weight)
-    assert found.keys() == WEIGHTINGS.keys(), "a weighting that was added is held to the properties too"
+    assert found.keys() == set(weighting_names()), "a weighting that was added is held to the properties too"
     return found
 
 
@@ -194,9 +194,9 @@ def check_copies(name, weighting, case, size, masked):
 
 EXACT = (torch.float32, torch.float64)
 PROPERTIES = {
-    "form and order": (check_form_and_order, cases(), tuple(WEIGHTINGS)),
+    "form and order": (check_form_and_order, cases(), weighting_names()),
     # mtkd_rl observes the logits as such, in its paper too
-    "shifts": (check_shifts, cases(EXACT), tuple(name for name in WEIGHTINGS if name != "mtkd_rl")),
+    "shifts": (check_shifts, cases(EXACT), tuple(name for name in weighting_names() if name != "mtkd_rl")),
     # policy_shuffle takes weights from rows where other teachers were absent
     "copies": (check_copies, cases(EXACT, ("copies",)), tuple(name for name in FREE if name != "policy_shuffle")),
 }

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from rlkd.losses import divergence_gradients
+from rlkd.systems.rl_kd.weighting import RlKdSelector
 from rlkd.types import State
 from rlkd.weighting.base import normalised
 from rlkd.weighting.controls import PolicyShuffle
@@ -17,7 +18,6 @@ from rlkd.weighting.gradient import AekdBatchMean, AekdFlat, Govern
 from rlkd.weighting.heuristic import Agreement, BestPerInstance, Ebkd, MaxProbability
 from rlkd.weighting.learned import Policy
 from rlkd.weighting.online import Hedge
-from rlkd.weighting.rl_kd import RlKdSelector
 
 
 def drawn(seed, *shape, scale=1.0):

@@ -1,4 +1,4 @@
-"""Train the policy of a published system on the environment: what RL-KD and MTKD-RL share."""
+"""Train a policy that brings its own observation and its own meaning of an action: what published systems share."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from rlkd.agents.reinforce import ActorPolicy
 from rlkd.agents.run import PolicyRun, PolicyTraining
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv, make_slots
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError
+from rlkd.errors import ConfigError, WeightingError, nearest
+from rlkd.logit_cache import embedding_size
 from rlkd.records import RunDirectory, commit
 from rlkd.types import LogitSource
 from rlkd.weighting.tied import TiedPolicy
@@ -21,6 +22,7 @@ from rlkd.weighting.tied import TiedPolicy
 ACTING_ENV_ID = "rlkd_envs:rlkd/TeacherActing-v0"
 
 ActorT = TypeVar("ActorT", bound=TiedPolicy)
+SettingsT = TypeVar("SettingsT")
 
 
 def make_acting_env(
@@ -74,7 +76,7 @@ def make_agent(
     """Put an algorithm around an actor, which learns in place.
 
     Args:
-        algorithm: :class:`~rlkd.agents.reinforce.Reinforce` or :class:`~rlkd.agents.reinforce.Released`.
+        algorithm: Such as :class:`~rlkd.agents.reinforce.Reinforce`.
         actor: The module that is saved and deployed.
         slots: The environment.
         seed: Of the actions.
@@ -200,3 +202,38 @@ def training_record(system: str, task: Task, cache: LogitSource, settings: Any, 
         "commit": commit(),
         **others,
     }
+
+
+def observed_embedding_size(task: Task, cache: LogitSource, wanted: bool | None) -> int:
+    """D if embeddings are to be observed, else 0.
+
+    Raises:
+        WeightingError: If they are wanted and there are none.
+    """
+    size = embedding_size(task, cache)
+    if wanted and not size:
+        raise WeightingError(
+            f"embeddings were asked for, the cache of task {task.name!r} has none; build it with an embedder and "
+            "keep_embeddings, or leave them out"
+        )
+    return 0 if wanted is False else size
+
+
+def with_switches(cls: type[SettingsT], system: str, switches: dict[str, Any]) -> SettingsT:
+    """Make settings from keywords; what is not named has its default.
+
+    Args:
+        cls: A dataclass.
+        system: What an error calls it.
+        switches: Fields by name.
+
+    Raises:
+        ConfigError: If a switch is unknown or out of range.
+    """
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in switches:
+        if name not in known:
+            raise ConfigError(
+                f"{system} has no switch {name!r}; {nearest(name, known)}expected one of {', '.join(sorted(known))}"
+            )
+    return cls(**switches)

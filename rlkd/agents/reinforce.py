@@ -1,4 +1,4 @@
-"""REINFORCE on Stable-Baselines3's rollouts, with the switches in which the sources of RL-KD differ."""
+"""REINFORCE on Stable-Baselines3's rollouts, with the switches in which published selectors differ."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from rlkd.errors import ConfigError
-from rlkd.weighting.rl_kd import draw_subsets, modal_subsets, subset_log_probability
+from rlkd.weighting.subsets import draw_subsets, modal_subsets, subset_log_probability
 
 UPDATES = ("reinforce", "grad_pi")
 """``reinforce`` follows the gradient of the log probability, ``grad_pi`` that of the probabilities of the single
-decisions, as RL-KD prints it: its expectation under a constant reward is not zero."""
+decisions, as Yuan et al. 2021 (arXiv:2012.06048) print it: its expectation under a constant reward is not zero."""
 BASELINES = ("none", "ema", "leave_one_out")
 """What is subtracted from a reward: nothing; a moving average of earlier rollouts; the mean of the other rewards."""
 EMA_DECAY = 0.9
@@ -83,7 +83,7 @@ class ActorPolicy(ActorCriticPolicy):
         super().__init__(*args, **kwargs)
         self.deterministic = deterministic
         self.all_selected = False
-        """Select everybody, whatever the probabilities are: how RL-KD's selector is pre-trained."""
+        """Select everybody, whatever the probabilities are: how published selectors are pre-trained."""
         self.average_reward: Tensor
         self.register_buffer("average_reward", torch.tensor(float("nan")))
 
@@ -174,7 +174,7 @@ class Reinforce(WithoutCritic):
     The reward of an action is its own, nothing is discounted: the next instance of a slot has nothing to do with it.
 
     Source:
-        Williams 1992; Yuan et al. 2021, arXiv:2012.06048 (RL-KD), algorithm 2, for ``grad_pi`` without a baseline;
+        Williams 1992; Yuan et al. 2021, arXiv:2012.06048, algorithm 2, for ``grad_pi`` without a baseline;
         Kool, van Hoof, Welling 2019 for the leave-one-out baseline.
     """
 
@@ -269,40 +269,3 @@ def others_mean(rewards: Tensor, valid: Tensor, dim: int) -> Tensor:
 
 def _mean_of_valid(rewards: Tensor, valid: Tensor) -> Tensor:
     return (rewards * valid).sum(1) / valid.sum(1).clamp_min(1)
-
-
-class Released(WithoutCritic):
-    """What MTKD-RL's released code does to its agent: no action, no exploration, no gradient of a policy.
-
-    Minimises ``-sum_i r_i mean_k log w_ik`` over the stored batches, with w the final weights and r_i the reward of the
-    instance, standardised over its batch and cut to [0, 1]. For weights that sum to one the minimum is uniform.
-
-    Source:
-        The released code of Yang et al. 2025, arXiv:2502.18510 (MTKD-RL): binary cross entropy of the weights to ones.
-    """
-
-    def train(self) -> None:
-        """One pass over the batches of the rollout, a step for each."""
-        self.policy.set_training_mode(True)
-        actor: Any = self.policy.actor
-        buffer: Any = self.rollout_buffer
-        for step in range(buffer.buffer_size):
-            observations, valid = torch.as_tensor(buffer.observations[step]), torch.as_tensor(buffer.valid[step])
-            rows = observations[valid].unflatten(-1, (-1, actor.num_features))
-            self.descend(released_loss(actor.mix(actor(rows), rows), torch.as_tensor(buffer.rewards[step])[valid]))
-        self.log_update()
-
-
-def released_loss(weights: Tensor, rewards: Tensor) -> Tensor:
-    """The objective of MTKD-RL's released agent.
-
-    Args:
-        weights: Rows on the simplex, shape (B, K).
-        rewards: Shape (B,).
-
-    Returns:
-        A scalar: binary cross entropy of the weights to ones, weighted by the standardised, clamped rewards.
-    """
-    spread = rewards.std() if len(rewards) > 1 else torch.zeros(())
-    credit = ((rewards - rewards.mean()) / spread.clamp_min(1e-8)).clamp(0, 1)
-    return -(credit.unsqueeze(-1) * weights.clamp_min(1e-12).log()).mean()

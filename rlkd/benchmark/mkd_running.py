@@ -17,8 +17,9 @@ from rlkd.benchmark.jobs import Context, failure
 from rlkd.benchmark.measuring import answers, peak_memory_mb, reset_peak_memory, student_scores
 from rlkd.benchmark.mkd import LABELS, TEACHERS, MkdArm, MkdSettings, parse_arm
 from rlkd.benchmark.places import portable
+from rlkd.benchmark.policies import SMOKE_STEPS
 from rlkd.benchmark.stages import arm_of, make_teachers, plan_data
-from rlkd.benchmark.suites import SMOKE_STEPS, Suite, TaskPlan, digest
+from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim
 from rlkd.cost import NO_COST, added, cost_in, metered, share_of
 from rlkd.data.collection import TaskCollection

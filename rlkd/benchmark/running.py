@@ -15,7 +15,8 @@ from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
 from rlkd.benchmark.mkd_running import MKD_DOES, check_mkd_suite, plan_mkd_runs, plan_mkd_teachers
 from rlkd.benchmark.places import portable
-from rlkd.benchmark.stages import arm_of, check_policy, labelled_part, make_policy, make_teachers, open_context
+from rlkd.benchmark.policies import policy_kind
+from rlkd.benchmark.stages import arm_of, labelled_part, make_policy, make_teachers, open_context
 from rlkd.benchmark.suites import Suite, TaskPlan, digest
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.devices import check_device, one_thread
@@ -72,7 +73,7 @@ def check_suite(suite: Suite) -> None:
         for settings in task.students.values():
             check_device(settings.device)
         for policy in task.policies.values():
-            check_policy(policy, next(iter(task.students.values())))
+            policy_kind(policy.kind).check(policy, next(iter(task.students.values())))
             if task.meta_kd is not None and policy.kind != "router" and "student" not in policy.settings:
                 raise ConfigError(
                     f"task {task.name!r}: students of Meta-KD learn features first, and those of policy training do "

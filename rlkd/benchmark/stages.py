@@ -4,23 +4,21 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlkd.agents import train_policy
-from rlkd.agents.settings import OBSERVATION, PolicySettings, episode_names, policy_settings
-from rlkd.benchmark.arms import Arm, fit_router_into, learned_hash
+from rlkd.benchmark.arms import Arm, learned_hash
 from rlkd.benchmark.jobs import Context
-from rlkd.benchmark.suites import PolicyPlan, TaskPlan, digest
+from rlkd.benchmark.policies import policy_kind
+from rlkd.benchmark.suites import TaskPlan, digest
 from rlkd.cost import cost_in, metered
 from rlkd.data import Fractions, Task, load_task
 from rlkd.data.planted import PlantedCase, planted_case
 from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_train
-from rlkd.errors import ConfigError, RlkdError
-from rlkd.features import ObservationConfig
+from rlkd.errors import RlkdError
 from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom
 from rlkd.models import load_teachers, train_teachers
@@ -28,17 +26,12 @@ from rlkd.models.embedding import TextEmbedder
 from rlkd.models.teacher_files import read_info
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import read_object, write_json_atomic
-from rlkd.settings import StudentSettings
-from rlkd.systems.mtkd_rl import mtkd_rl_settings, train_mtkd_rl
-from rlkd.systems.rl_kd import rl_kd_settings, train_rl_kd
 from rlkd.types import Knowledge
 
 log = logging.getLogger(__name__)
 
 DONE = "done.json"
 """Written last into a stage's folder, with what it cost."""
-EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16", "divergence")
-"""What the students of policy training have from the students that are reported, unless the suite says otherwise."""
 
 
 def _done(folder: Path) -> dict[str, Any] | None:
@@ -219,7 +212,7 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     with metered() as cost:
-        path = TRAINERS[policy.kind](policy, student, seed, context, folder)
+        path = policy_kind(policy.kind).train(policy, student, seed, context, folder)
     figures = {
         "kind_of_policy": policy.kind,
         "settings": dict(policy.settings),
@@ -230,117 +223,6 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
     }
     write_json_atomic(folder / DONE, figures)
     return figures
-
-
-Trainer = Callable[[PolicyPlan, StudentSettings, int, Context, Path], Path]
-
-
-def _episode_shared(plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
-    """Settings of the reported student that those of policy training share; its layers, if they are alike in kind."""
-    shared = {name: getattr(student, name) for name in EPISODE_SHARED}
-    alike = plan.settings.get("student", student.student) == student.student
-    return {**shared, "num_layers": student.num_layers} if alike else shared
-
-
-def _policy_settings(plan: PolicyPlan, student: StudentSettings, seed: int) -> PolicySettings:
-    flat = {"device": student.device, **plan.settings, "seed": seed}
-    return policy_settings(flat, episode=_episode_shared(plan, student), student=student.student)
-
-
-def _train_policy(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
-    settings = _policy_settings(plan, student, seed)
-    train_policy(
-        context.task,
-        context.cache,
-        student=settings.student,
-        reward=settings.reward,
-        training=settings.training,
-        observation=settings.observation,
-        episode=dict(settings.episode),
-        device=settings.device,
-        output_dir=folder / "run",
-    )
-    return folder / "run" / "policy"
-
-
-def _fit_router(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
-    observation, knows = _router_settings(plan)
-    fit_router_into(folder / "router", context.task, context.cache, seed, observation, knows=knows)
-    return folder / "router"
-
-
-def _router_settings(plan: PolicyPlan) -> tuple[ObservationConfig, bool]:
-    """What a router observes, and whether it is told what the teachers know."""
-    switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
-    for name in plan.settings:
-        if name not in {*switches, "knows"}:
-            raise ConfigError(f"a router's settings are {', '.join(switches)} and knows, got {name!r}; leave it out")
-    observed = {switches[name]: value for name, value in plan.settings.items() if name in switches}
-    return ObservationConfig(**observed), bool(plan.settings.get("knows", False))
-
-
-@dataclass(frozen=True)
-class _SystemSettings:
-    """Settings of a published system, sorted into those of its agent and those of the episode's students."""
-
-    student: str
-    device: str
-    episode: Mapping[str, Any]
-    switches: Mapping[str, Any]
-
-
-def _system_settings(plan: PolicyPlan, student: StudentSettings) -> _SystemSettings:
-    steps = episode_names()
-    own = {"student", "device", *steps}
-    return _SystemSettings(
-        student=plan.settings.get("student", student.student),
-        device=plan.settings.get("device", student.device),
-        episode=_episode_shared(plan, student)
-        | {name: value for name, value in plan.settings.items() if name in steps},
-        switches={name: value for name, value in plan.settings.items() if name not in own},
-    )
-
-
-def _train_system(train: Callable[..., Any]) -> Trainer:
-    def run(plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
-        settings = _system_settings(plan, student)
-        train(
-            context.task,
-            context.cache,
-            student=settings.student,
-            episode=dict(settings.episode),
-            output_dir=folder / "run",
-            device=settings.device,
-            seed=seed,
-            **settings.switches,
-        )
-        return folder / "run" / "policy"
-
-    return run
-
-
-def check_policy(plan: PolicyPlan, student: StudentSettings) -> None:
-    """Refuse settings of a policy that are unknown or out of range.
-
-    Raises:
-        ConfigError: Names the setting.
-    """
-    if plan.kind == "policy":
-        _policy_settings(plan, student, 0)
-    elif plan.kind == "router":
-        _router_settings(plan)
-    else:
-        check: Any = rl_kd_settings if plan.kind == "rl_kd" else mtkd_rl_settings
-        check(**_system_settings(plan, student).switches)
-
-
-TRAINERS: Mapping[str, Trainer] = {
-    "policy": _train_policy,
-    "router": _fit_router,
-    "rl_kd": _train_system(train_rl_kd),
-    "mtkd_rl": _train_system(train_mtkd_rl),
-}
-"""Kind of policy to what trains it."""
 
 
 def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
@@ -363,8 +245,7 @@ def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
     done = _done(folder)
     if done is None:
         raise RlkdError(f"expected the finished policy {name!r} in {folder}, got none; its own record says why")
-    kind = plan.policies[name].kind
-    prefix = f"policy_{control}" if control else "policy" if kind == "router" else kind
+    prefix = f"policy_{control}" if control else policy_kind(plan.policies[name].kind).weighting
     return Arm(
         name=weighting,
         spec=f"{prefix}:{folder / done['path']}",

@@ -14,6 +14,7 @@ import yaml
 from rlkd.benchmark.meta_kd import MetaKdPlan, meta_kd_plan
 from rlkd.benchmark.mkd import LABELS, MkdSettings, parse_arm, teacher_of
 from rlkd.benchmark.places import with_places
+from rlkd.benchmark.policies import SMOKE_STEPS, PolicyPlan, policy_kind, policy_kinds
 from rlkd.benchmark.reading import built, check_keys, mapping_in, names_in
 from rlkd.data.loading import load_task
 from rlkd.data.planted import PlantedSettings
@@ -26,30 +27,10 @@ from rlkd.weighting import weighting_class
 
 CONTROLS = ("shuffle", "mean")
 METRICS = ("accuracy", "macro_f1", "matthews")
-POLICY_KINDS = ("policy", "router", "rl_kd", "mtkd_rl")
-RULES = 2
-"""Of how routers and policies are made from their settings; another number asks for them anew. 2: a router's targets
-are read from labels alone, and a policy's strength is full unless harm is sure."""
 SMOKE_ROWS = {"train": 400, "probe": 100, "validation": 100, "test": 100}
-SMOKE_STEPS = 10
-SMOKE_TRAINING: Mapping[str, Mapping[str, Any]] = {
-    "policy": {"total_timesteps": 1, "horizon": SMOKE_STEPS, "n_steps": SMOKE_STEPS},
-    "rl_kd": {"episodes": 1, "horizon": 40},  # they begin with 20 steps of equal weights
-    "mtkd_rl": {"episodes": 1, "horizon": 40},
-}
 
 _LOADING = frozenset(inspect.signature(load_task).parameters) - {"name"}
 _TEACHING = frozenset(inspect.signature(plan_teachers).parameters) - {"task"} | {"paths", "sets", "device"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyPlan:
-    """A learned weighting that is trained once a task (and policy seed), before students are."""
-
-    name: str
-    kind: str
-    """``policy`` (:func:`rlkd.agents.train_policy`), ``router``, ``rl_kd`` or ``mtkd_rl`` (:mod:`rlkd.systems`)."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +94,7 @@ class TaskPlan:
         plan = self.policies[policy]
         student = next(iter(self.students.values())).record()
         made_of = [self.teachers_key, self.labels, plan.kind, dict(plan.settings), student, seed]
-        made_of += [RULES] if plan.kind in ("policy", "router") else []
+        made_of += policy_kind(plan.kind).made_by
         return f"{self.name}-{policy}-{digest(made_of)}"
 
     def policy_seed(self, seed: int) -> int:
@@ -267,7 +248,9 @@ def _changed(
             meta_kd=task.meta_kd and task.meta_kd.on_device(device),
             students={name: replace(settings, device=device) for name, settings in task.students.items()},
             policies={
-                name: plan if plan.kind == "router" else replace(plan, settings={**plan.settings, "device": device})
+                name: replace(plan, settings={**plan.settings, "device": device})
+                if policy_kind(plan.kind).on_device
+                else plan
                 for name, plan in task.policies.items()
             },
         )
@@ -278,7 +261,7 @@ def _smoke(task: TaskPlan) -> TaskPlan:
     small = {name: replace(settings, max_steps=SMOKE_STEPS) for name, settings in task.students.items()}
     rows = {name: min(limit, task.rows.get(name, limit)) for name, limit in SMOKE_ROWS.items()}
     policies = {
-        name: replace(plan, settings={**plan.settings, **SMOKE_TRAINING.get(plan.kind, {})})
+        name: replace(plan, settings={**plan.settings, **policy_kind(plan.kind).smoke})
         for name, plan in task.policies.items()
     }
     teachers = _one_epoch(task.teachers) if _trains_teachers(task) else task.teachers
@@ -431,8 +414,8 @@ def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected settings of policy {name!r}, got {type(value).__name__}; mend it")
         kind = value.get("kind", "policy")
-        if kind not in POLICY_KINDS:
-            raise unknown_name("kind of policy", str(kind), POLICY_KINDS)
+        if kind not in policy_kinds():
+            raise unknown_name("kind of policy", str(kind), policy_kinds())
         settings = {key: setting for key, setting in value.items() if key != "kind"}
         policies[name] = PolicyPlan(name=name, kind=kind, settings=settings)
     return policies

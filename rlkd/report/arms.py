@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
+from rlkd.plugins import systems
+
+LEARNED = systems()
 ORDER = (
     *("uniform", "calibrated_uniform", "fixed", "random_teacher", "best_teacher", "lr_train", "lr_dev"),
     *("max_probability", "entropy", "ebkd", "agreement", "govern"),
-    *("cross_entropy", "ca_mkd", "mt_bert", "aekd", "hedge", "meta_kd", "mkd", "rl_kd", "mtkd_rl"),
+    *("cross_entropy", "ca_mkd", "mt_bert", "aekd", "hedge", *LEARNED),
     *("router", "policy", "policy_shuffle", "policy_mean", "best_per_instance", "oracle"),
 )
 """Base names as tables and plots list them; a user's own weightings stand before the router."""
@@ -14,7 +17,6 @@ _OWN = ORDER.index("router") - 0.5
 POLICY = "policy"
 CONTROLS = ("shuffle", "mean")
 CEILINGS = ("oracle", "best_per_instance")
-LEARNED = ("rl_kd", "mtkd_rl", "meta_kd", "mkd")
 
 
 def base(name: str) -> str:

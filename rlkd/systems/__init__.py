@@ -1,20 +1,4 @@
-"""Published systems, composed from the parts: RL-KD and MTKD-RL, as published and repaired; MKD."""
+"""The fence: published systems, a folder each, composed from the parts of the core, which imports none of them.
 
-from rlkd.systems.joint import MultiTaskTrainer
-from rlkd.systems.mkd import Lessons, Phase, build_mkd_caches, train_mkd_teachers, train_model
-from rlkd.systems.mtkd_rl import MtkdRlSettings, train_mtkd_rl
-from rlkd.systems.rl_kd import PRESETS, RlKdSettings, train_rl_kd
-
-__all__ = [
-    "PRESETS",
-    "Lessons",
-    "MtkdRlSettings",
-    "MultiTaskTrainer",
-    "Phase",
-    "RlKdSettings",
-    "build_mkd_caches",
-    "train_mkd_teachers",
-    "train_model",
-    "train_mtkd_rl",
-    "train_rl_kd",
-]
+A folder says in ``REGISTERED`` what it adds, see :mod:`rlkd.plugins`; it can be deleted.
+"""

@@ -6,6 +6,7 @@ from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
+from rlkd import plugins
 from rlkd.data.task import Task
 from rlkd.errors import WeightingError, nearest, one_line, unknown_name
 from rlkd.logit_cache import embedding_size
@@ -29,9 +30,7 @@ from rlkd.weighting.heuristic import (
 )
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.meta_kd import MetaKd
-from rlkd.weighting.mtkd_rl import MtkdRlAgent
 from rlkd.weighting.online import Hedge
-from rlkd.weighting.rl_kd import RlKdSelector
 from rlkd.weighting.router import Router
 
 __all__ = [
@@ -47,6 +46,8 @@ __all__ = [
     "load_policy",
     "load_weighting",
     "mixture",
+    "named_weighting",
+    "weighting_names",
 ]
 
 logger = logging.getLogger(__name__)
@@ -78,10 +79,19 @@ WEIGHTINGS: dict[str, WeightingBuilder] = {
     "policy": Policy,
     "policy_mean": PolicyMean,
     "policy_shuffle": PolicyShuffle,
-    "rl_kd": RlKdSelector,
-    "mtkd_rl": MtkdRlAgent,
 }
-"""Every weighting by name; ``"package.module:Name"`` loads a user's own."""
+"""Every weighting of the core by name; published systems add theirs, ``"package.module:Name"`` loads a user's own."""
+
+
+def weighting_names() -> tuple[str, ...]:
+    """Names of all weightings, those of published systems too."""
+    return (*WEIGHTINGS, *plugins.registered("weightings"))
+
+
+def named_weighting(name: str) -> WeightingBuilder:
+    """The weighting of a name, one of :func:`weighting_names`."""
+    found: WeightingBuilder = WEIGHTINGS[name] if name in WEIGHTINGS else plugins.load("weightings", name)
+    return found
 
 
 def weighting_class(spec: str) -> tuple[WeightingBuilder, str | None]:
@@ -92,13 +102,13 @@ def weighting_class(spec: str) -> tuple[WeightingBuilder, str | None]:
         WeightingError: If a user's module has no such class.
     """
     name, _, argument = spec.partition(":")
-    if name in WEIGHTINGS:
-        return WEIGHTINGS[name], argument or None
+    if name in weighting_names():
+        return named_weighting(name), argument or None
     if argument and name.replace(".", "").isidentifier():
         return _imported_class(name, argument), None
     if Path(spec).is_dir():
         return Policy, spec
-    raise unknown_name("weighting", spec, WEIGHTINGS)
+    raise unknown_name("weighting", spec, weighting_names())
 
 
 def _imported_class(module: str, name: str) -> WeightingBuilder:
@@ -107,8 +117,8 @@ def _imported_class(module: str, name: str) -> WeightingBuilder:
     except (ImportError, AttributeError) as error:
         raise WeightingError(
             f"weighting '{module}:{name}' could not be imported: {one_line(error)}; "
-            f"{nearest(module, WEIGHTINGS)}name one of "
-            f"{', '.join(sorted(WEIGHTINGS))}, or put your module on the Python path"
+            f"{nearest(module, weighting_names())}name one of "
+            f"{', '.join(sorted(weighting_names()))}, or put your module on the Python path"
         ) from error
     if not (hasattr(loaded, "build") and hasattr(loaded, "weights")):
         raise WeightingError(

@@ -4,9 +4,9 @@ Source:
     Yang, Yu, Yang, An, Yu, Huang, Xu 2025, "Multi-Teacher Knowledge Distillation with Reinforcement Learning for
     Visual Recognition", arXiv:2502.18510, and its released code.
 Deviation:
-    See :class:`rlkd.weighting.mtkd_rl.MtkdRlAgent`: logits only. The reward is ``rl_kd_2``, minus the student's cross
-    entropies to label and mixture, at temperature 1 and after the step, where the code has tau = 4 and the forward
-    pass of the step. The epoch with equal weights is ``pretraining_steps``, with 1 / K as in the paper, where the
+    See :class:`rlkd.systems.mtkd_rl.weighting.MtkdRlAgent`: logits only. The reward is ``rl_kd_2``, minus the student's
+    cross entropies to label and mixture, at temperature 1 and after the step, where the code has tau = 4 and the
+    forward pass of the step. The epoch with equal weights is ``pretraining_steps``, with 1 / K as in the paper, where the
     code has 1. ``policy_gradient`` is ours: Gaussian scores under the softmax (a logistic-normal policy), REINFORCE
     with a leave-one-out baseline.
 """
@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlkd.agents.acting import train_actor, training_record
-from rlkd.agents.reinforce import Reinforce, Released
+from rlkd.agents.acting import observed_embedding_size, train_actor, training_record, with_switches
+from rlkd.agents.reinforce import Reinforce
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.models.students import seeded_weights
-from rlkd.systems.rl_kd import observed_embedding_size
-from rlkd.systems.switches import with_switches
+from rlkd.systems.mtkd_rl.released import Released
+from rlkd.systems.mtkd_rl.weighting import MtkdRlAgent
 from rlkd.types import LogitSource
-from rlkd.weighting.mtkd_rl import MtkdRlAgent
 
 OBJECTIVES = ("released", "policy_gradient")
 

@@ -1,4 +1,4 @@
-"""RL-KD's three rewards: levels of the student's loss, measured after the step.
+"""Levels of the student's loss, measured after the step: what RL-KD and MTKD-RL pay.
 
 A level pays for what the student knows, not for what the step taught it: it never averages to zero, and it drifts as
 the student learns. ``logit_gain`` and ``student_gain`` are rewards without these two faults.
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlkd.losses import cross_entropy
 
-from .scene import Reward, Scene
+from .scene import Scene
 
 
 class RlKd1:
@@ -17,7 +17,7 @@ class RlKd1:
     Source:
         Yuan et al. 2021, arXiv:2012.06048 (RL-KD), reward 1.
     Deviation:
-        One number per instance; the paper's is the batch mean, which :class:`BatchMean` gives back.
+        One number per instance; the paper's is the batch mean, which ``credit="batch"`` gives back.
     """
 
     reads_labels = True
@@ -66,25 +66,3 @@ class RlKd3(RlKd2):
         """The mix of each instance, shape (B,), <= 0.5."""
         accuracy = (scene.probe_logits()[0].argmax(-1) == scene.probe_labels).float().mean()
         return (1 - self.ACCURACY_SHARE) * super().after(scene) + self.ACCURACY_SHARE * accuracy
-
-
-class BatchMean:
-    """Another reward, of which every instance of the batch gets the mean: the credit of the published system.
-
-    Where the reward reads labels it is the mean of those that have one.
-    """
-
-    def __init__(self, reward: Reward) -> None:
-        """Wrap a reward."""
-        self.inner, self.reads_labels = reward, reward.reads_labels
-
-    def before(self, scene: Scene) -> None:
-        """Let the reward look at the student before the step."""
-        self.inner.before(scene)
-
-    def after(self, scene: Scene) -> Tensor:
-        """The mean, repeated for each instance, shape (B,)."""
-        rewards = self.inner.after(scene)
-        paid = rewards[scene.labels >= 0] if self.reads_labels else rewards
-        mean = paid.mean() if len(paid) else rewards.new_zeros(())
-        return mean.expand(len(rewards)).clone()

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlkd.agents.acting import train_actor, training_record
+from rlkd.agents.acting import observed_embedding_size, train_actor, training_record, with_switches
 from rlkd.agents.reinforce import BASELINES, UPDATES, Reinforce
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError, WeightingError, unknown_name
-from rlkd.logit_cache import embedding_size, read_state
-from rlkd.systems.switches import with_switches
+from rlkd.errors import ConfigError, unknown_name
+from rlkd.logit_cache import read_state
+from rlkd.systems.rl_kd.weighting import DECISIONS, RlKdSelector
 from rlkd.types import LogitSource
-from rlkd.weighting.rl_kd import DECISIONS, EMPTY_SETS, RlKdSelector
+from rlkd.weighting.subsets import EMPTY_SETS
 
 CREDITS = ("batch", "instance")
 SCALE_ROWS = 4096
@@ -107,8 +107,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 with a normalised loss. ``repaired``: the defaults of :class:`RlKdSettings`, the same selector with a gradient that can
 learn: log probabilities, a baseline, credit for each instance, a reward that pays for the step and not for what
 the student knew before it, and never an empty set, because no teacher is as good as the label itself. What each
-repair is worth is measured in :mod:`rlkd.systems.demonstration`: the reward counts most; ``grad_pi`` does little harm
-where rewards have both signs."""
+repair is worth is measured by ``benchmarks/published_algorithms.py``: the reward counts most; ``grad_pi`` does little
+harm where rewards have both signs."""
 
 
 def rl_kd_settings(preset: str = "published", **switches: Any) -> RlKdSettings:
@@ -215,18 +215,3 @@ def make_selector(
     )
     ids = np.random.default_rng(seed).permutation(task.labelled_ids("train"))[:SCALE_ROWS]
     return selector.fit_scales(read_state(task, cache, torch.from_numpy(ids)))
-
-
-def observed_embedding_size(task: Task, cache: LogitSource, wanted: bool | None) -> int:
-    """D if embeddings are to be observed, else 0.
-
-    Raises:
-        WeightingError: If they are wanted and there are none.
-    """
-    size = embedding_size(task, cache)
-    if wanted and not size:
-        raise WeightingError(
-            f"embeddings were asked for, the cache of task {task.name!r} has none; build it with an embedder and "
-            "keep_embeddings, or leave them out"
-        )
-    return 0 if wanted is False else size

@@ -1,4 +1,7 @@
-"""MTKD-RL's agent, deployed: the mean of a network's softmax and two heuristics. Trained in :mod:`rlkd.systems`."""
+"""MTKD-RL's agent, deployed: the mean of a network's softmax and two heuristics.
+
+Trained in :mod:`rlkd.systems.mtkd_rl.training`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
