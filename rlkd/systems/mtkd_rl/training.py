@@ -6,8 +6,8 @@ Source:
 Deviation:
     See :class:`rlkd.systems.mtkd_rl.weighting.MtkdRlAgent`: logits only. The reward is ``rl_kd_2``, minus the student's
     cross entropies to label and mixture, at temperature 1 and after the step, where the code has tau = 4 and the
-    forward pass of the step. The epoch with equal weights is ``pretraining_steps``, with 1 / K as in the paper, where the
-    code has 1. ``policy_gradient`` is ours: Gaussian scores under the softmax (a logistic-normal policy), REINFORCE
+    forward pass of the step. The epoch with equal weights is ``pretraining_steps``, with 1 / K as in the paper, where
+    the code has 1. ``policy_gradient`` is ours: Gaussian scores under the softmax (a logistic-normal policy), REINFORCE
     with a leave-one-out baseline.
 """
 
