@@ -26,7 +26,8 @@ from rlkd.benchmark import running, workers
 from rlkd.benchmark.measuring import answers, choice_figures, student_scores, teachers_asked
 from rlkd.benchmark.places import portable
 from rlkd.benchmark.running import plan_units, run_suite
-from rlkd.benchmark.suites import load_suite, select
+from rlkd.benchmark.suite_files import load_suite
+from rlkd.benchmark.suites import select
 from rlkd.benchmark.workers import Busy, Unit, claim, run_units
 from rlkd.cli import main
 from rlkd.data import load_task
@@ -278,7 +279,10 @@ def test_every_suite_of_ours_can_be_read(path: Path) -> None:
     assert len(set(names)) == len(names)
     for index, unit in enumerate(units):
         assert set(unit.needs) <= set(names[:index])
-    assert sum(unit.work[0] in ("run", "mkd_run") for unit in units) == suite.num_runs
+    assert (
+        sum(isinstance(unit.work, running.Run) and not unit.name.startswith("student") for unit in units)
+        == suite.num_runs
+    )
     running.check_suite(select(suite, smoke=True))
 
 
@@ -397,7 +401,7 @@ def test_tasks_that_differ_in_labels_only_share_their_teachers(tmp_path: Path) -
     few, many = load_suite(path).tasks
     assert few.teachers_key == many.teachers_key
     assert few.policy_key("policy", 0) != many.policy_key("policy", 0)
-    makers = [unit for unit in plan_units(load_suite(path)) if unit.work[0] == "task"]
+    makers = [unit for unit in plan_units(load_suite(path)) if isinstance(unit.work, running.Teachers)]
     assert makers[1].needs == (makers[0].name,)
 
 

@@ -12,7 +12,7 @@ import rlkd.cli
 from rlkd import defaults, workflow
 from rlkd.agents import PolicyTraining, train_policy
 from rlkd.agents.settings import policy_settings
-from rlkd.benchmark.suites import load_suite
+from rlkd.benchmark.suite_files import load_suite
 from rlkd.errors import ConfigError
 from rlkd.models.students import PREFIX, STUDENTS
 from rlkd.settings import StudentSettings, found_device

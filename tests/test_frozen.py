@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 import rlkd.cli
 from rlkd.benchmark.arms import Arm, fit_router_into
 from rlkd.benchmark.jobs import Job, run_key
-from rlkd.benchmark.mkd import parse_arm
-from rlkd.benchmark.mkd_running import _run_key, _student_name
-from rlkd.benchmark.running import plan_units, run_suite
-from rlkd.benchmark.suites import Suite, load_suite, select
+from rlkd.benchmark.running import Run, plan_units, run_suite
+from rlkd.benchmark.suite_files import load_suite
+from rlkd.benchmark.suites import Suite, select
 from rlkd.data import load_task
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache, read_state
 from rlkd.records import read_jsonl
+from rlkd.systems.mkd.suite import ScoredStudent
 from rlkd.systems.mtkd_rl.training import train_mtkd_rl
 from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State
@@ -94,22 +94,19 @@ def planned_keys(suite: Suite) -> list[str]:
     """Keys of a suite's stages and runs, for data and logits that are taken for given."""
     keys = []
     for unit in plan_units(suite):
-        kind, index, *rest = unit.work
-        task = suite.tasks[index]
+        work = unit.work
+        task = suite.tasks[work.index]
         keys.append(" ".join([unit.name, *unit.needs]))
-        if kind == "run":
-            student, weighting, seed = rest
-            recipe = None if task.meta_kd is None else task.meta_kd.recipe(weighting)
+        if isinstance(work, ScoredStudent):
+            keys.append(work.key(suite))
+        elif type(work) is Run:
             given: Any = SimpleNamespace(
                 task=SimpleNamespace(fingerprint="data", name=task.name), cache=SimpleNamespace(identity="logits")
             )
-            arm, settings = Arm(name=weighting, spec=weighting), task.students[student]
-            keys.append(run_key(given, Job(arm=arm, settings=settings, seed=seed, suite=suite.name, recipe=recipe)))
-        elif kind == "mkd_run":
-            student, weighting, seed = rest
-            alone = index if parse_arm(weighting).student == "single" else None
-            maker = _student_name(suite, student, weighting, seed, alone)
-            keys.append(_run_key(suite, task, student, weighting, seed, maker))
+            arm, settings = Arm(name=work.weighting, spec=work.weighting), task.students[work.student]
+            distiller = task.system.distiller(work.weighting)
+            job = Job(arm=arm, settings=settings, seed=work.seed, suite=suite.name, distiller=distiller)
+            keys.append(run_key(given, job))
     return keys
 
 

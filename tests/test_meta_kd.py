@@ -14,7 +14,8 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from rlkd.benchmark.running import check_suite, run_suite
-from rlkd.benchmark.suites import load_suite, select
+from rlkd.benchmark.suite_files import load_suite
+from rlkd.benchmark.suites import select
 from rlkd.cli import main
 from rlkd.cost import NO_COST
 from rlkd.data.collection import keep_domains
@@ -37,8 +38,8 @@ from rlkd.models.small import save_small_encoder
 from rlkd.prototypes import PrototypeSettings, prototype_scores
 from rlkd.records import read_jsonl
 from rlkd.settings import StudentSettings
-from rlkd.systems.meta_distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
-from rlkd.systems.meta_kd import (
+from rlkd.systems.meta_kd.distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
+from rlkd.systems.meta_kd.teachers import (
     DomainCorruption,
     MetaKdSettings,
     MetaTeacherObjective,
@@ -50,10 +51,10 @@ from rlkd.systems.meta_kd import (
     teacher_names,
     train_meta_kd_teachers,
 )
+from rlkd.systems.meta_kd.weighting import DomainExpertise, domain_expertise
 from rlkd.types import InnerStates, State
 from rlkd.weighting import mixture
 from rlkd.weighting.fixed import Fixed, Uniform
-from rlkd.weighting.meta_kd import DomainExpertise, domain_expertise
 
 # --- prototype scores
 
@@ -537,7 +538,7 @@ def test_a_suite_runs_the_papers_rows_and_the_bridge(data, encoder, tmp_path):
         ({"weightings": ["singel"]}, "unknown weighting 'singel'"),
         ({"meta_kd": {"domain": "kitchen"}}, "needs the students' domain and teachers with an encoder"),
         ({"system": "metakd"}, "unknown system"),
-        ({"system": None}, "'system: meta_kd' and meta_kd in every task go together"),
+        ({"system": None}, "'meta_kd' needs 'system: meta_kd' at the top"),
     ],
 )
 def test_suites_that_say_what_cannot_be_are_refused_by_place(data, encoder, tmp_path, wrong, said):
@@ -561,10 +562,10 @@ def test_the_suite_of_the_repository_can_be_planned_and_says_what_it_must():
     assert all(len(task.seeds) >= 3 for task in suite.tasks)
     rows = {"single", "mixed", "multi_task", "average", "meta", "meta_kd", "router", "policy", "policy_shuffle"}
     assert rows <= set(tasks["travel"].weightings)
-    assert sorted(t.meta_kd.fraction for t in suite.tasks if t.meta_kd.fraction) == [0.02, 0.05, 0.1, 0.5]
-    assert tasks["fiction-unseen"].meta_kd.leave_out
-    ablated = [tasks["kitchen-ablated"].meta_kd.arms[name] for name in tasks["kitchen-ablated"].weightings]
+    assert sorted(t.system.fraction for t in suite.tasks if t.system.fraction) == [0.02, 0.05, 0.1, 0.5]
+    assert tasks["fiction-unseen"].system.leave_out
+    ablated = [tasks["kitchen-ablated"].system.arms[name] for name in tasks["kitchen-ablated"].weightings]
     assert len({repr(arm) for arm in ablated}) == len(ablated)  # no two arms are the same
     plan = select(suite, smoke=True)
     check_suite(plan)
-    assert {arm.recipe.feature_steps for task in plan.tasks for arm in task.meta_kd.arms.values()} == {10}
+    assert {arm.recipe.feature_steps for task in plan.tasks for arm in task.system.arms.values()} == {10}

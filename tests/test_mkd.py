@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from rlkd.benchmark.running import check_suite, run_suite
-from rlkd.benchmark.suites import load_suite, select
+from rlkd.benchmark.suite_files import load_suite
+from rlkd.benchmark.suites import select
 from rlkd.cli import app
 from rlkd.data.batching import encode_inputs
 from rlkd.data.collection import TaskCollection
@@ -31,9 +32,10 @@ from rlkd.models.networks import quiet_transformers
 from rlkd.records import unpack_bits, verify_manifest
 from rlkd.settings import StudentSettings
 from rlkd.stats import group_runs, task_rows
-from rlkd.systems.joint import JointSource, JointWeighting, MultiTaskTrainer, OnlineJointWeighting, task_batches
-from rlkd.systems.mkd import Lessons, Phase, build_mkd_caches, teacher_phase, train_mkd_teachers, train_model
+from rlkd.systems.mkd.training import build_mkd_caches, train_mkd_teachers
 from rlkd.trainer import make_trainer, training_arguments
+from rlkd.trainer.multi_task import JointSource, JointWeighting, MultiTaskTrainer, OnlineJointWeighting, task_batches
+from rlkd.trainer.multi_task_training import Lessons, Phase, teacher_phase, train_model
 from rlkd.weighting import build_weighting
 from rlkd.weighting.fixed import Uniform
 

@@ -22,8 +22,8 @@ from rlkd.models import train_teachers
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.records import check_launcher, check_one_process, processes_started
 from rlkd.settings import StudentSettings
-from rlkd.systems.joint import MultiTaskTrainer
 from rlkd.trainer import DistillationArguments, DistillationTrainer, make_trainer
+from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.trainer.shares import share_of
 from rlkd.weighting import build_weighting
 from rlkd.weighting.fixed import Uniform

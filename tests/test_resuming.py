@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from rlkd import workflow
 from rlkd.benchmark import arms, compare
-from rlkd.benchmark.suites import load_suite
+from rlkd.benchmark.suite_files import load_suite
 from rlkd.errors import ConfigError, OutputDirectoryError, PolicyError, WeightingError
 from rlkd.features import ObservationConfig
 from rlkd.records import check_folder_name, folder_of, read_jsonl

@@ -12,9 +12,9 @@ from rlkd_envs.teacher_weighting import TeacherWeightingEnv
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
+from rlkd.benchmark.policies import PolicyPlan, policy_kind
 from rlkd.benchmark.running import check_suite
-from rlkd.benchmark.stages import _policy_settings, _system_settings
-from rlkd.benchmark.suites import PolicyPlan, load_suite
+from rlkd.benchmark.suite_files import load_suite
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.subset import keep_labels
 from rlkd.errors import ConfigError, WeightingError
@@ -171,8 +171,7 @@ def test_policies_of_a_suite_are_trained_with_the_students_that_it_reports():
 
 
 def episode_of(plan, student):
-    settings = _policy_settings(plan, student, 0) if plan.kind == "policy" else _system_settings(plan, student)
-    return dict(settings.episode)
+    return policy_kind(plan.kind).episode(plan, student)
 
 
 def test_a_policy_of_meta_kd_must_say_that_its_students_are_others(monkeypatch):

@@ -11,8 +11,8 @@ from rlkd.errors import WeightingError
 from rlkd.feature_losses import AttentionTerm, EncoderSizes, FeatureLosses
 from rlkd.losses import distillation_loss
 from rlkd.settings import StudentSettings
-from rlkd.systems.joint import JointWeighting
 from rlkd.trainer import make_trainer
+from rlkd.trainer.multi_task import JointWeighting
 from rlkd.types import State
 from rlkd.weighting import build_weighting, mixture
 from rlkd.weighting.checks import check_weights

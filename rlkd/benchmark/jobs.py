@@ -5,7 +5,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ STUDENTS_FOLDER = "students"
 WEIGHTS_FOLDER = "weights"
 
 
-class Recipe(Protocol):
+class Distiller(Protocol):
     """How a published system distils the student of a run, where that is not one run of the trainer."""
 
     def described(self) -> Any:
@@ -79,7 +79,7 @@ class Job:
     suite: str = ""
     metric: str = "accuracy"
     """The score that counts."""
-    recipe: Recipe | None = None
+    distiller: Distiller | None = None
     """None: one run of the trainer on the cached logits."""
 
 
@@ -91,7 +91,7 @@ class Context:
     cache: LogitCache
     encoded: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     system: Any = None
-    """What a system's recipes need beside it."""
+    """What a system's distillers need beside it."""
 
     def encoded_for(self, settings: StudentSettings) -> dict[str, Any]:
         """Where tokenizer and encoded inputs of a student are kept between runs."""
@@ -106,8 +106,8 @@ def run_key(context: Context, job: Job) -> str:
     described += [job.settings.record(), job.seed]
     if job.suite:  # in a suite, two tasks may be one and the same
         described.append(context.task.name)
-    if job.recipe is not None:
-        described.append(job.recipe.described())
+    if job.distiller is not None:
+        described.append(job.distiller.described())
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -131,7 +131,7 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         building the weighting, training the student and scoring it; one CPU thread.
     """
     key = run_key(context, job)
-    record: dict[str, Any] = {
+    head = {
         "kind": "run",
         "key": key,
         "suite": job.suite,
@@ -148,13 +148,24 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         "policy": learned_hash(job.arm.spec),
         **{f"policy_{name}": value for name, value in job.arm.policy_cost.items()},
         "environment": dict(environment),
-        **({} if job.recipe is None else job.recipe.record()),
+        **({} if job.distiller is None else job.distiller.record()),
     }
+    return recorded(head, lambda: _distil(context, job, folder, key))
+
+
+def recorded(head: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """The record of a run: its head, what came out or how it failed, and what it cost; one CPU thread.
+
+    Args:
+        head: What is known before.
+        make: Does the work; gives figures, among them ``cost_before`` of what an earlier run has made for it.
+    """
+    record = dict(head)
     reset_peak_memory()
     with metered() as cost:
         try:
             with one_thread():
-                record |= _distil(context, job, folder, key) | {"status": "ok"}
+                record |= {**make(), "status": "ok"}
         except Exception as error:
             record |= failure(error)
     # what an earlier run has made for this one too is part of what it costs
@@ -200,10 +211,10 @@ def _trained_by(policy: Policy) -> dict[str, Any] | None:
 
 
 def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any]:
-    if job.recipe is None:
+    if job.distiller is None:
         trainer, figures = _one_run(context, job, folder)
     else:
-        trainer, figures = job.recipe.distil(context.system, job.arm.spec, job.settings, job.seed, folder)
+        trainer, figures = job.distiller.distil(context.system, job.arm.spec, job.settings, job.seed, folder)
     task, cache = context.task, trainer.cache
     logits, labels = trainer.predict_split("test"), task.labels("test")
     _write_weights(folder / WEIGHTS_FOLDER / f"{key}.json", trainer)

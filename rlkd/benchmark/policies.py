@@ -102,6 +102,10 @@ class LearnedPolicy:
         )
         return folder / "run" / "policy"
 
+    def episode(self, plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
+        """Settings of the students of its training."""
+        return dict(self._settings(plan, student, 0).episode)
+
     def _settings(self, plan: PolicyPlan, student: StudentSettings, seed: int) -> PolicySettings:
         flat = {"device": student.device, **plan.settings, "seed": seed}
         return policy_settings(flat, episode=_episode_shared(plan, student), student=student.student)
@@ -161,18 +165,22 @@ class SystemPolicy:
 
     def train(self, plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
-        steps = {name: value for name, value in plan.settings.items() if name in episode_names()}
         self.training(
             context.task,
             context.cache,
             student=plan.settings.get("student", student.student),
-            episode=_episode_shared(plan, student) | steps,
+            episode=self.episode(plan, student),
             output_dir=folder / "run",
             device=plan.settings.get("device", student.device),
             seed=seed,
             **self._switches(plan),
         )
         return folder / "run" / "policy"
+
+    def episode(self, plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
+        """Settings of the students of its training."""
+        own = {name: value for name, value in plan.settings.items() if name in episode_names()}
+        return _episode_shared(plan, student) | own
 
     def _switches(self, plan: PolicyPlan) -> dict[str, Any]:
         others = {"student", "device", *episode_names()}

@@ -5,15 +5,16 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
-from rlkd.benchmark.mkd_running import MKD_DOES, check_mkd_suite, plan_mkd_runs, plan_mkd_teachers
 from rlkd.benchmark.places import portable
 from rlkd.benchmark.policies import policy_kind
 from rlkd.benchmark.stages import arm_of, labelled_part, make_policy, make_teachers, open_context
@@ -33,27 +34,23 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def plan_units(suite: Suite) -> list[Unit]:
     """The units of a suite in order: of each task its teachers, its policies, its runs."""
-    units: dict[str, Unit] = {unit.name: unit for unit in plan_mkd_teachers(suite)}
+    units: dict[str, Unit] = {}
     first: dict[str, str] = {}
     for index, task in enumerate(suite.tasks):
         teachers = f"teachers-{task.teachers_key}-{task.name}"
         maker = first.setdefault(task.teachers_key, teachers)  # tasks that share their teachers wait for them
-        before = tuple(unit.name for unit in units.values() if unit.work[0] == "mkd_teacher")
-        kind = "task" if suite.mkd is None else "mkd_task"
-        units[teachers] = Unit(teachers, (kind, index), before if maker == teachers else (maker,))
+        units[teachers] = Unit(teachers, Teachers(index), () if maker == teachers else (maker,))
         for name in dict.fromkeys(found[0] for spec in task.weightings if (found := task.policy_of(spec))):
             for seed in task.policy_seeds:
-                unit = Unit(f"policy-{task.policy_key(name, seed)}", ("policy", index, name, seed), (teachers,))
+                unit = Unit(f"policy-{task.policy_key(name, seed)}", TrainedPolicy(index, name, seed), (teachers,))
                 units[unit.name] = unit
-        for seed in task.seeds if suite.mkd is None else ():
-            for student in task.students:
-                for weighting in task.weightings:
-                    found = task.policy_of(weighting)
-                    policy = found and f"policy-{task.policy_key(found[0], task.policy_seed(seed))}"
-                    work = ("run", index, student, weighting, seed)
-                    name = f"run-{task.name}-{digest(list(work[2:]))}"
-                    units[name] = Unit(name, work, (teachers, policy) if policy else (teachers,))
-    return [*units.values(), *plan_mkd_runs(suite, list(units.values()))]
+        for seed, student, weighting in product(task.seeds, task.students, task.weightings):
+            found = task.policy_of(weighting)
+            policy = found and f"policy-{task.policy_key(found[0], task.policy_seed(seed))}"
+            name = f"run-{task.name}-{digest([student, weighting, seed])}"
+            needs = (teachers, policy) if policy else (teachers,)
+            units[name] = Unit(name, Run(index, student, weighting, seed), needs)
+    return suite.system.units(suite, list(units.values()))
 
 
 def check_suite(suite: Suite) -> None:
@@ -74,12 +71,7 @@ def check_suite(suite: Suite) -> None:
             check_device(settings.device)
         for policy in task.policies.values():
             policy_kind(policy.kind).check(policy, next(iter(task.students.values())))
-            if task.meta_kd is not None and policy.kind != "router" and "student" not in policy.settings:
-                raise ConfigError(
-                    f"task {task.name!r}: students of Meta-KD learn features first, and those of policy training do "
-                    f"not; give policy {policy.name!r} the name of another student to be trained with (student)"
-                )
-    check_mkd_suite(suite)
+    suite.system.check(suite)
 
 
 def run_suite(suite: Suite, output_dir: str | Path, *, jobs: int = 1, progress: bool = False) -> list[dict[str, Any]]:
@@ -88,7 +80,7 @@ def run_suite(suite: Suite, output_dir: str | Path, *, jobs: int = 1, progress: 
     Several programs may run one suite in one folder: they share the work.
 
     Args:
-        suite: As :func:`rlkd.benchmark.suites.load_suite` reads it.
+        suite: As :func:`rlkd.benchmark.suite_files.load_suite` reads it.
         output_dir: Holds ``results.jsonl``, which is only appended to, and the stages.
         jobs: Processes, each with one CPU thread.
         progress: Show a progress bar with the time left.
@@ -143,26 +135,21 @@ class SuiteWorker:
 
     def do(self, unit: Unit) -> Any:
         """The record of a unit, done here unless it is there; ``Busy`` while another program is at it."""
-        kind, index, *rest = unit.work
-        task = self.suite.tasks[index]
         with one_thread():
-            return DOES[kind](self, unit, index, task, *rest)
+            return unit.work.do(self, unit.name)
 
-    def _task(self, unit: Unit, index: int, task: TaskPlan) -> Any:
-        return self.stage(unit, task, {"kind": "task"}, lambda: make_teachers(task, self.teachers_folder(task)))
+    def stage(self, name: str, task: TaskPlan, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
+        """Make a stage once, and its record once.
 
-    def _policy(self, unit: Unit, index: int, task: TaskPlan, name: str, seed: int) -> Any:
-        def make() -> dict[str, Any]:
-            folder = self.folder / "policies" / task.policy_key(name, seed)
-            return make_policy(task, name, seed, self.context(index, task), folder)
-
-        return self.stage(unit, task, {"kind": "policy", "policy": name, "seed": seed}, make)
-
-    def stage(self, unit: Unit, task: TaskPlan, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
-        """Make a stage once, and its record once."""
+        Args:
+            name: Of the unit.
+            task: That it belongs to.
+            head: Of the record.
+            make: Does the work, and gives the figures of the record.
+        """
 
         def record() -> Mapping[str, Any]:
-            base = {**head, "key": unit.name, "suite": self.suite.name, "task": task.name}
+            base = {**head, "key": name, "suite": self.suite.name, "task": task.name}
             base |= {"environment": dict(self.environment)}
             try:
                 made: dict[str, Any] = portable(base | make() | {"status": "ok"})
@@ -170,28 +157,7 @@ class SuiteWorker:
                 return base | failure(error)
             return made
 
-        return self.ledger.once(unit.name, record)
-
-    def _run(self, unit: Unit, index: int, task: TaskPlan, student: str, weighting: str, seed: int) -> Any:
-        try:
-            arm = arm_of(task, weighting, seed, self.folder / "policies")
-            context = self.context(index, task, labelled_only=arm.labelled_only)
-        except Exception as error:
-            lost = {"kind": "run", "key": unit.name, "suite": self.suite.name, "task": task.name, **failure(error)}
-            lost |= {"weighting": weighting, "seed": seed, "student": student}
-            return self.ledger.once(unit.name, lambda: lost)
-        job = Job(
-            arm=arm,
-            settings=task.students[student],
-            seed=seed,
-            student=student,
-            suite=self.suite.name,
-            metric=task.metric,
-            recipe=None if task.meta_kd is None else task.meta_kd.recipe(weighting),
-        )
-        return self.ledger.once(
-            run_key(context, job), lambda: portable(run_job(context, job, self.folder, self.environment))
-        )
+        return self.ledger.once(name, record)
 
     def teachers_folder(self, task: TaskPlan) -> Path:
         """Where the teachers of a task and their cache are."""
@@ -211,10 +177,79 @@ class SuiteWorker:
         return self._contexts[key]
 
 
-DOES: Mapping[str, Callable[..., Any]] = {
-    "task": SuiteWorker._task,
-    "policy": SuiteWorker._policy,
-    "run": SuiteWorker._run,
-    **MKD_DOES,
-}
-"""Kind of unit to what does it."""
+class Work(Protocol):
+    """What is done in a unit; plain values that are sent to the process that does it."""
+
+    index: int
+    """Of the task, in the suite."""
+
+    def do(self, worker: SuiteWorker, name: str) -> Any:
+        """The record of the unit of that name; ``Busy`` while another program is at it."""
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The teachers of a task, trained and asked about every instance."""
+
+    index: int
+
+    def do(self, worker: SuiteWorker, name: str) -> Any:
+        """See :class:`Work`."""
+        task = worker.suite.tasks[self.index]
+        return worker.stage(name, task, {"kind": "task"}, lambda: self.make(worker, task, worker.teachers_folder(task)))
+
+    def make(self, worker: SuiteWorker, task: TaskPlan, folder: Path) -> dict[str, Any]:
+        """Make them in a folder, and give the figures of their record."""
+        return make_teachers(task, folder)
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A policy of a task."""
+
+    index: int
+    policy: str
+    seed: int
+
+    def do(self, worker: SuiteWorker, name: str) -> Any:
+        """See :class:`Work`."""
+        task = worker.suite.tasks[self.index]
+        folder = worker.folder / "policies" / task.policy_key(self.policy, self.seed)
+
+        def make() -> dict[str, Any]:
+            return make_policy(task, self.policy, self.seed, worker.context(self.index, task), folder)
+
+        return worker.stage(name, task, {"kind": "policy", "policy": self.policy, "seed": self.seed}, make)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A student of a task, distilled and scored."""
+
+    index: int
+    student: str
+    weighting: str
+    seed: int
+
+    def do(self, worker: SuiteWorker, name: str) -> Any:
+        """See :class:`Work`."""
+        suite, task = worker.suite, worker.suite.tasks[self.index]
+        try:
+            arm = arm_of(task, self.weighting, self.seed, worker.folder / "policies")
+            context = worker.context(self.index, task, labelled_only=arm.labelled_only)
+        except Exception as error:
+            lost = {"kind": "run", "key": name, "suite": suite.name, "task": task.name, **failure(error)}
+            lost |= {"weighting": self.weighting, "seed": self.seed, "student": self.student}
+            return worker.ledger.once(name, lambda: lost)
+        job = Job(
+            arm=arm,
+            settings=task.students[self.student],
+            seed=self.seed,
+            student=self.student,
+            suite=suite.name,
+            metric=task.metric,
+            distiller=task.system.distiller(self.weighting),
+        )
+        return worker.ledger.once(
+            run_key(context, job), lambda: portable(run_job(context, job, worker.folder, worker.environment))
+        )

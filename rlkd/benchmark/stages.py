@@ -63,13 +63,6 @@ def _planted_context(plan: TaskPlan) -> Context:
     return Context(case.task, LogitCache(arrays, names, knowledge=knowledge, identity=identity))
 
 
-def _meta_kd_context(plan: TaskPlan, folder: Path) -> Context:
-    """One domain with the teachers of all; they lie beside the folder, because the tasks of a source share them."""
-    assert plan.meta_kd is not None
-    bench = plan.meta_kd.open(plan_data(plan)[1], plan.name, plan.weightings, folder.parent, plan.resample)
-    return Context(bench.task, bench.cache, system=bench)
-
-
 TeacherMaker = Callable[[TaskPlan, Task, Path], dict[str, Path]]
 """From a plan, the task that teachers learn and a folder to the folders of teachers by name."""
 
@@ -91,11 +84,11 @@ def make_teachers(plan: TaskPlan, folder: Path, *, train: TeacherMaker | None = 
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     seconds = 0.0
-    if plan.planted is not None:
+    own = plan.system.open(plan, folder)
+    if own is not None:
+        context, seconds = own, own.system.training_seconds
+    elif plan.planted is not None:
         context = _planted_context(plan)
-    elif plan.meta_kd is not None:
-        context = _meta_kd_context(plan, folder)
-        seconds = context.system.training_seconds
     else:
         taught, task = plan_data(plan)
         named = (train or _train_teachers)(plan, taught, folder / "teachers")
@@ -170,10 +163,11 @@ def open_context(plan: TaskPlan, folder: Path) -> Context:
     """
     if _done(folder) is None:
         raise RlkdError(f"expected finished teachers in {folder}, got none; their own record says why")
-    if plan.planted is not None:
+    own = plan.system.open(plan, folder)
+    if own is not None:
+        context = own
+    elif plan.planted is not None:
         context = _planted_context(plan)
-    elif plan.meta_kd is not None:
-        context = _meta_kd_context(plan, folder)
     else:
         _, task = plan_data(plan)
         context = Context(task, load_cache(folder / "cache", task))

@@ -1,27 +1,22 @@
-"""Suites: a YAML file that says which tasks, teachers, students, policies, weightings and seeds are run."""
+"""Suites: which tasks, teachers, students, policies, weightings and seeds are run, and by which system.
 
-import inspect
+:mod:`rlkd.benchmark.suite_files` reads them from YAML.
+"""
+
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import xxhash
-import yaml
 
-from rlkd.benchmark.meta_kd import MetaKdPlan, meta_kd_plan
-from rlkd.benchmark.mkd import LABELS, MkdSettings, parse_arm, teacher_of
-from rlkd.benchmark.places import with_places
-from rlkd.benchmark.policies import SMOKE_STEPS, PolicyPlan, policy_kind, policy_kinds
-from rlkd.benchmark.reading import built, check_keys, mapping_in, names_in
-from rlkd.data.loading import load_task
+from rlkd.benchmark.jobs import Context, Distiller
+from rlkd.benchmark.policies import SMOKE_STEPS, PolicyPlan, policy_kind
+from rlkd.benchmark.workers import Unit
 from rlkd.data.planted import PlantedSettings
-from rlkd.data.splitting import check_seed
-from rlkd.errors import ConfigError, one_line, unknown_name
-from rlkd.models.training import plan_teachers
-from rlkd.records import check_folder_name
+from rlkd.errors import ConfigError, unknown_name
 from rlkd.settings import StudentSettings, found_device
 from rlkd.weighting import weighting_class
 
@@ -29,8 +24,81 @@ CONTROLS = ("shuffle", "mean")
 METRICS = ("accuracy", "macro_f1", "matthews")
 SMOKE_ROWS = {"train": 400, "probe": 100, "validation": 100, "test": 100}
 
-_LOADING = frozenset(inspect.signature(load_task).parameters) - {"name"}
-_TEACHING = frozenset(inspect.signature(plan_teachers).parameters) - {"task"} | {"paths", "sets", "device"}
+
+class System:
+    """What a suite's tasks are run by; as it stands, what runs every ordinary task.
+
+    The one seam between suites and published systems: a system derives a class from this one, overrides what it does
+    otherwise, and registers it (``suites`` of :mod:`rlkd.plugins`) under the name that a suite gives as ``system``.
+    There is one object a task, made of what the task says under that name.
+    """
+
+    brings_teachers: ClassVar[bool] = False
+    """Whether tasks have the system's own teachers, and say nothing of others."""
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], task: Mapping[str, Any], where: str) -> Self:
+        """Read what a task says of the system.
+
+        Args:
+            content: What stands under the system's name; empty where nothing does.
+            task: Everything that the task says.
+            where: Names the task in errors.
+
+        Raises:
+            ConfigError: A key is unknown or missing, a value out of range, or a key of the task would be ignored.
+        """
+        return cls()
+
+    def weighting_in(self, name: str) -> str | None:
+        """The weighting of :func:`rlkd.weighting.build_weighting` that an entry of ``weightings`` is made of.
+
+        Args:
+            name: The entry.
+
+        Returns:
+            The weighting, or the name of a policy of the suite; None for entries in which the system needs none.
+        """
+        return name
+
+    def made_of(self) -> list[Any]:
+        """What teachers and their cache are made of, beside what every task says; part of their key."""
+        return []
+
+    def smoke(self) -> Self:
+        """A version that is done in seconds."""
+        return self
+
+    def on_device(self, device: str) -> Self:
+        """With networks of its own on a device."""
+        return self
+
+    def check(self, suite: "Suite") -> None:
+        """Refuse a suite that cannot run, as far as it can be told without data.
+
+        Raises:
+            ConfigError: Says what to change.
+        """
+
+    def units(self, suite: "Suite", ordinary: list[Unit]) -> list[Unit]:
+        """The units of a suite, of those that an ordinary suite with the same tasks would have."""
+        return ordinary
+
+    def open(self, task: "TaskPlan", folder: Path) -> Context | None:
+        """The task with the system's own teachers, which are made if they are not there; None: the ordinary ones.
+
+        Args:
+            task: The task.
+            folder: Of its teachers.
+        """
+        return None
+
+    def distiller(self, weighting: str) -> Distiller | None:
+        """What distils the students of an entry of ``weightings``; None: one run of the trainer."""
+        return None
+
+
+ORDINARY = System()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +135,8 @@ class TaskPlan:
     """Student seed number i is given the policy of seed number i modulo their count."""
     resample: int = 0
     """Seed of row limits, of the teachers' share and of the labels that are kept."""
-    meta_kd: MetaKdPlan | None = None
-    """In a suite of ``system: meta_kd``: the students' domain, teachers and arms, which stand among the weightings."""
+    system: System = ORDINARY
+    """What runs the task."""
 
     @property
     def teachers_key(self) -> str:
@@ -76,7 +144,7 @@ class TaskPlan:
         planted = None if self.planted is None else asdict(self.planted)
         made_of: list[Any] = [dict(self.source), planted, dict(self.rows), dict(self.teachers), self.teacher_share]
         made_of += [self.embedder, self.embeddings, self.resample]
-        made_of += [] if self.meta_kd is None else [self.meta_kd.made_of()]
+        made_of += self.system.made_of()
         name = re.sub(r"[^\w.-]+", "-", Path(str(self.source.get("source", "planted"))).name)
         return f"{name}-{digest(made_of)}"
 
@@ -104,12 +172,12 @@ class TaskPlan:
     def policy_of(self, weighting: str) -> tuple[str, str] | None:
         """The policy that a weighting is made of and the control that it is: (name, ``""``, ``shuffle`` or ``mean``).
 
-        None for weightings that read no policy of the suite. Arms of MKD are asked for their teachers' weighting.
+        None for entries that read no policy of the suite.
         """
-        weighting = teacher_of(weighting)
-        if weighting in self.policies:
-            return weighting, ""
-        name, _, control = weighting.rpartition("_")
+        found = self.system.weighting_in(weighting)
+        if found is None or found in self.policies:
+            return None if found is None else (found, "")
+        name, _, control = found.rpartition("_")
         return (name, control) if name in self.policies and control in CONTROLS else None
 
 
@@ -120,8 +188,11 @@ class Suite:
     name: str
     description: str
     tasks: tuple[TaskPlan, ...]
-    mkd: MkdSettings | None = None
-    """Budgets of MKD, whose arms are the tasks' weightings; None: a student is distilled for each task alone."""
+
+    @property
+    def system(self) -> System:
+        """What runs the suite: that of its first task, all are of one kind."""
+        return self.tasks[0].system
 
     @property
     def num_runs(self) -> int:
@@ -134,68 +205,24 @@ def digest(content: Any) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())[:8]
 
 
-def load_suite(path: str | Path) -> Suite:
-    """Read a suite.
-
-    Every key of a task may also stand at the top, as the default of all tasks; mappings are laid over one another key
-    by key, anything else replaces.
+def check_weighting(task: TaskPlan, entry: str) -> None:
+    """Refuse an entry of ``weightings`` whose weighting does not exist.
 
     Raises:
-        ConfigError: The file cannot be read, a key is unknown (names the nearest), or a value does not fit.
-        UnknownNameError: A weighting or a kind of policy does not exist.
+        UnknownNameError: Names the nearest.
+        ConfigError: The entry is not written as the system wants it.
     """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"expected a suite in YAML at {path}: {one_line(error)}; mend or name another") from error
-    if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
-        raise ConfigError(f"expected a suite with a list of tasks in {path}, got something else; see benchmarks/suites")
-    content = with_places(content)
-    mkd = _mkd_settings(content, path)
-    defaults = {key: value for key, value in content.items() if key not in _SUITE_KEYS}
-    tasks = tuple(_task_plan(_laid_over(defaults, task), path, arms=mkd is not None) for task in content["tasks"])
-    for task in tasks:
-        if (task.meta_kd is not None) != (content.get("system") == "meta_kd"):
-            raise ConfigError(
-                f"{path}: 'system: meta_kd' and meta_kd in every task go together, see task {task.name!r}"
-            )
-    names = [task.name for task in tasks]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
-    return Suite(
-        name=check_folder_name(content.get("suite", path.stem), str(path), "suite"),
-        description=str(content.get("description", "")),
-        tasks=tasks,
-        mkd=mkd,
-    )
+    weighting = task.system.weighting_in(entry)
+    if weighting is not None and task.policy_of(entry) is None:
+        weighting_class(weighting)
 
 
-SYSTEMS = ("mkd", "meta_kd")
-_SUITE_KEYS = ("suite", "description", "tasks", "system", "mkd")
-
-
-def _mkd_settings(content: Mapping[str, Any], path: Path) -> MkdSettings | None:
-    system = content.get("system")
-    if system is None and "mkd" not in content:
-        return None
-    if system == "meta_kd" and "mkd" not in content:
-        return None
-    if system != "mkd":
-        raise unknown_name("system (expected where mkd is set up)", str(system), SYSTEMS)
-    settings: MkdSettings = built(MkdSettings, content.get("mkd") or {}, f"{path}, mkd")
-    return settings
-
-
-def _check_weighting(task: TaskPlan, spec: str, *, arms: bool) -> None:
-    """Refuse a weighting, or the weighting of an arm of MKD, that does not exist."""
-    if task.meta_kd is not None and spec in task.meta_kd.arms:
-        return
-    if arms:
-        arm = parse_arm(spec)
-        spec = LABELS if arm.weighting is None else arm.weighting
-    if not (arms and spec == LABELS) and task.policy_of(spec) is None:
-        weighting_class(spec)
+def with_router(task: TaskPlan) -> TaskPlan:
+    """The task with a policy ``router``, where a weighting asks for one that the suite does not describe."""
+    names = {task.system.weighting_in(entry) for entry in task.weightings}
+    if "router" in task.policies or names.isdisjoint({"router", *(f"router_{control}" for control in CONTROLS)}):
+        return task
+    return replace(task, policies={**task.policies, "router": PolicyPlan(name="router", kind="router")})
 
 
 def select(
@@ -228,16 +255,15 @@ def select(
     for spec in weightings:
         for task in chosen:
             if spec not in task.weightings:
-                _check_weighting(task, spec, arms=suite.mkd is not None)
+                check_weighting(task, spec)
     changed = tuple(_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen)
-    return replace(suite, tasks=changed, mkd=suite.mkd.smoke() if smoke and suite.mkd else suite.mkd)
+    return replace(suite, tasks=changed)
 
 
 def _changed(
     task: TaskPlan, weightings: tuple[str, ...], seeds: int | None, device: str | None, smoke: bool
 ) -> TaskPlan:
-    task = replace(task, weightings=tuple(dict.fromkeys((*task.weightings, *weightings))))
-    task = replace(task, policies={**task.policies, **_router_if_asked(task.weightings, task.policies)})
+    task = with_router(replace(task, weightings=tuple(dict.fromkeys((*task.weightings, *weightings)))))
     if seeds is not None:
         further = range(task.seeds[-1] + 1, task.seeds[-1] + 1 + seeds)
         task = replace(task, seeds=(*task.seeds, *further)[:seeds])
@@ -245,7 +271,7 @@ def _changed(
         task = replace(
             task,
             teachers={**task.teachers, "device": device} if _trains_teachers(task) else task.teachers,
-            meta_kd=task.meta_kd and task.meta_kd.on_device(device),
+            system=task.system.on_device(device),
             students={name: replace(settings, device=device) for name, settings in task.students.items()},
             policies={
                 name: replace(plan, settings={**plan.settings, "device": device})
@@ -269,7 +295,7 @@ def _smoke(task: TaskPlan) -> TaskPlan:
         task,
         rows=rows,
         teachers=teachers,
-        meta_kd=task.meta_kd and task.meta_kd.smoke(),
+        system=task.system.smoke(),
         students=small,
         policies=policies,
         seeds=task.seeds[:1],
@@ -284,146 +310,3 @@ def _trains_teachers(task: TaskPlan) -> bool:
 def _one_epoch(teachers: Mapping[str, Any]) -> dict[str, Any]:
     sets = {name: {**settings, "epochs": 1} for name, settings in teachers.get("sets", {}).items()}
     return {**teachers, "epochs": 1, **({"sets": sets} if sets else {})}
-
-
-_TASK_KEYS = frozenset(f.name for f in fields(TaskPlan)) - {"source"} | {"student", "without"} | _LOADING
-
-
-def _task_plan(content: Mapping[str, Any], path: Path, *, arms: bool) -> TaskPlan:
-    name = check_folder_name(content.get("name"), str(path), "task")
-    where = f"{path}, task {name!r}"
-    check_keys(content, _TASK_KEYS, where)
-    planted = content.get("planted")
-    if (planted is None) == ("source" not in content):
-        raise ConfigError(f"{where}: expected a source or planted, one of the two; mend it")
-    weightings = names_in(content, "weightings", where)
-    without = names_in(content, "without", where)
-    for spec in without:
-        if spec not in weightings:
-            raise unknown_name("weighting to leave out", spec, weightings)
-    kept = tuple(spec for spec in weightings if spec not in without)
-    policies = _policies(mapping_in(content, "policies", where), where)
-    plan = TaskPlan(
-        name=name,
-        source={key: value for key, value in content.items() if key in _LOADING},
-        planted=None if planted is None else built(PlantedSettings, planted, f"{where}, planted"),
-        rows=mapping_in(content, "rows", where),
-        teachers=_teachers(content, where),
-        teacher_share=content.get("teacher_share"),
-        embedder=content.get("embedder"),
-        embeddings=bool(content.get("embeddings", False)),
-        labels=content.get("labels"),
-        students=_students(content, where),
-        policies=policies | _router_if_asked(kept, policies),
-        weightings=kept,
-        labelled_only=frozenset(names_in(content, "labelled_only", where)),
-        metric=content.get("metric", "accuracy"),
-        seeds=_seeds(content.get("seeds", 5), where),
-        policy_seeds=_seeds(content.get("policy_seeds", 1), where),
-        resample=content.get("resample", 0),
-        meta_kd=_meta_kd(content, where),
-    )
-    if plan.metric not in METRICS:
-        raise unknown_name("metric", str(plan.metric), METRICS)
-    if not kept:
-        raise ConfigError(f"{where}: expected weightings, got none; name some")
-    for spec in kept:
-        _check_weighting(plan, spec, arms=arms)
-    return plan
-
-
-def _router_if_asked(weightings: Sequence[str], policies: Mapping[str, PolicyPlan]) -> dict[str, PolicyPlan]:
-    names = {teacher_of(spec) for spec in weightings}
-    asked = not names.isdisjoint({"router", *(f"router_{control}" for control in CONTROLS)})
-    return {"router": PolicyPlan(name="router", kind="router")} if asked and "router" not in policies else {}
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    seeds = tuple(range(value)) if isinstance(value, int) else tuple(value) if isinstance(value, list) else ()
-    if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ConfigError(
-            f"{where}: expected a number of seeds or a list of different ones, got {value!r:.80}; mend it"
-        )
-    for seed in seeds:
-        check_seed(seed)
-    return seeds
-
-
-def _students(content: Mapping[str, Any], where: str) -> dict[str, StudentSettings]:
-    named, single = mapping_in(content, "students", where), content.get("student")
-    if bool(named) == (single is not None):
-        raise ConfigError(f"{where}: expected student, or students by name, one of the two; give one")
-    if not named:
-        settings = built(StudentSettings, _on_cpu(single), f"{where}, student")
-        return {settings.student: settings}
-    for name in named:
-        check_folder_name(name, where, "student")
-    return {name: built(StudentSettings, _on_cpu(value), f"{where}, student {name!r}") for name, value in named.items()}
-
-
-def _on_cpu(student: Any) -> Any:
-    """Figures of a suite are those of one CPU thread, unless it names a device."""
-    return {"device": "cpu", **student} if isinstance(student, dict) else student
-
-
-def _meta_kd(content: Mapping[str, Any], where: str) -> MetaKdPlan | None:
-    """What the task says of Meta-KD; keys of other suites that it does not read are refused."""
-    if "meta_kd" not in content:
-        return None
-    for key in ("planted", "teacher_share", "labels", "labelled_only", "embedder", "embeddings"):
-        if content.get(key):
-            raise ConfigError(f"{where}: {key!r} would be ignored beside meta_kd; leave it out")
-    plan = meta_kd_plan(mapping_in(content, "meta_kd", where), where)
-    for name, student in _students(content, where).items():
-        if student.max_length != plan.teachers.max_length:
-            raise ConfigError(
-                f"{where}: student {name!r} and its teachers are compared token by token, they read "
-                f"{student.max_length} and {plan.teachers.max_length} tokens; give both the same max_length"
-            )
-    return plan
-
-
-def _teachers(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    teachers = mapping_in(content, "teachers", where)
-    bringing = [key for key in ("planted", "meta_kd") if content.get(key) is not None]
-    if bringing:
-        if teachers:
-            raise ConfigError(
-                f"{where}: {bringing[0]} tasks bring their teachers, others would be ignored; leave them out"
-            )
-        return {}
-    check_keys(teachers, _TEACHING, f"{where}, teachers")
-    if sum(key in teachers for key in ("kinds", "paths", "sets")) != 1:
-        raise ConfigError(
-            f"{where}: expected kinds of teachers, sets of them or paths of some, one of the three; give one"
-        )
-    if "paths" in teachers and set(teachers) - {"paths", "max_length", "device"}:
-        raise ConfigError(f"{where}: training settings beside paths of teachers would be ignored; leave them out")
-    for name, settings in mapping_in(teachers, "sets", where).items():
-        check_folder_name(name, where, "set of teachers")
-        check_keys(settings, _TEACHING - {"sets", "paths", "max_length", "device"}, f"{where}, teachers {name!r}")
-        if "kinds" not in settings:
-            raise ConfigError(f"{where}: expected kinds of teachers in the set {name!r}, got none; name some")
-    return teachers
-
-
-def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
-    policies = {}
-    for name, value in content.items():
-        check_folder_name(name, where, "policy")
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected settings of policy {name!r}, got {type(value).__name__}; mend it")
-        kind = value.get("kind", "policy")
-        if kind not in policy_kinds():
-            raise unknown_name("kind of policy", str(kind), policy_kinds())
-        settings = {key: setting for key, setting in value.items() if key != "kind"}
-        policies[name] = PolicyPlan(name=name, kind=kind, settings=settings)
-    return policies
-
-
-def _laid_over(below: Any, above: Any) -> Any:
-    """``above`` where the two differ; mappings key by key, and null takes a key away."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    merged = {key: _laid_over(below[key], value) if key in below else value for key, value in above.items()}
-    return {key: value for key, value in {**below, **merged}.items() if value is not None}

@@ -10,11 +10,15 @@ import sys
 
 import typer
 
-from rlkd.cli import bench, meta_kd, mkd, policies, students, teachers, whole
+from rlkd import plugins
+from rlkd.cli import bench, policies, students, teachers, whole
 from rlkd.cli.root import app
 from rlkd.errors import RlkdError
 
-__all__ = ["app", "bench", "main", "meta_kd", "mkd", "policies", "students", "teachers", "whole"]
+__all__ = ["app", "bench", "main", "policies", "students", "teachers", "whole"]
+
+for _name in plugins.registered("commands"):
+    app.command(_name)(plugins.load("commands", _name))
 
 INTERRUPTED = 130
 

@@ -29,7 +29,6 @@ from rlkd.weighting.heuristic import (
     Oracle,
 )
 from rlkd.weighting.learned import Policy, load_policy
-from rlkd.weighting.meta_kd import MetaKd
 from rlkd.weighting.online import Hedge
 from rlkd.weighting.router import Router
 
@@ -71,7 +70,6 @@ WEIGHTINGS: dict[str, WeightingBuilder] = {
     "ca_mkd": CaMkd,
     "mt_bert": MtBert,
     "mt_bert_raw": MtBertRaw,
-    "meta_kd": MetaKd,
     "best_per_instance": BestPerInstance,
     "hedge": Hedge,
     "oracle": Oracle,

@@ -2,8 +2,6 @@
 
 from rlkd.workflow.bench import bench_plan_rows, plan_bench, report_bench, run_bench
 from rlkd.workflow.comparing import run_compare
-from rlkd.workflow.meta_kd import run_meta_kd
-from rlkd.workflow.mkd import run_mkd
 from rlkd.workflow.policies import run_train_policy
 from rlkd.workflow.students import run_distill
 from rlkd.workflow.teachers import run_cache, run_headroom, run_train_teachers, teacher_paths
@@ -18,8 +16,6 @@ __all__ = [
     "run_compare",
     "run_distill",
     "run_headroom",
-    "run_meta_kd",
-    "run_mkd",
     "run_quickstart",
     "run_train_policy",
     "run_train_teachers",

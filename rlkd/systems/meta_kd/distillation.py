@@ -45,12 +45,12 @@ from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
 from rlkd.records import file_hash, read_object, verify_manifest, write_json_atomic, write_manifest
 from rlkd.settings import StudentSettings
-from rlkd.systems.meta_kd import DomainCorruption, content
+from rlkd.systems.meta_kd.teachers import DomainCorruption, content
+from rlkd.systems.meta_kd.weighting import DomainExpertise
 from rlkd.trainer import DistillationTrainer, make_trainer
 from rlkd.types import LogitSource, Wanted
 from rlkd.weighting import Weighting
 from rlkd.weighting.fixed import Uniform
-from rlkd.weighting.meta_kd import DomainExpertise
 
 SCHEDULES = ("two_step", "joint")
 STAGE = "stage.json"

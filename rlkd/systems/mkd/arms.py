@@ -32,12 +32,6 @@ class MkdArm:
         return None if self.teacher == LABELS else TEACHERS.get(self.teacher, self.teacher)
 
 
-def teacher_of(name: str) -> str:
-    """The teacher part of an arm; a plain weighting is its own."""
-    match = _ARM.fullmatch(name)
-    return name if match is None else match["teacher"]
-
-
 def parse_arm(name: str) -> MkdArm:
     """Read an arm of an MKD suite.
 
@@ -53,7 +47,7 @@ def parse_arm(name: str) -> MkdArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MkdSettings:
+class MkdBudget:
     """Budgets of an MKD suite, in passes over the training rows."""
 
     epochs: Mapping[str, float] | float = 10.0
@@ -84,7 +78,7 @@ class MkdSettings:
             raise ConfigError(f"mkd gives no epochs for student {student!r}; add it to epochs")
         return float(self.epochs[student])
 
-    def smoke(self) -> "MkdSettings":
+    def smoke(self) -> "MkdBudget":
         """Budgets that show that everything runs."""
         few = {name: _SMOKE_EPOCHS for name in self.epochs} if isinstance(self.epochs, Mapping) else _SMOKE_EPOCHS
         return replace(self, epochs=few, refine_epochs=_SMOKE_EPOCHS)

@@ -21,7 +21,8 @@ from rlkd.data.collection import TaskCollection
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError
 from rlkd.models.multi_task import MultiTaskForSequenceClassification, fit_multi_task
-from rlkd.trainer import DistillationArguments, DistillationTrainer, InstanceDataset
+from rlkd.trainer.arguments import DistillationArguments
+from rlkd.trainer.training import DistillationTrainer, InstanceDataset
 from rlkd.types import LogitSource, State
 from rlkd.weighting import OnlineWeighting, Weighting
 from rlkd.weighting.checks import check_weights, name_of

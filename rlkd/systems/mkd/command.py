@@ -28,7 +28,6 @@ from rlkd.cli.options import (
     grouped,
 )
 from rlkd.cli.output import show
-from rlkd.cli.root import app
 from rlkd.defaults import student_rate
 from rlkd.errors import ConfigError
 
@@ -55,7 +54,6 @@ def task_list(
     return found
 
 
-@app.command()
 @grouped(tasks=task_list)
 def mkd(
     *,
@@ -93,9 +91,10 @@ def mkd(
         raise ConfigError(f"teachers must be multi, single or both, got {teachers!r}; multi is MKD's own")
     if weighting != "uniform" and teachers != "both":
         raise ConfigError(f"weighting {weighting!r} would be ignored with one teacher a task; pass --teachers both")
-    from rlkd import workflow
     from rlkd.settings import found_device
-    from rlkd.systems.mkd import Phase, refinement_phase, teacher_phase
+    from rlkd.systems.mkd.run import run_mkd
+    from rlkd.systems.mkd.training import refinement_phase
+    from rlkd.trainer.multi_task_training import Phase, teacher_phase
 
     alike: dict[str, Any] = {
         "batch_size": batch_size,
@@ -111,7 +110,7 @@ def mkd(
         **alike,
     )
     refining = refinement_phase(distilling, epochs=refine_epochs, kd_ratio=refine_kd_ratio) if refine_epochs else None
-    rows = workflow.run_mkd(
+    rows = run_mkd(
         tasks,
         output_dir,
         teacher=teacher,

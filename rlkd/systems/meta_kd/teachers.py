@@ -2,7 +2,7 @@
 
 The meta-teacher is trained on all domains at once. Instances that are typical of their own and of other domains count
 more (:mod:`rlkd.prototypes`), and a second head must name *false* domains from a mixture of content and domain, so that
-the content keeps what domains share. Students are distilled in :mod:`rlkd.systems.meta_distillation`.
+the content keeps what domains share. Students are distilled in :mod:`rlkd.systems.meta_kd.distillation`.
 
 Source:
     Pan, Wang, Qiu, Zhang, Li, Huang 2021, "Meta-KD: A Meta Knowledge Distillation Framework for Language Model
@@ -42,7 +42,7 @@ from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.models.training import Plan, check_rows, plan_teachers, train_teacher
 from rlkd.prototypes import PrototypeSettings, prototype_scores
 from rlkd.records import read_object, write_array_atomic
-from rlkd.systems.mkd import teacher_phase, train_mkd_teachers
+from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
 from rlkd.types import InnerStates, Wanted
 
 SINGLE, MIXED, MULTI_TASK, META = "single", "mixed", "multi_task", "meta"
@@ -357,16 +357,17 @@ def _train_multi_task(task: Task, place: Path, settings: MetaKdSettings, *, devi
         bf16=settings.bf16,
         device="cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda",
     )
-    train_mkd_teachers(
-        collection,
+    path = place / MULTI_TASK / "multi"
+    train_model(
+        path,
         settings.encoder,
-        place / MULTI_TASK,
+        Lessons(collection=collection),
         phase,
         num_layers=settings.num_layers,
         seed=settings.seed,
         progress=progress,
     )
-    return place / MULTI_TASK / "multi"
+    return path
 
 
 def domain_task(task: Task, domain: str) -> Task:

@@ -22,8 +22,8 @@ from rlkd.models.teachers import HfTeacher
 from rlkd.records import RunDirectory, check_output_dir, folder_of, prepare_output_dir, read_object, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
-from rlkd.systems.meta_distillation import DistillationSettings, Lesson, check_sizes, distil_meta_student
-from rlkd.systems.meta_kd import (
+from rlkd.systems.meta_kd.distillation import DistillationSettings, Lesson, check_sizes, distil_meta_student
+from rlkd.systems.meta_kd.teachers import (
     META,
     MetaKdSettings,
     check_meta_kd,

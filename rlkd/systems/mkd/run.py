@@ -19,16 +19,9 @@ from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.records import RunDirectory, check_output_dir, folder_of, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
-from rlkd.systems.mkd import (
-    Lessons,
-    Phase,
-    build_mkd_caches,
-    check_mkd,
-    check_parts,
-    train_mkd_teachers,
-    train_model,
-)
+from rlkd.systems.mkd.training import build_mkd_caches, check_mkd, check_parts, train_mkd_teachers
 from rlkd.trainer import MetricsCallback
+from rlkd.trainer.multi_task_training import Lessons, Phase, train_model
 from rlkd.weighting import weighting_class
 from rlkd.workflow.teachers import Rows
 
@@ -60,7 +53,7 @@ def run_mkd(
         output_dir: Holds ``teachers``, ``caches``, ``student`` and ``refined/TASK``.
         teacher: Encoder of the teachers.
         student: Encoder of the student.
-        teaching: How teachers learn, see :func:`rlkd.systems.mkd.teacher_phase`.
+        teaching: How teachers learn, see :func:`rlkd.trainer.multi_task_training.teacher_phase`.
         distilling: How the joint student learns.
         refining: How it is refined on each task; None: it is not.
         parts: ``multi``, ``single`` or both teachers.

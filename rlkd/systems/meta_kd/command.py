@@ -24,7 +24,6 @@ from rlkd.cli.options import (
     task_options,
 )
 from rlkd.cli.output import show
-from rlkd.cli.root import app
 
 
 def teacher_flags(
@@ -76,7 +75,6 @@ def recipe_flags(
     }
 
 
-@app.command("meta-kd")
 @grouped(task=task_options, teaching=teacher_flags, recipe=recipe_flags)
 def meta_kd(
     *,
@@ -103,14 +101,14 @@ def meta_kd(
     config: Config = None,
 ) -> None:
     """Train one meta-teacher on all domains of a task, and distil a small student for each domain from it."""
-    from rlkd import workflow
     from rlkd.prototypes import PrototypeSettings
     from rlkd.settings import StudentSettings
-    from rlkd.systems.meta_distillation import DistillationSettings
-    from rlkd.systems.meta_kd import MetaKdSettings
+    from rlkd.systems.meta_kd.distillation import DistillationSettings
+    from rlkd.systems.meta_kd.run import run_meta_kd
+    from rlkd.systems.meta_kd.teachers import MetaKdSettings
 
     own = {**teaching, "prototypes": PrototypeSettings(**teaching["prototypes"])}
-    rows = workflow.run_meta_kd(
+    rows = run_meta_kd(
         task,
         output_dir,
         teaching=MetaKdSettings(**own, batch_size=batch_size, max_length=max_length, bf16=bf16, seed=seed),

@@ -20,7 +20,12 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from rlkd.benchmark.jobs import Context
+from rlkd.benchmark.policies import SMOKE_STEPS
 from rlkd.benchmark.reading import built, check_keys, mapping_in
+from rlkd.benchmark.stages import plan_data
+from rlkd.benchmark.suite_files import students_of
+from rlkd.benchmark.suites import Suite, System, TaskPlan
 from rlkd.cost import NO_COST
 from rlkd.data.collection import keep_fraction, leave_domain_out
 from rlkd.data.task import Task
@@ -32,8 +37,8 @@ from rlkd.models.teachers import HfTeacher
 from rlkd.prototypes import PrototypeSettings
 from rlkd.records import check_folder_name, read_object, verify_manifest, write_manifest
 from rlkd.settings import StudentSettings
-from rlkd.systems.meta_distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
-from rlkd.systems.meta_kd import (
+from rlkd.systems.meta_kd.distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
+from rlkd.systems.meta_kd.teachers import (
     META,
     MIXED,
     MULTI_TASK,
@@ -49,9 +54,9 @@ from rlkd.systems.meta_kd import (
     single_name,
     train_meta_kd_teachers,
 )
+from rlkd.systems.meta_kd.weighting import domain_expertise
 from rlkd.trainer import DistillationTrainer
 from rlkd.weighting import build_weighting
-from rlkd.weighting.meta_kd import domain_expertise
 
 OWN, SINGLES = "own", "singles"
 """In an arm's teachers: the one of the student's domain; those of all single domains that were seen."""
@@ -68,7 +73,6 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 """Rows of the paper's tables: every teacher with TinyBERT's distillation, the average of all single-domain teachers,
 and the meta-teacher with meta-distillation, which is what arms have unless they say otherwise."""
-SMOKE_STEPS = 10
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -81,8 +85,10 @@ class MetaKdArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaKdPlan:
-    """What Meta-KD adds to a task of a suite."""
+class MetaKdSystem(System):
+    """Students of one domain of a task; entries of ``weightings`` are arms, or weightings on top of their features."""
+
+    brings_teachers = True
 
     domain: str
     """The students'."""
@@ -104,10 +110,29 @@ class MetaKdPlan:
     """Inner states of teachers that a process keeps in memory."""
     device: str = "cpu"
 
-    def made_of(self) -> Any:
-        """What decides teachers and students beside the arms; the suite's own keys hash it."""
+    @classmethod
+    def read(cls, content: Mapping[str, Any], task: Mapping[str, Any], where: str) -> Self:
+        """Read what a task says of Meta-KD; keys of other suites that it does not read are refused."""
+        for key in ("planted", "teacher_share", "labels", "labelled_only", "embedder", "embeddings"):
+            if task.get(key):
+                raise ConfigError(f"{where}: {key!r} would be ignored beside meta_kd; leave it out")
+        read = cls(**_read(content, where))
+        for name, student in students_of(task, where).items():
+            if student.max_length != read.teachers.max_length:
+                raise ConfigError(
+                    f"{where}: student {name!r} and its teachers are compared token by token, they read "
+                    f"{student.max_length} and {read.teachers.max_length} tokens; give both the same max_length"
+                )
+        return read
+
+    def weighting_in(self, name: str) -> str | None:
+        """None for an arm: it says itself who teaches."""
+        return None if name in self.arms else name
+
+    def made_of(self) -> list[Any]:
+        """What decides teachers and students beside the arms."""
         kept = ("domain", "fraction", "leave_out", "variants", "set", "num_layers", "hidden_size")
-        return [asdict(self.teachers), {name: getattr(self, name) for name in kept}]
+        return [[asdict(self.teachers), {name: getattr(self, name) for name in kept}]]
 
     def smoke(self) -> Self:
         """A version that is done in seconds."""
@@ -120,30 +145,35 @@ class MetaKdPlan:
         """Its networks elsewhere."""
         return replace(self, device=device)
 
-    def recipe(self, weighting: str) -> "MetaKdRecipe":
-        """How the students of an arm, or of an ordinary weighting, are distilled."""
-        return MetaKdRecipe(self, weighting)
+    def check(self, suite: Suite) -> None:
+        """Refuse policies that would be trained on other students than they serve, without saying so."""
+        for task in suite.tasks:
+            for policy in task.policies.values():
+                if policy.kind != "router" and "student" not in policy.settings:
+                    raise ConfigError(
+                        f"task {task.name!r}: students of Meta-KD learn features first, and those of policy training "
+                        f"do not; give policy {policy.name!r} the name of another student to be trained with (student)"
+                    )
 
-    def open(self, task: Task, name: str, weightings: Sequence[str], place: Path, seed: int) -> "MetaKdBench":
-        """Train what is not there and ask it about every instance.
+    def open(self, task: TaskPlan, folder: Path) -> Context:
+        """One domain with the teachers of all; they lie beside the folder, because the tasks of a source share them."""
+        whole = plan_data(task)[1]
+        if self.domain not in whole.domain_names:
+            raise unknown_name(f"domain of task {whole.name!r}", self.domain, whole.domain_names)
+        if self.fraction is not None:
+            whole = keep_fraction(whole, self.fraction, domains=[self.domain], seed=task.resample)
+        bench = MetaKdBench(self, whole, task.name, task.weightings, folder.parent)
+        return Context(bench.task, bench.cache, system=bench)
 
-        Args:
-            task: All domains.
-            name: Of the students' task.
-            weightings: Of the task; they decide which teachers are needed.
-            place: Holds the teachers of all tasks.
-            seed: Of the rows that a fraction keeps.
-        """
-        if self.domain not in task.domain_names:
-            raise unknown_name(f"domain of task {task.name!r}", self.domain, task.domain_names)
-        whole = task if self.fraction is None else keep_fraction(task, self.fraction, domains=[self.domain], seed=seed)
-        return MetaKdBench(self, whole, name, weightings, place)
+    def distiller(self, weighting: str) -> "MetaKdDistiller":
+        """What distils the students of an arm, or of an ordinary weighting."""
+        return MetaKdDistiller(self, weighting)
 
 
 class MetaKdBench:
     """A task of one domain with its teachers, trained, asked, and held for features."""
 
-    def __init__(self, plan: MetaKdPlan, whole: Task, name: str, weightings: Sequence[str], place: Path) -> None:
+    def __init__(self, plan: MetaKdSystem, whole: Task, name: str, weightings: Sequence[str], place: Path) -> None:
         """Open or make everything."""
         self.plan, self._whole = plan, whole
         self._taught = leave_domain_out(whole, plan.domain)[0] if plan.leave_out else whole
@@ -263,10 +293,10 @@ class MetaKdBench:
 
 
 @dataclass(frozen=True)
-class MetaKdRecipe:
+class MetaKdDistiller:
     """One arm of Meta-KD, or a weighting of logits on top of its features."""
 
-    plan: MetaKdPlan
+    plan: MetaKdSystem
     weighting: str
 
     @property
@@ -275,7 +305,7 @@ class MetaKdRecipe:
 
     def described(self) -> Any:
         """What decides the student beside data, logits and weighting."""
-        return [self.plan.made_of(), asdict(self._arm)]
+        return [*self.plan.made_of(), asdict(self._arm)]
 
     def record(self) -> dict[str, Any]:
         """What a run's line says of it."""
@@ -321,7 +351,7 @@ class MetaKdRecipe:
         return trainer, {**figures, **flat, "fit_seconds": fit_seconds, "cost_before": features if reused else NO_COST}
 
 
-def meta_kd_plan(content: Mapping[str, Any], where: str) -> MetaKdPlan:
+def _read(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Read what a suite says of Meta-KD.
 
     Its keys are ``domain``, ``fraction``, ``leave_out``; ``teachers`` (fields of :class:`MetaKdSettings`) and
@@ -347,15 +377,15 @@ def meta_kd_plan(content: Mapping[str, Any], where: str) -> MetaKdPlan:
     student = mapping_in(content, "student", where)
     check_keys(student, ("num_layers", "hidden_size"), f"{where}, meta_kd student")
     rest = {key: content[key] for key in ("fraction", "leave_out", "keep_gib", "device") if key in content}
-    return MetaKdPlan(
-        domain=content["domain"],
-        teachers=_teacher_settings(content["teachers"], f"{where}, meta_kd teachers"),
-        variants=variants,
-        arms=arms,
-        set=tuple(content.get("set", (SINGLES, META))),
+    return {
+        "domain": content["domain"],
+        "teachers": _teacher_settings(content["teachers"], f"{where}, meta_kd teachers"),
+        "variants": variants,
+        "arms": arms,
+        "set": tuple(content.get("set", (SINGLES, META))),
         **student,
         **rest,
-    )
+    }
 
 
 def _arm(base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> MetaKdArm:
