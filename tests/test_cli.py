@@ -315,7 +315,7 @@ def test_help_comes_without_the_heavy_libraries() -> None:
 
 def test_a_terminal_without_the_characters_of_the_table_still_gets_it() -> None:
     poor = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    code = "import rlkd.cli; rlkd.cli.app = lambda: print('\u2500 caf\u00e9'); rlkd.cli.main()"
+    code = "import rlkd.cli; rlkd.cli.assembled = lambda: lambda: print('\u2500 caf\u00e9'); rlkd.cli.main()"
     argv = [sys.executable, "-X", "utf8=0", "-c", code]
     assert subprocess.run(argv, env=poor, check=True, capture_output=True, timeout=60).stdout == b"? caf?\n"
 

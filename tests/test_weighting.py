@@ -27,7 +27,7 @@ TOLD = ("fixed", "oracle", "random_teacher")
 POSITIONAL = ("fixed", "random_teacher", "best_teacher", "lr_train", "lr_dev", "oracle", "policy_mean")
 """Weightings that remember which teacher is which: they are built anew for teachers in another order."""
 TIED = ("rl_kd", "mtkd_rl")
-"""Tied to their teachers and classes: test_systems.py holds them to the contract, as far as it applies to them."""
+"""Tied to their teachers and classes: tests of the systems hold them to the contract, as far as it applies to them."""
 UNTIED = [name for name in weighting_names() if name not in TIED]
 
 

@@ -3,24 +3,38 @@
 Every command takes ``--config FILE.yaml``; its keys are the flags, with underscores, and flags win over it.
 """
 
+import importlib
 import io
 import logging
 import os
 import sys
+from functools import cache
+from typing import Any
 
 import typer
 
 from rlkd import plugins
-from rlkd.cli import bench, policies, students, teachers, whole
-from rlkd.cli.root import app
 from rlkd.errors import RlkdError
 
-__all__ = ["app", "bench", "main", "policies", "students", "teachers", "whole"]
-
-for _name in plugins.registered("commands"):
-    app.command(_name)(plugins.load("commands", _name))
-
 INTERRUPTED = 130
+ROOMS = ("whole", "teachers", "policies", "students", "bench")
+
+
+@cache
+def assembled() -> typer.Typer:
+    """The command line with all commands, those of published systems too."""
+    for room in ROOMS:  # they hang their commands on the root
+        importlib.import_module(f"rlkd.cli.{room}")
+    root: typer.Typer = importlib.import_module("rlkd.cli.root").app
+    for name in plugins.registered("commands"):
+        root.command(name)(plugins.load("commands", name))
+    return root
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module 'rlkd.cli' has no attribute {name!r}")
+    return assembled()
 
 
 def main() -> None:
@@ -35,7 +49,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not cost the table
             stream.reconfigure(errors="replace")
     try:
-        app()
+        assembled()()
     except RlkdError as error:
         if os.environ.get("RLKD_TRACEBACK"):
             raise

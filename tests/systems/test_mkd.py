@@ -548,7 +548,7 @@ def test_a_suite_that_cannot_run_is_refused(change, message, suite):
 
 
 def test_the_suite_of_the_repository_can_be_planned():
-    path = Path(__file__).parents[1] / "benchmarks" / "suites" / "mkd.yaml"
+    path = Path(__file__).parents[2] / "benchmarks" / "suites" / "mkd.yaml"
     plan = select(load_suite(path), smoke=True)
     check_suite(plan)
     assert len(plan.tasks) >= 5

@@ -32,7 +32,7 @@ from rlkd.systems.rl_kd.training import PRESETS, RlKdSettings, make_selector, rl
 from rlkd.trainer import make_trainer
 from rlkd.weighting import build_weighting
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, of no package
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # scripts, of no package
 
 from published_algorithms import RL_KD_CASES, mtkd_rl_record, released_objective, rl_kd_record
 

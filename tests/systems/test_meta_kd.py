@@ -555,7 +555,7 @@ def test_unknown_teachers_and_left_out_ones_become_failed_rows(data, encoder, tm
 
 
 def test_the_suite_of_the_repository_can_be_planned_and_says_what_it_must():
-    path = Path(__file__).parents[1] / "benchmarks" / "suites" / "meta_kd.yaml"
+    path = Path(__file__).parents[2] / "benchmarks" / "suites" / "meta_kd.yaml"
     suite = load_suite(path)
     tasks = {task.name: task for task in suite.tasks}
     assert all(len(tasks[name].seeds) >= 5 for name in ("books", "dvd", "electronics", "kitchen"))
