@@ -39,8 +39,22 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     ``Box(-1, 1, (K,))`` per sub-environment; weights are ``softmax(6 * action)`` over the present teachers.
 
     ## Observation Space
-    ``Box(-1, 1, (K * F,))`` per sub-environment: the F features of teacher 0, then of teacher 1, and so on. Names,
-    meaning and ranges of the features: :mod:`rlkd.features`. A padded slot of a partial batch is all zeros.
+    ``Box(-1, 1, (K * F,))`` per sub-environment: the F features of teacher 0, then of teacher 1, and so on. By default:
+
+    | Index | Feature | Min | Max |
+    |-------|---------|-----|-----|
+    | 0 | ``present``: 1 where the teacher is there; without it all are 0 | 0 | 1 |
+    | 1 | ``max_probability``: of its prediction | 0 | 1 |
+    | 2 | ``log_odds``: of that, as tanh(x / 8) | -1 | 1 |
+    | 3 | ``margin``: largest less second largest probability | 0 | 1 |
+    | 4 | ``entropy``: divided by log C | 0 | 1 |
+    | 5 | ``logit_spread``: standard deviation s of its logits, as s / (s + 4) | 0 | 1 |
+    | 6 | ``agreement``: overlap with the mean of the other teachers | 0 | 1 |
+    | 7 | ``vote_share``: of the others with the same top class | 0 | 1 |
+    | 8 | ``outlier_kl``: from it to the mean of the others, as x / (1 + x) | 0 | 1 |
+
+    Further groups (student, affinity, reliability, label) follow where ``observation`` asks for them, see
+    :mod:`rlkd.features`. A padded slot of a partial batch is all zeros.
 
     ## Rewards
     One number per instance, by name: ``logit_gain`` (default), ``student_gain``, ``influence``,
