@@ -1,4 +1,4 @@
-"""Generate ``RESULTS.md``, ``report.html`` and the README's figures from ``benchmarks/results``, by nobody's hand."""
+"""Generate ``RESULTS.md``, ``report.html`` and all README figures from ``benchmarks/results``, by nobody's hand."""
 
 import json
 import sys
@@ -32,14 +32,14 @@ CAME = {"pays": "yes", "same": "not sure", "costs": "the other way", None: "one 
 
 
 def main() -> None:
-    """Write the pages, then the README's figures; what is left to do there is told."""
+    """Write the pages, then the figures of the README files; what is left to do there is told."""
     suites = read_records()
     tables, notes = more_tables(suites)
     write_benchmark_report(suites, HERE, tables=tables, notes=notes)
     write_text_atomic(PICTURE, picture(suites["quickstart"]))
     left = readme.update(suites)
     for problem in left:
-        print(f"README: {problem}")
+        print(problem)
     sys.exit(1 if left else 0)
 
 

@@ -1,12 +1,13 @@
-"""The README's figures: each stands behind a comment that names the cell of the pages of results that it repeats.
+"""The figures of all README files: each stands behind a comment that names the cell of the results that it repeats.
 
 ``<!--glue; mnli_genres; policy; gain-->+1.2 [+0.6, +1.9]`` names headings above a table, cells of a row and a column,
 as many as single one cell out, in any order; where several cells are left, the one with the fewest headings that were
 not named is meant. ``negated`` turns the sign. A figure has as many digits as its author gave it.
-``<!--transcript: SUITE-->`` stands before a block that is printed anew, ``<!--untraced-->`` and ``<!--/untraced-->``
-around a sentence that is said anew.
+``<!--transcript: SUITE-->`` stands before a block that is printed anew, ``<!--transcript: SUITE_headroom-->`` before
+what ``rlkd headroom`` says of it, ``<!--untraced-->`` and ``<!--/untraced-->`` around a sentence that is said anew.
 
-Every other number is a setting. ``readme_settings.yaml`` lists them, section by section, so that none changes unseen.
+Every other number is a setting. ``readme_settings.yaml`` lists them, page by page and section by section, so that none
+changes unseen.
 
     python benchmarks/readme.py              # rewrite what RESULTS.md says otherwise, and tell what is left
     python benchmarks/readme.py --settings   # the same, and take the other numbers as they stand now
@@ -26,11 +27,19 @@ from typing import Any
 
 import yaml
 
+from rlkd.metrics import headroom_verdict
 from rlkd.report import brief_table, format_table, plain, task_sentences
 from rlkd.stats import group_runs, task_rows
 
 HERE = Path(__file__).parent
-README, RESULTS, SETTINGS = HERE.parent / "README.md", HERE / "RESULTS.md", HERE / "readme_settings.yaml"
+ROOT = HERE.parent
+RESULTS, SETTINGS = HERE / "RESULTS.md", HERE / "readme_settings.yaml"
+PAGES = tuple(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("*.md", "benchmarks/**/README.md", "envs/**/README.md", "rlkd/**/README.md")
+    for path in sorted(ROOT.glob(folder))
+)
+"""Every page that is written by hand; the first is the README of the repository."""
 COLUMNS = {
     "gain": ("points over uniform", "mean points over uniform"),
     "share": ("share of the gap", "IQM share of the gap"),
@@ -41,8 +50,8 @@ COLUMNS = {
 PARTS = ("pays", "same", "costs")
 """Names of the numbers in one cell."""
 NEGATED = "negated"
-MEASURED = "Results"
-"""The section in which no number with a decimal point is a setting."""
+MEASURED = ("Results", "When will this help me?")
+"""Sections in which no number with a decimal point is a setting."""
 
 _NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?"
 _FIGURE = re.compile(rf"<!--(?P<key>[^<>]*?)-->\**(?P<figure>{_NUMBER}\**(?: \[{_NUMBER}, {_NUMBER}\])?)")
@@ -212,6 +221,12 @@ def transcript(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([format_table(table, list(table[0])), *map(plain, task_sentences(runs, rows))]) + "\n"
 
 
+def headroom_transcript(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What ``rlkd headroom`` says of all teachers of a suite together, from what it wrote."""
+    (whole, *_) = rows
+    return "\n".join([format_table([dict(whole)], list(whole)), headroom_verdict(whole)]) + "\n"
+
+
 def untraced_sentence(names: Sequence[str]) -> str:
     """Says so where no commit explains the lines behind some figures; nothing where all are explained."""
     if not names:
@@ -220,7 +235,7 @@ def untraced_sentence(names: Sequence[str]) -> str:
 
 
 def rewritten(text: str, results: Results, transcripts: Mapping[str, str]) -> str:
-    """The README as it should be; figures whose cell is gone stay as they are, see :func:`problems`."""
+    """A page as it should be; figures whose cell is gone stay as they are, see :func:`problems`."""
 
     def figure(found: re.Match[str]) -> str:
         try:
@@ -271,8 +286,9 @@ def _numbers(text: str) -> Counter[str]:
 def unbound(text: str) -> list[str]:
     """Numbers that can only be measured and that no comment binds: gains anywhere, decimals among the results."""
     bare = _FENCED.sub("", _COMMENT.sub("", _FIGURE.sub("", _TRANSCRIPT.sub("", text))))
-    measured = re.search(rf"^## {MEASURED}\n(.*?)(?=^## |\Z)", bare, re.MULTILINE | re.DOTALL)
-    decimals = re.findall(r"(?<![\w.:-])\d+\.\d+(?![\w.])", measured[1]) if measured else []
+    titles = "|".join(map(re.escape, MEASURED))
+    measured = re.finditer(rf"^## (?:{titles})\n(.*?)(?=^## |\Z)", bare, re.MULTILINE | re.DOTALL)
+    decimals = [number for found in measured for number in re.findall(r"(?<![\w.:-])\d+\.\d+(?![\w.])", found[1])]
     return [*_GAIN.findall(bare), *decimals]
 
 
@@ -282,7 +298,7 @@ def unbound(text: str) -> list[str]:
 def problems(
     text: str, results: Results, transcripts: Mapping[str, str], accepted: Mapping[str, Mapping[str, int]]
 ) -> list[str]:
-    """What of the README does not hold, one sentence each; nothing where all does."""
+    """What of a page does not hold, one sentence each; nothing where all does."""
     said = []
     for found in _FIGURE.finditer(text):
         try:
@@ -298,10 +314,9 @@ def problems(
     for found in _TRANSCRIPT.finditer(text):
         if found["text"] != transcripts.get(found["suite"]):
             said.append(f"the transcript of {found['suite']} is not what its records print")
-    if (found := _UNTRACED.search(text)) is None or found["text"] != untraced_sentence(_untraced(text, results)):
-        said.append(
-            f"the sentence about lines without a commit should be {untraced_sentence(_untraced(text, results))!r}"
-        )
+    sentence, found = untraced_sentence(_untraced(text, results)), _UNTRACED.search(text)
+    if sentence != ("" if found is None else found["text"]):
+        said.append(f"the sentence about lines without a commit, between <!--untraced-->, should be {sentence!r}")
     said += [f"{number}: measured, and bound to no cell; put a comment before it" for number in unbound(text)]
     return [*said, *_changed_settings(settings(text), accepted)]
 
@@ -326,39 +341,68 @@ def _changed_settings(now: Mapping[str, Mapping[str, int]], accepted: Mapping[st
     return said
 
 
-def read_settings() -> dict[str, dict[str, int]]:
-    """The settings as they were accepted."""
+def read_pages() -> dict[str, str]:
+    """Text of every page."""
+    return {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+
+
+def read_settings() -> dict[str, dict[str, dict[str, int]]]:
+    """The settings as they were accepted, by page and section."""
     return yaml.safe_load(SETTINGS.read_text(encoding="utf-8")) if SETTINGS.exists() else {}
 
 
+def read_transcripts(suites: Mapping[str, Sequence[Mapping[str, Any]]], text: str) -> dict[str, str]:
+    """What the blocks of a page should say, by the name in their comment."""
+    names = [found["suite"] for found in _TRANSCRIPT.finditer(text)]
+    printed = {name: transcript(suites[name]) for name in names if name in suites}
+    for name in names:
+        kept = HERE / "results" / f"{name.removesuffix('_headroom')}-headroom.json"
+        if name.endswith("_headroom") and kept.exists():
+            printed[name] = headroom_transcript(json.loads(kept.read_text(encoding="utf-8")))
+    return printed
+
+
 def update(suites: Mapping[str, Sequence[Mapping[str, Any]]], *, accept_settings: bool = False) -> list[str]:
-    """Rewrite the README's figures, print what changed, and give what is left to do."""
-    old, results = README.read_text(encoding="utf-8"), Results(results_text())
-    transcripts = {found["suite"]: transcript(suites[found["suite"]]) for found in _TRANSCRIPT.finditer(old)}
-    new = rewritten(old, results, transcripts)
-    for before, after in zip(_FIGURE.finditer(old), _FIGURE.finditer(new), strict=True):
-        if before["figure"] != after["figure"]:
-            print(f"README: {before['figure']} -> {after['figure']} ({before['key']})")
-    if new != old:
-        README.write_text(new, encoding="utf-8")
+    """Rewrite the figures of all pages, print what changed, and give what is left to do."""
+    results, pages = Results(results_text()), read_pages()
+    transcripts = {page: read_transcripts(suites, text) for page, text in pages.items()}
+    for page, old in pages.items():
+        pages[page] = new = rewritten(old, results, transcripts[page])
+        for before, after in zip(_FIGURE.finditer(old), _FIGURE.finditer(new), strict=True):
+            if before["figure"] != after["figure"]:
+                print(f"{page}: {before['figure']} -> {after['figure']} ({before['key']})")
+        if new != old:
+            (ROOT / page).write_text(new, encoding="utf-8")
     if accept_settings:
-        head = (
-            "# Numbers of the README that are no measurements: section, number, how often it stands there. Written by\n"
-        )
-        lines = [f"{json.dumps(name)}: {json.dumps(words)}\n" for name, words in settings(new).items()]
-        SETTINGS.write_text(head + "# python benchmarks/readme.py --settings\n" + "".join(lines), encoding="utf-8")
-    return problems(new, results, transcripts, read_settings())
+        SETTINGS.write_text(_settings_file(pages), encoding="utf-8")
+    accepted = read_settings()
+    return [
+        f"{page}: {problem}"
+        for page, text in pages.items()
+        for problem in problems(text, results, transcripts[page], accepted.get(page) or {})
+    ]
+
+
+def _settings_file(pages: Mapping[str, str]) -> str:
+    lines = [
+        "# Numbers of the README files that are no measurements: page, section, number, how often it stands there."
+    ]
+    lines += ["# Written by python benchmarks/readme.py --settings"]
+    for page, text in pages.items():
+        lines += [f"{json.dumps(page)}:"]
+        lines += [f"  {json.dumps(name)}: {json.dumps(words)}" for name, words in settings(text).items()]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Rewrite the README from ``RESULTS.md`` as it is."""
+    """Rewrite the pages from the results as they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", action="store_true", help="take the numbers without a comment as they are now")
     from make_results import read_records
 
     left = update(read_records(), accept_settings=parser.parse_args().settings)
     for problem in left:
-        print(f"README: {problem}")
+        print(problem)
     sys.exit(1 if left else 0)
 
 

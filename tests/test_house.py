@@ -179,7 +179,9 @@ def test_what_is_packaged_is_what_is_here():
     assert sorted(settings["packages"]) == [*(".".join(folder.parts) for folder in folders), "rlkd_envs"]
     assert settings["package-dir"] == {"rlkd_envs": "envs"}
     assert [path for path in (ROOT / "envs").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
-    assert settings["package-data"] == {"rlkd": ["py.typed"], "rlkd_envs": ["py.typed"]}
+    assert settings["package-data"]["rlkd_envs"] == ["py.typed"]
+    shipped = {path for pattern in settings["package-data"]["rlkd"] for path in (ROOT / "rlkd").glob(pattern)}
+    assert shipped == {ROOT / "rlkd" / "py.typed", *(ROOT / "rlkd").rglob("README.md")}
     for folder in ("rlkd", "envs"):
         assert (ROOT / folder / "py.typed").is_file()
     without_init = {
