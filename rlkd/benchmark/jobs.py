@@ -30,7 +30,7 @@ from rlkd.metrics import told_if_diverged
 from rlkd.records import write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
-from rlkd.weighting import Weighting, WeightingSpec, build_weighting
+from rlkd.weighting import BaseWeighting, WeightingSpec, build_weighting
 from rlkd.weighting.learned import Policy
 
 log = logging.getLogger(__name__)
@@ -234,10 +234,10 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     }
 
 
-def _fall_back(weighting: Weighting, task: Task) -> str | None:
+def _fall_back(weighting: BaseWeighting, task: Task) -> str | None:
     """What a weighting that needs labels does with rows that have none, if there are any."""
     unlabelled = len(task.labelled_ids("train")) < len(task.splits["train"])
-    return getattr(weighting, "falls_back", None) if unlabelled and "labels" in weighting.requires else None
+    return weighting.falls_back if unlabelled and "labels" in weighting.requires else None
 
 
 def _write_weights(path: Path, trainer: DistillationTrainer) -> None:

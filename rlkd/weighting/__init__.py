@@ -4,17 +4,28 @@ import logging
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from rlkd.data.task import Task
 from rlkd.errors import WeightingError
 from rlkd.logit_cache import embedding_size
 from rlkd.types import LogitSource, State
-from rlkd.weighting.base import Evidence, Mixture, OnlineWeighting, Weighting, WeightingBuilder, mixture
+from rlkd.weighting.base import (
+    BaseWeighting,
+    Evidence,
+    Mixture,
+    OnlineWeighting,
+    Weighting,
+    WeightingBuilder,
+    adapted,
+    mixture,
+)
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.spec import WEIGHTINGS, WeightingSpec, named_weighting, weighting_names
 
 __all__ = [
     "WEIGHTINGS",
+    "BaseWeighting",
     "Evidence",
     "Mixture",
     "OnlineWeighting",
@@ -22,6 +33,7 @@ __all__ = [
     "Weighting",
     "WeightingBuilder",
     "WeightingSpec",
+    "adapted",
     "build_weighting",
     "check_requirements",
     "load_policy",
@@ -34,7 +46,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def build_weighting(spec: str | WeightingSpec, task: Task, source: LogitSource, *, seed: int = 0) -> Weighting:
+def build_weighting(spec: str | WeightingSpec, task: Task, source: LogitSource, *, seed: int = 0) -> BaseWeighting:
     """Make a weighting from its name, see :class:`WeightingSpec`, fitted on the training view of the task.
 
     Args:
@@ -42,11 +54,14 @@ def build_weighting(spec: str | WeightingSpec, task: Task, source: LogitSource, 
         task: The task; only its training view is handed on.
         source: The teachers' logits.
         seed: Of anything random in the fit.
+
+    Returns:
+        The weighting; one that is no subclass of :class:`BaseWeighting` is its ``own`` (:class:`AdaptedWeighting`).
     """
     spec = WeightingSpec.parse(spec) if isinstance(spec, str) else spec
     view = task.training_view()
     evidence = Evidence(task=view, source=source.head(len(view.table)), seed=seed)
-    weighting = spec.builder.build(spec.argument, evidence)
+    weighting = adapted(spec.builder.build(spec.argument, evidence))
     check_requirements(spec.text, weighting, task, source)
     return weighting
 
@@ -56,7 +71,7 @@ def load_weighting(path: str | Path) -> Policy:
     return load_policy(path)
 
 
-def check_requirements(name: str, weighting: Weighting, task: Task, source: LogitSource) -> None:
+def check_requirements(name: str, weighting: BaseWeighting, task: Task, source: LogitSource) -> None:
     """Refuse a weighting that the run cannot feed, by name, before anything is trained.
 
     A weighting that reads labels runs where some train rows have none if it says what it does with them
@@ -69,12 +84,11 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
     _check_names(name, weighting)
     missing = []
     rows, labelled = len(task.splits["train"]), len(task.labelled_ids("train"))
-    falls_back = getattr(weighting, "falls_back", "")
     if "labels" in weighting.requires and labelled < rows:
-        if falls_back and labelled:
+        if weighting.falls_back and labelled:
             _warn_once(
-                f"{type(weighting).__name__} reads labels, and {rows - labelled} of {rows} train rows have none; there "
-                f"it falls back to {falls_back}"
+                f"{weighting.called} reads labels, and {rows - labelled} of {rows} train rows have none; there "
+                f"it falls back to {weighting.falls_back}"
             )
         else:
             missing.append(f"labels ({rows - labelled} of {rows} train rows have none)")
@@ -93,8 +107,8 @@ def check_requirements(name: str, weighting: Weighting, task: Task, source: Logi
         )
 
 
-def _check_names(name: str, weighting: Weighting) -> None:
-    names = getattr(weighting, "requires", None)
+def _check_names(name: str, weighting: BaseWeighting) -> None:
+    names: Any = weighting.requires  # a user's own says anything
     known = {field.name for field in fields(State)}
     if names is None or isinstance(names, str) or not set(names) <= known:
         raise WeightingError(
