@@ -27,7 +27,7 @@ from rlkd.losses import (
 from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device
-from rlkd.weighting import Mixture, Weighting, mixture
+from rlkd.weighting import Mixture, Weighting, adapted, mixture
 from rlkd.weighting.checks import check_weights
 from rlkd.weighting.teacher_sets import TeacherSets
 
@@ -251,10 +251,11 @@ class DistillationEpisode:
             NonFiniteLossError: If the student's loss becomes NaN or infinite.
         """
         trial, validation = DistillationEpisode(self.setup), self.setup.validation_ids
+        chosen = adapted(weighting)
         trial.start(seed)
         while not trial.done:
             state = on_device(trial.observed_state(student=student), torch.device("cpu"))
-            trial._check_finite(trial._optimise(mixture(weighting, state)))
+            trial._check_finite(trial._optimise(mixture(chosen, state)))
             trial._move_on()
         labels = torch.from_numpy(self.setup.task.table.labels[validation]).to(self.device)
         loss = refined_cross_entropy if refined else cross_entropy

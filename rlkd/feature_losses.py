@@ -18,7 +18,7 @@ from rlkd.errors import ConfigError, StudentError
 from rlkd.models.inner_states import check_encoder, encoder_config
 from rlkd.models.students import seeded_weights
 from rlkd.types import InnerStates, InnerStateSource, LogitSource, State, Wanted
-from rlkd.weighting import Mixture, Weighting, mixture
+from rlkd.weighting import Mixture, Weighting, adapted, mixture
 
 
 def hidden_layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ class FeatureTerm(Protocol):
     weight: float
     """Of the term in the loss; >= 0."""
     scaled: bool
-    """Whether the factor that a weighting gives each instance (``loss_scale``) multiplies this term too."""
+    """Whether the factor that a weighting gives each instance (``scale``) multiplies this term too."""
     of_student: Wanted
     """Inner states that it reads of the student."""
     of_teachers: tuple[Wanted, ...]
@@ -273,7 +273,8 @@ class FeatureLosses(nn.Module):
         self.terms = list(terms)
         # each once: a checkpoint refuses tensors that lie in two places
         self.trained = nn.ModuleList(dict.fromkeys(module for term in terms for module in term.trained))
-        self.logits_weight, self.weighting = logits_weight, weighting
+        self.logits_weight = logits_weight
+        self.weighting = None if weighting is None else adapted(weighting)
         self.of_student = _joined([term.of_student for term in terms])
         self.of_teachers = [_joined(list(wishes)) for wishes in zip(*(t.of_teachers for t in terms), strict=True)]
 

@@ -31,7 +31,7 @@ from rlkd.systems.mkd.suite import ScoredStudent
 from rlkd.systems.mtkd_rl.training import train_mtkd_rl
 from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State
-from rlkd.weighting import build_weighting
+from rlkd.weighting import WeightingSpec, build_weighting
 
 SUITES = sorted((Path(__file__).parents[1] / "benchmarks" / "suites").glob("*.yaml"))
 SAVED = frozen.HOME / "saved"
@@ -103,8 +103,11 @@ def planned_keys(suite: Suite) -> list[str]:
             given: Any = SimpleNamespace(
                 task=SimpleNamespace(fingerprint="data", name=task.name), cache=SimpleNamespace(identity="logits")
             )
-            arm, settings = Arm(name=work.weighting, spec=work.weighting), task.students[work.student]
-            distiller = task.system.distiller(work.weighting)
+            arm, settings = (
+                Arm(name=work.weighting, spec=WeightingSpec(work.weighting, work.weighting)),
+                task.students[work.student],
+            )
+            settings, distiller = task.students[work.student], task.system.distiller(work.weighting)
             job = Job(arm=arm, settings=settings, seed=work.seed, suite=suite.name, distiller=distiller)
             keys.append(run_key(given, job))
     return keys

@@ -14,7 +14,7 @@ from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.trainer.multi_task import JointWeighting
 from rlkd.types import State
-from rlkd.weighting import build_weighting, mixture
+from rlkd.weighting import BaseWeighting, OnlineWeighting, adapted, build_weighting, mixture
 from rlkd.weighting.checks import check_weights
 from rlkd.weighting.fixed import Uniform
 from rlkd.weighting.heuristic import MtBertRaw
@@ -52,6 +52,10 @@ class Adjusted(Scaled):
 
     def adjust(self, state):
         return self.give(state)
+
+
+def mine(give):
+    return adapted(Mine(give))
 
 
 def a_state(**fields):
@@ -102,7 +106,7 @@ def test_what_are_no_weights_is_refused_by_name(wrong):
     with pytest.raises(
         WeightingError, match=f"weighting '.*test_weighting_checks:Mine' must give .*{message}"
     ) as caught:
-        mixture(Mine(give), a_state())
+        mixture(mine(give), a_state())
     assert "\n" not in str(caught.value)
 
 
@@ -111,8 +115,8 @@ def test_absent_teachers_must_have_no_weight():
     mask[5, 1] = False
     state = a_state(teacher_mask=mask)
     with pytest.raises(WeightingError, match=r"weight 0 to absent teachers, got .* instance 105 \(1 of 8 rows"):
-        mixture(Mine(lambda s: torch.ones(ROWS, TEACHERS) / TEACHERS), state)
-    assert torch.equal(mixture(Mine(equal), state).weights, equal(state))
+        mixture(mine(lambda s: torch.ones(ROWS, TEACHERS) / TEACHERS), state)
+    assert torch.equal(mixture(mine(equal), state).weights, equal(state))
 
 
 def test_a_row_of_zeros_is_for_a_label_to_teach_alone():
@@ -124,11 +128,11 @@ def test_a_row_of_zeros_is_for_a_label_to_teach_alone():
         return weights
 
     state = a_state()
-    assert (mixture(Mine(zeros), state).weights[2] == 0).all()
+    assert (mixture(mine(zeros), state).weights[2] == 0).all()
     unlabelled = torch.where(torch.arange(ROWS) == 2, -1, state.labels)
     for other in (dataclasses.replace(state, labels=unlabelled), dataclasses.replace(state, labels=None)):
         with pytest.raises(WeightingError, match=r"sum to 1, .*got \[0, 0, 0\], sum 0, for instance 102"):
-            mixture(Mine(zeros), other)
+            mixture(mine(zeros), other)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_weights_of_any_real_type_teach_as_what_they_are(dtype):
         given = torch.eye(TEACHERS)[torch.arange(ROWS) % TEACHERS].to(dtype)
     student = torch.randn(ROWS, CLASSES, requires_grad=True)
     gradients = []
-    taught = mixture(Mine(lambda s: given), state)
+    taught = mixture(mine(lambda s: given), state)
     for weights in (taught.weights, given.detach().float()):
         loss = distillation_loss(student, state.teacher_logits, weights, state.labels).sum()
         gradients.append(torch.autograd.grad(loss, student)[0])
@@ -168,12 +172,12 @@ def test_weights_of_any_real_type_teach_as_what_they_are(dtype):
 )
 def test_factors_of_the_loss_are_held_to_the_same(give, message):
     with pytest.raises(WeightingError, match=f"Scaled' must give .*{message}"):
-        mixture(Scaled(give), a_state())
+        mixture(adapted(Scaled(give)), a_state())
 
 
 def test_factors_that_are_right_pass_and_carry_no_gradient():
     scale = torch.linspace(0, 3, ROWS, requires_grad=True)
-    taught = mixture(Scaled(lambda s: scale), a_state())
+    taught = mixture(adapted(Scaled(lambda s: scale)), a_state())
     assert torch.equal(taught.scale, scale.detach())
     assert not taught.scale.requires_grad
     assert (mixture(MtBertRaw(), a_state()).scale > 0).all()
@@ -189,7 +193,7 @@ def test_factors_that_are_right_pass_and_carry_no_gradient():
 )
 def test_an_adjusted_state_has_the_same_teachers_and_classes(give, message):
     with pytest.raises(WeightingError, match=f"Adjusted' must adjust a state .*{message}"):
-        mixture(Adjusted(give), a_state())
+        mixture(adapted(Adjusted(give)), a_state())
 
 
 @pytest.mark.parametrize("wrong", ["too much", "negative", "one NaN", "a row for all"])
@@ -202,7 +206,7 @@ def test_trainer_benchmark_feature_losses_and_joint_training_refuse_alike(wrong,
     assert trainer.state.global_step == 0
     ids = task.splits["validation"][:10]
     with pytest.raises(WeightingError, match="Mine' must give"):
-        deployed_weights(weighting, task, cache, ids, np.zeros((10, task.num_classes)), 32)
+        deployed_weights(adapted(weighting), task, cache, ids, np.zeros((10, task.num_classes)), 32)
     attends = AttentionTerm(EncoderSizes(layers=2, width=8, heads=2), [EncoderSizes(layers=2, width=8, heads=2)] * 3)
     with pytest.raises(WeightingError, match="Mine' must give"):
         FeatureLosses([attends], weighting=weighting).losses(None, (), a_state(), None)
@@ -212,7 +216,7 @@ def test_trainer_benchmark_feature_losses_and_joint_training_refuse_alike(wrong,
             pass
 
         def own(self, state):
-            return weighting, state
+            return adapted(weighting), state
 
     with pytest.raises(WeightingError, match="Mine' must give"):  # the task's own, not the joint one
         mixture(OneTask(), a_state())
@@ -252,3 +256,58 @@ def test_a_batch_without_rows_or_with_leading_axes_is_checked_too():
     check_weights(equal(single), single, "mine")
     with pytest.raises(WeightingError, match=r"sum 2, for row 0 \(1 of 1"):
         check_weights(2 * equal(single), single, "mine")
+
+
+class Learning(Scaled):
+    """A user's own that learns while the student does, with everything that a class may have."""
+
+    requires = frozenset({"labels"})
+    falls_back = "nothing new"
+    seen = 0
+
+    def adjust(self, state):
+        return dataclasses.replace(state, teacher_logits=state.teacher_logits / 2)
+
+    def update(self, state):
+        self.seen += len(state.labels)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, values):
+        self.seen = values["seen"]
+
+
+def test_what_a_class_of_ones_own_may_have_counts_wherever_it_enters(task, cache, tmp_path):
+    state, own = a_state(), Learning(lambda s: s.labels + 1.0)
+    taught, weighting = mixture(adapted(own), state), adapted(own)
+    assert torch.equal(taught.teacher_logits, state.teacher_logits / 2)
+    assert torch.equal(taught.scale, state.labels + 1.0)
+    assert (weighting.requires, weighting.falls_back) == ({"labels"}, "nothing new")
+    assert adapted(weighting) is weighting
+    assert isinstance(weighting, OnlineWeighting)
+    assert not isinstance(mine(equal), OnlineWeighting)
+    trainer = make_trainer(task, cache, own, SETTINGS, tmp_path)
+    trainer.train()
+    assert (trainer.weighting.state_dict(), own.seen) == ({"seen": 3 * 32}, 0)  # a copy learned
+    trainer.weighting.load_state_dict({"seen": 5})
+    assert trainer.weighting.own.seen == 5
+
+
+def test_a_subclass_says_what_differs_from_the_defaults():
+    class Doubled(BaseWeighting):
+        def weights(self, state):
+            return equal(state)
+
+        def taught(self, state):
+            return dataclasses.replace(super().taught(state), scale=torch.full((ROWS,), 2.0))
+
+    weighting, state = Doubled.build(None, None), a_state()
+    assert adapted(weighting) is weighting
+    assert (weighting.requires, weighting.falls_back) == (frozenset(), "")
+    taught = mixture(weighting, state)
+    assert taught.teacher_logits is state.teacher_logits
+    assert torch.equal(taught.weights, equal(state))
+    assert (taught.scale == 2).all()
+    with pytest.raises(WeightingError, match="takes no argument"):
+        Doubled.build("3", None)

@@ -66,10 +66,10 @@ def test_mt_bert_by_hand():
     raw = [1, 1 / (1 + math.log(2)), 1 / 6]
     assert row(MtBert(), state) == pytest.approx([share / sum(raw) for share in raw], abs=1e-5)
     assert row(MtBertRaw(), state) == pytest.approx(row(MtBert(), state))
-    assert MtBertRaw().loss_scale(state).item() == pytest.approx(sum(raw), abs=1e-5)
+    assert MtBertRaw().taught(state).scale.item() == pytest.approx(sum(raw), abs=1e-5)
     absent = dataclasses.replace(state, teacher_mask=torch.tensor([[True, False, True]]))
-    assert MtBertRaw().loss_scale(absent).item() == pytest.approx(raw[0] + raw[2], abs=1e-5)
-    assert MtBertRaw().loss_scale(dataclasses.replace(state, labels=torch.tensor([-1]))).item() == 1
+    assert MtBertRaw().taught(absent).scale.item() == pytest.approx(raw[0] + raw[2], abs=1e-5)
+    assert MtBertRaw().taught(dataclasses.replace(state, labels=torch.tensor([-1]))).scale.item() == 1
 
 
 def test_raw_mt_bert_gives_the_gradient_of_the_published_sum():
@@ -258,7 +258,7 @@ def test_temperatures_undo_how_sharp_a_teacher_is(task, cache):
 
 def test_calibration_reads_half_precision_without_overflow():
     state = State(teacher_logits=torch.tensor([[[6e4, -6e4], [1.0, 0.0]]]).half())
-    adjusted = CalibratedUniform(torch.tensor([0.05, 1.0])).adjust(state)
+    adjusted = CalibratedUniform(torch.tensor([0.05, 1.0])).taught(state)
     assert torch.isfinite(adjusted.teacher_logits).all()
 
 

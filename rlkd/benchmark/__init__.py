@@ -16,7 +16,7 @@ A line is a flat record with a ``kind``:
 * ``policy``: once a trained policy: ``policy`` (its name), ``settings``, ``seconds``, ``cpu_seconds``, ``steps``.
 """
 
-from rlkd.benchmark.arms import Arm, learned_hash, resolve_arms
+from rlkd.benchmark.arms import Arm, resolve_arms
 from rlkd.benchmark.comparing import check_comparison, compare, students_beside
 from rlkd.benchmark.jobs import Job
 from rlkd.benchmark.measuring import weights_summary
@@ -27,7 +27,6 @@ __all__ = [
     "Job",
     "check_comparison",
     "compare",
-    "learned_hash",
     "pack_bits",
     "resolve_arms",
     "students_beside",

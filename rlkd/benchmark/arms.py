@@ -13,13 +13,12 @@ from rlkd.data.task import Task
 from rlkd.errors import PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
-from rlkd.weighting import Evidence
+from rlkd.weighting import Evidence, WeightingSpec
 from rlkd.weighting.learned import load_policy
 from rlkd.weighting.router import train_router
-from rlkd.weighting.saved import saved_identity
 
-KNOWING = "router:knows"
-"""The router that is told what every teacher was trained on; fitted once, like the one that reads labels alone."""
+FITTED_ONCE = (None, "knows")
+"""Arguments of routers that a comparison keeps: it reads labels alone, or is told what every teacher was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,8 @@ class Arm:
 
     name: str
     """What tables call it."""
-    spec: str
-    """What :func:`rlkd.weighting.build_weighting` is given."""
+    spec: WeightingSpec | None
+    """What it is built from. None: what the system of its suite calls by this name."""
     policy_cost: Mapping[str, Any] = field(default_factory=lambda: dict(NO_COST))
     """What training it cost before any student was distilled, as :meth:`rlkd.cost.Cost.record`; None where unknown."""
     labelled_only: bool = False
@@ -46,27 +45,19 @@ def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir
         output_dir: Where a fitted router is kept.
         seed: Of the router's fit.
     """
-    return [_arm(_arm_name(spec, specs), _built(spec, task, cache, output_dir, seed)) for spec in specs]
+    parsed = [WeightingSpec.parse(spec) for spec in specs]
+    return [_arm(spec.short_name(parsed), _built(spec, task, cache, output_dir, seed)) for spec in parsed]
 
 
-def _arm(name: str, spec: str) -> Arm:
+def _arm(name: str, spec: WeightingSpec) -> Arm:
     """What was learned before this comparison does not say what it took."""
-    return Arm(name=name, spec=spec, policy_cost=NO_COST if learned_hash(spec) is None else UNKNOWN_COST)
+    return Arm(name=name, spec=spec, policy_cost=NO_COST if spec.learned() is None else UNKNOWN_COST)
 
 
-def _built(spec: str, task: Task, cache: LogitCache, output_dir: Path, seed: int) -> str:
-    if spec not in ("router", KNOWING):
+def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path, seed: int) -> WeightingSpec:
+    if spec.name != "router" or spec.argument not in FITTED_ONCE:
         return spec
-    return f"policy:{_fitted_router(task, cache, output_dir, seed, spec == KNOWING)}"
-
-
-def _arm_name(spec: str, specs: Sequence[str]) -> str:
-    """The name without its path, where that is enough to tell the arms apart."""
-    short = "policy" if Path(spec).is_dir() else spec.partition(":")[0]
-    alike = [
-        other for other in specs if other.partition(":")[0] == short or (short == "policy" and Path(other).is_dir())
-    ]
-    return short if len(alike) == 1 and short in ("policy", "policy_mean", "policy_shuffle") else spec
+    return WeightingSpec.parse(f"policy:{_fitted_router(task, cache, output_dir, seed, spec.argument == 'knows')}")
 
 
 def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int, knows: bool) -> Path:
@@ -98,15 +89,3 @@ def fit_router_into(
     view = task.training_view()
     evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=seed)
     train_router(evidence, observation or ObservationConfig(), knows=knows).save_pretrained(folder)
-
-
-def learned_hash(spec: str) -> str | None:
-    """What a weighting reads from a folder, by content: another policy in the same folder is another weighting.
-
-    Args:
-        spec: ``name[:argument]``, or the folder of a policy.
-
-    Returns:
-        64 hexadecimal digits; None where the weighting reads no weights from a folder.
-    """
-    return saved_identity(spec.partition(":")[2] or spec)

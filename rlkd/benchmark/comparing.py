@@ -23,7 +23,7 @@ from rlkd.logit_cache import LogitCache
 from rlkd.models.students import check_student
 from rlkd.records import append_jsonl, check_one_process, environment, read_jsonl
 from rlkd.settings import StudentSettings
-from rlkd.weighting import build_weighting, weighting_class
+from rlkd.weighting import WeightingSpec, build_weighting
 
 RUNS_FILE = "runs.jsonl"
 
@@ -50,10 +50,9 @@ def check_comparison(
     check_device(settings.device)
     if len(set(specs)) < len(specs):
         raise WeightingError(f"every weighting may be named once, got {', '.join(specs)}; drop the repeated ones")
-    for spec in specs:
-        weighting_class(spec)
-    for spec in specs:
-        if spec != "router":  # fitted when the comparison has a directory; it needs nothing that others do not
+    for spec in [WeightingSpec.parse(spec) for spec in specs]:
+        # a router is fitted when the comparison has a directory; it needs nothing that others do not
+        if (spec.name, spec.argument) != ("router", None):
             build_weighting(spec, task, cache)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
 

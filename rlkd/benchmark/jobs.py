@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlkd.benchmark.arms import Arm, learned_hash
+from rlkd.benchmark.arms import Arm
 from rlkd.benchmark.measuring import (
     answers,
     choice_figures,
@@ -30,7 +30,7 @@ from rlkd.metrics import told_if_diverged
 from rlkd.records import write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
-from rlkd.weighting import Weighting, build_weighting
+from rlkd.weighting import BaseWeighting, WeightingSpec, build_weighting
 from rlkd.weighting.learned import Policy
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,13 @@ class Distiller(Protocol):
         """What a run's record says of it."""
 
     def distil(
-        self, opened: Any, spec: str, settings: StudentSettings, seed: int, folder: Path
+        self, opened: Any, spec: WeightingSpec | None, settings: StudentSettings, seed: int, folder: Path
     ) -> tuple[DistillationTrainer, dict[str, Any]]:
         """Distil a student; see :func:`run_job`.
 
         Args:
             opened: What the system keeps for the runs of a task (``Context.system``).
-            spec: The weighting, as :func:`rlkd.weighting.build_weighting` takes it.
+            spec: The weighting; None where the system knows it by its name alone.
             settings: The student's budget.
             seed: Of the student.
             folder: Where it may keep what several students share.
@@ -100,21 +100,14 @@ class Context:
 
 def run_key(context: Context, job: Job) -> str:
     """16 hexadecimal digits: equal keys are equal runs, down to the bytes of data, logits and learned weights."""
-    learned = learned_hash(job.arm.spec)  # where the weights lie is no part of what they are
-    spec = job.arm.spec if learned is None else f"{_kind(job.arm.spec)}:{learned}"
-    described: list[Any] = [context.task.fingerprint, context.cache.identity, job.arm.name, spec]
+    weighting = job.arm.name if job.arm.spec is None else job.arm.spec.identity()
+    described: list[Any] = [context.task.fingerprint, context.cache.identity, job.arm.name, weighting]
     described += [job.settings.record(), job.seed]
     if job.suite:  # in a suite, two tasks may be one and the same
         described.append(context.task.name)
     if job.distiller is not None:
         described.append(job.distiller.described())
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _kind(spec: str) -> str:
-    """What is built from a folder of weights; the folder alone stands for a policy."""
-    name, colon, _ = spec.partition(":")
-    return name if colon else "policy"
 
 
 def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +138,7 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         "settings": job.settings.record(),
         "data": context.task.fingerprint,
         "logits": context.cache.identity,
-        "policy": learned_hash(job.arm.spec),
+        "policy": job.arm.spec and job.arm.spec.learned(),
         **{f"policy_{name}": value for name, value in job.arm.policy_cost.items()},
         "environment": dict(environment),
         **({} if job.distiller is None else job.distiller.record()),
@@ -184,6 +177,7 @@ def failure(error: Exception) -> dict[str, Any]:
 def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrainer, dict[str, Any]]:
     """The student of a weighting: one run of the trainer on the cached logits."""
     started = time.perf_counter()
+    assert job.arm.spec is not None
     weighting = build_weighting(job.arm.spec, context.task, context.cache, seed=job.seed)
     fitted = time.perf_counter()
     trainer = make_trainer(
@@ -226,7 +220,7 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     seen = min(len(task.splits["train"]), job.settings.max_steps * job.settings.batch_size)
     return {
         **scores,
-        **told_if_diverged(f"the student of {job.arm.spec}, seed {job.seed}, on test", scores["nll"], task.num_classes),
+        **told_if_diverged(f"the student of {job.arm.name}, seed {job.seed}, on test", scores["nll"], task.num_classes),
         "knowing_mass_early": early_late[0],
         "knowing_mass_late": early_late[1],
         **choice_figures(weights, state, cache),
@@ -240,10 +234,10 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     }
 
 
-def _fall_back(weighting: Weighting, task: Task) -> str | None:
+def _fall_back(weighting: BaseWeighting, task: Task) -> str | None:
     """What a weighting that needs labels does with rows that have none, if there are any."""
     unlabelled = len(task.labelled_ids("train")) < len(task.splits["train"])
-    return getattr(weighting, "falls_back", None) if unlabelled and "labels" in weighting.requires else None
+    return weighting.falls_back if unlabelled and "labels" in weighting.requires else None
 
 
 def _write_weights(path: Path, trainer: DistillationTrainer) -> None:

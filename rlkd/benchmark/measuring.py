@@ -20,7 +20,7 @@ from rlkd.records import pack_bits, pack_classes
 from rlkd.stats import ACCURACY
 from rlkd.types import LogitSource, State
 from rlkd.weight_record import WeightRecord
-from rlkd.weighting import Weighting, mixture
+from rlkd.weighting import BaseWeighting, mixture
 from rlkd.weighting.heuristic import Oracle
 
 FLAT = 1e-6
@@ -66,7 +66,7 @@ def answers(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], metric
 
 @torch.no_grad()
 def deployed_weights(
-    weighting: Weighting,
+    weighting: BaseWeighting,
     task: Task,
     source: LogitSource,
     ids: NDArray[np.int64],

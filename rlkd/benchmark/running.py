@@ -40,13 +40,13 @@ def plan_units(suite: Suite) -> list[Unit]:
         teachers = f"teachers-{task.teachers_key}-{task.name}"
         maker = first.setdefault(task.teachers_key, teachers)  # tasks that share their teachers wait for them
         units[teachers] = Unit(teachers, Teachers(index), () if maker == teachers else (maker,))
-        for name in dict.fromkeys(found[0] for spec in task.weightings if (found := task.policy_of(spec))):
+        for name in dict.fromkeys(found.policy for spec in task.weightings if (found := task.policy_of(spec))):
             for seed in task.policy_seeds:
                 unit = Unit(f"policy-{task.policy_key(name, seed)}", TrainedPolicy(index, name, seed), (teachers,))
                 units[unit.name] = unit
         for seed, student, weighting in product(task.seeds, task.students, task.weightings):
             found = task.policy_of(weighting)
-            policy = found and f"policy-{task.policy_key(found[0], task.policy_seed(seed))}"
+            policy = found and f"policy-{task.policy_key(found.policy, task.policy_seed(seed))}"
             name = f"run-{task.name}-{digest([student, weighting, seed])}"
             needs = (teachers, policy) if policy else (teachers,)
             units[name] = Unit(name, Run(index, student, weighting, seed), needs)

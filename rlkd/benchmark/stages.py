@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rlkd.benchmark.arms import Arm, learned_hash
+from rlkd.benchmark.arms import Arm
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.policies import policy_kind
 from rlkd.benchmark.suites import TaskPlan, digest
@@ -27,6 +27,8 @@ from rlkd.models.teacher_files import read_info
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import read_object, write_json_atomic
 from rlkd.types import Knowledge
+from rlkd.weighting import WeightingSpec
+from rlkd.weighting.saved import saved_identity
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +214,7 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
         "settings": dict(policy.settings),
         "seed": seed,
         "path": path.relative_to(folder).as_posix(),
-        "hash": learned_hash(str(path)),
+        "hash": saved_identity(path),
         **cost.record(),
     }
     write_json_atomic(folder / DONE, figures)
@@ -220,7 +222,7 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
 
 
 def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
-    """The weighting as :func:`rlkd.weighting.build_weighting` takes it.
+    """A weighting of a suite, with the finished policy that it is made of.
 
     Args:
         plan: The task.
@@ -233,16 +235,16 @@ def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
     """
     labelled_only, found = weighting in plan.labelled_only, plan.policy_of(weighting)
     if found is None:
-        return Arm(name=weighting, spec=weighting, labelled_only=labelled_only)
-    name, control = found
-    folder = policies / plan.policy_key(name, plan.policy_seed(seed))
+        return Arm(name=weighting, spec=plan.spec_of(weighting), labelled_only=labelled_only)
+    folder = policies / plan.policy_key(found.policy, plan.policy_seed(seed))
     done = _done(folder)
     if done is None:
-        raise RlkdError(f"expected the finished policy {name!r} in {folder}, got none; its own record says why")
-    prefix = f"policy_{control}" if control else policy_kind(plan.policies[name].kind).weighting
+        raise RlkdError(f"expected the finished policy {found.policy!r} in {folder}, got none; its own record says why")
+    kind = policy_kind(plan.policies[found.policy].kind)
+    prefix = f"policy_{found.control}" if found.control else kind.weighting
     return Arm(
         name=weighting,
-        spec=f"{prefix}:{folder / done['path']}",
+        spec=WeightingSpec.parse(f"{prefix}:{folder / done['path']}"),
         policy_cost=cost_in(done),
         labelled_only=labelled_only,
     )

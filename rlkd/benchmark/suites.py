@@ -5,10 +5,10 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import xxhash
 
@@ -18,7 +18,7 @@ from rlkd.benchmark.workers import Unit
 from rlkd.data.planted import PlantedSettings
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.settings import StudentSettings, found_device
-from rlkd.weighting import weighting_class
+from rlkd.weighting import WeightingSpec
 
 CONTROLS = ("shuffle", "mean")
 METRICS = ("accuracy", "macro_f1", "matthews")
@@ -101,6 +101,22 @@ class System:
 ORDINARY = System()
 
 
+class PolicyUse(NamedTuple):
+    """A weighting that is made of a policy of the suite."""
+
+    policy: str
+    control: str
+    """``shuffle`` or ``mean``; empty: the policy itself."""
+
+    @classmethod
+    def found(cls, weighting: str | None, policies: Container[str]) -> "PolicyUse | None":
+        """Read a weighting's name; None where it is made of none of the policies."""
+        if weighting is None or weighting in policies:
+            return None if weighting is None else cls(weighting, "")
+        name, _, control = weighting.rpartition("_")
+        return cls(name, control) if name in policies and control in CONTROLS else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskPlan:
     """Everything that is run on one task."""
@@ -169,16 +185,19 @@ class TaskPlan:
         """Seed of the policy that the student of a seed is given."""
         return self.policy_seeds[self.seeds.index(seed) % len(self.policy_seeds)]
 
-    def policy_of(self, weighting: str) -> tuple[str, str] | None:
-        """The policy that a weighting is made of and the control that it is: (name, ``""``, ``shuffle`` or ``mean``).
+    def policy_of(self, entry: str) -> PolicyUse | None:
+        """The policy of the suite that an entry of ``weightings`` is made of; None for one that reads none."""
+        return PolicyUse.found(self.system.weighting_in(entry), self.policies)
 
-        None for entries that read no policy of the suite.
+    def spec_of(self, entry: str) -> WeightingSpec | None:
+        """The weighting of an entry that is made of no policy of the suite; None where the system needs none.
+
+        Raises:
+            UnknownNameError: There is no such weighting.
+            WeightingError: A user's module has no such class.
         """
-        found = self.system.weighting_in(weighting)
-        if found is None or found in self.policies:
-            return None if found is None else (found, "")
-        name, _, control = found.rpartition("_")
-        return (name, control) if name in self.policies and control in CONTROLS else None
+        weighting = self.system.weighting_in(entry)
+        return None if weighting is None else WeightingSpec.parse(weighting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,15 +231,14 @@ def check_weighting(task: TaskPlan, entry: str) -> None:
         UnknownNameError: Names the nearest.
         ConfigError: The entry is not written as the system wants it.
     """
-    weighting = task.system.weighting_in(entry)
-    if weighting is not None and task.policy_of(entry) is None:
-        weighting_class(weighting)
+    if task.policy_of(entry) is None:
+        task.spec_of(entry)
 
 
 def with_router(task: TaskPlan) -> TaskPlan:
     """The task with a policy ``router``, where a weighting asks for one that the suite does not describe."""
-    names = {task.system.weighting_in(entry) for entry in task.weightings}
-    if "router" in task.policies or names.isdisjoint({"router", *(f"router_{control}" for control in CONTROLS)}):
+    asked = any(PolicyUse.found(task.system.weighting_in(entry), ("router",)) for entry in task.weightings)
+    if "router" in task.policies or not asked:
         return task
     return replace(task, policies={**task.policies, "router": PolicyPlan(name="router", kind="router")})
 

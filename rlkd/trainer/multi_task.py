@@ -24,8 +24,7 @@ from rlkd.models.multi_task import MultiTaskForSequenceClassification, fit_multi
 from rlkd.trainer.arguments import DistillationArguments
 from rlkd.trainer.training import DistillationTrainer, InstanceDataset
 from rlkd.types import LogitSource, State
-from rlkd.weighting import OnlineWeighting, Weighting
-from rlkd.weighting.checks import check_weights, name_of
+from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, mixture
 from rlkd.weighting.fixed import Uniform
 
 
@@ -192,12 +191,13 @@ class JointSource:
         return JointSource(view, {task.name: self._sources[task.name].head(len(task.table)) for task in view})
 
 
-class JointWeighting:
+class JointWeighting(BaseWeighting):
     """A weighting for each task; a batch, which is of one task, goes to that task's own."""
 
     def __init__(self, collection: TaskCollection, weightings: Mapping[str, Weighting]) -> None:
         """Hold the weighting of every task by name."""
-        self._collection, self._weightings = collection, weightings
+        self._collection = collection
+        self._weightings = {name: adapted(weighting) for name, weighting in weightings.items()}
 
     @property
     def requires(self) -> frozenset[str]:
@@ -208,10 +208,10 @@ class JointWeighting:
     def falls_back(self) -> str:
         """What all of those that read labels do without; empty if one of them can do nothing."""
         readers = [w for w in self._weightings.values() if "labels" in w.requires]
-        words = [getattr(weighting, "falls_back", "") for weighting in readers]
+        words = [weighting.falls_back for weighting in readers]
         return "; ".join(dict.fromkeys(words)) if all(words) else ""
 
-    def own(self, state: State) -> tuple[Weighting, State]:
+    def own(self, state: State) -> tuple[BaseWeighting, State]:
         """The weighting of the task of a batch, and the batch as it is known there: its ids and its domains."""
         assert state.ids is not None
         name, rows = self._collection.locate(state.ids.cpu().numpy())
@@ -221,22 +221,11 @@ class JointWeighting:
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (B, K)."""
-        weighting, own = self.own(state)
-        weights = weighting.weights(own)
-        check_weights(weights, own, name_of(weighting))  # here too: the error should name the task's own
-        return weights
+        return self.taught(state).weights
 
-    def adjust(self, state: State) -> State:
-        """The state with the logits that the task's weighting wants to be taught."""
-        weighting, own = self.own(state)
-        adjust = getattr(weighting, "adjust", None)
-        return state if adjust is None else replace(state, teacher_logits=adjust(own).teacher_logits)
-
-    def loss_scale(self, state: State) -> Tensor:
-        """Factor of each instance's divergence, shape (B,)."""
-        weighting, own = self.own(state)
-        scale = getattr(weighting, "loss_scale", None)
-        return torch.ones(len(own.teacher_logits), device=own.teacher_logits.device) if scale is None else scale(own)
+    def taught(self, state: State) -> Mixture:
+        """What the task's own weighting says, checked here too: the error should name that one."""
+        return mixture(*self.own(state))
 
 
 class OnlineJointWeighting(JointWeighting):
@@ -244,7 +233,7 @@ class OnlineJointWeighting(JointWeighting):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnlineJointWeighting":
         # the tasks are shared: only what learns is copied
-        return OnlineJointWeighting(self._collection, deepcopy(dict(self._weightings), memo))
+        return OnlineJointWeighting(self._collection, deepcopy(self._weightings, memo))
 
     def _learning(self) -> dict[str, OnlineWeighting]:
         return {name: w for name, w in self._weightings.items() if isinstance(w, OnlineWeighting)}

@@ -25,8 +25,7 @@ from rlkd.records import read_object, verify_manifest, write_json_atomic, write_
 from rlkd.settings import StudentSettings
 from rlkd.trainer.making import training_arguments, without_printer
 from rlkd.trainer.multi_task import MultiTaskTrainer
-from rlkd.weighting import build_weighting
-from rlkd.weighting.saved import saved_identity
+from rlkd.weighting import WeightingSpec, build_weighting
 
 STAGE = "stage.json"
 _WARMUP_SHARE = 0.1
@@ -103,6 +102,9 @@ def teacher_phase(kind: str, *, epochs: float = 3, learning_rate: float | None =
     return Phase(epochs=epochs, learning_rate=rate, kd_ratio=0.0, warmup=_WARMUP_SHARE, **settings)
 
 
+UNIFORM = WeightingSpec("uniform", "uniform")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
     """What a model learns: tasks, and for each its teachers' logits and how they are weighted."""
@@ -110,8 +112,8 @@ class Lessons:
     collection: TaskCollection
     caches: Mapping[str, LogitCache] | None = None
     """By task. None: labels alone."""
-    weighting: str | Mapping[str, str] = "uniform"
-    """As :func:`rlkd.weighting.build_weighting` takes it, the same or one by task; built for each task."""
+    weighting: WeightingSpec | Mapping[str, WeightingSpec] = UNIFORM
+    """The same or one by task; built for each task."""
 
     def only(self, task: str) -> "Lessons":
         """The same for one of the tasks."""
@@ -134,15 +136,15 @@ class Lessons:
         specs = None if caches is None else [_named(self.weighting_of(name)) for name in self.collection.names]
         return [self.collection.fingerprint, caches, specs]
 
-    def weighting_of(self, task: str) -> str:
+    def weighting_of(self, task: str) -> WeightingSpec:
         """The weighting of one of the tasks."""
-        return self.weighting if isinstance(self.weighting, str) else self.weighting[task]
+        return self.weighting if isinstance(self.weighting, WeightingSpec) else self.weighting[task]
 
 
-def _named(spec: str) -> str:
+def _named(spec: WeightingSpec) -> str:
     """A weighting by what it reads: another policy in the same folder is another weighting."""
-    learned = saved_identity(spec.partition(":")[2] or spec)
-    return spec if learned is None else f"{spec} ({learned})"
+    learned = spec.learned()
+    return spec.text if learned is None else f"{spec.text} ({learned})"
 
 
 def train_model(

@@ -30,7 +30,7 @@ from rlkd.trainer.resuming import ResumableTrainer, saved
 from rlkd.trainer.shares import WHOLE, gathered, share_of, whole_batches
 from rlkd.types import InnerStates, LogitSource, State, on_device
 from rlkd.weight_record import WeightRecord, group_names, groups_of
-from rlkd.weighting import Mixture, OnlineWeighting, Weighting, check_requirements, mixture
+from rlkd.weighting import Mixture, OnlineWeighting, Weighting, adapted, check_requirements, mixture
 from rlkd.weighting.fixed import Uniform
 
 IDS = "instance_ids"
@@ -97,8 +97,8 @@ class DistillationTrainer(ResumableTrainer):
         check_trainer_arguments(kwargs, args)
         if args.world_size > 1:
             self._check_processes(args.world_size, features, kwargs.get("preprocess_logits_for_metrics"))
-        chosen: Weighting = weighting or Uniform()
-        check_requirements(type(chosen).__name__, chosen, task, cache)
+        chosen = adapted(weighting or Uniform())
+        check_requirements(chosen.called, chosen, task, cache)
         if args.kd_ratio < 1 and len(task.labelled_ids("train")) == 0:
             raise StudentError(f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1")
         self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from rlkd.data.task import Task
 from rlkd.errors import WeightingError
 from rlkd.logit_cache import read_state
 from rlkd.types import LogitSource, State
-from rlkd.weighting.checks import check_adjusted, check_weights, name_of
+from rlkd.weighting.checks import check_taught_logits, check_weights
 
 TIE = 1e-6
 """Numbers that differ by less, relative to their size where that is above 1, are ties: float32 cannot tell them."""
@@ -22,10 +22,11 @@ TIE = 1e-6
 class Weighting(Protocol):
     """Anything that maps a state to weights over its teachers.
 
-    What a class may have beside this, all optional: ``falls_back``, a few words on what it does for instances without
-    a label although it requires labels (without them it is refused where labels are missing); ``adjust(state)``, the
-    state with other teacher logits, which the student is taught then; ``loss_scale(state)``, shape (...), by which
-    the divergence of an instance is multiplied. :func:`mixture` asks for the latter two.
+    That is all that a class of one's own needs, with ``build`` (:class:`WeightingBuilder`) if it is called by name.
+    What it may have beside this: ``falls_back``, a few words on what it does for instances without a label although it
+    requires labels (without them it is refused where labels are missing); ``adjust(state)``, the state with other
+    teacher logits, which the student is taught then; ``loss_scale(state)``, shape (...), by which the divergence of an
+    instance is multiplied. A subclass of :class:`BaseWeighting` has defaults, and says all of a batch in ``taught``.
     """
 
     @property
@@ -79,28 +80,6 @@ class Mixture:
     """Factor of each instance's divergence, shape (...); None: 1."""
 
 
-def mixture(weighting: Weighting, state: State) -> Mixture:
-    """Ask a weighting for everything it says about a batch: the one place that knows its optional methods.
-
-    Raises:
-        WeightingError: If what it says are no weights, see :func:`~rlkd.weighting.checks.check_weights`.
-    """
-    name = name_of(weighting)
-    adjust, loss_scale = getattr(weighting, "adjust", None), getattr(weighting, "loss_scale", None)
-    if adjust is not None:
-        adjusted = adjust(state)
-        check_adjusted(state, adjusted, name)
-        state = adjusted
-    weights = weighting.weights(state)
-    scale = None if loss_scale is None else loss_scale(state)
-    check_weights(weights, state, name, scale)
-    return Mixture(
-        teacher_logits=state.teacher_logits,
-        weights=weights.detach().float(),
-        scale=None if scale is None else scale.detach().float(),
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What a weighting may be fitted on: the task without its test rows, and its teachers' logits."""
@@ -113,6 +92,139 @@ class Evidence:
         """The state of the labelled rows of some splits."""
         ids = np.concatenate([self.task.labelled_ids(split) for split in splits])
         return read_state(self.task, self.source, torch.from_numpy(ids))
+
+
+class BaseWeighting:
+    """A weighting with a default for everything but its weights: it needs nothing, and teaches the logits as they are.
+
+    Subclasses say otherwise by a property, or by an attribute of the class.
+    """
+
+    name: ClassVar[str] = ""
+    """In the registry; a user's own has none."""
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Self:
+        """Make it from its name alone; see :class:`WeightingBuilder`."""
+        refuse_argument(cls.name, argument)
+        return cls()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Fields of the :class:`~rlkd.types.State` that it reads beside the teacher logits."""
+        return frozenset()
+
+    @property
+    def falls_back(self) -> str:
+        """What it does for instances without a label although it requires labels; empty: it cannot be used there."""
+        return ""
+
+    @property
+    def called(self) -> str:
+        """What errors call it: ``module:Class``, which also names a user's own in the registry."""
+        return _class_name(self)
+
+    def weights(self, state: State) -> Tensor:
+        """Weights of a batch, see :meth:`Weighting.weights`."""
+        raise NotImplementedError(f"{self.called} needs a method weights(state)")
+
+    def taught(self, state: State) -> Mixture:
+        """Everything that a student is taught of a batch; :func:`mixture` asks for it, and checks it.
+
+        Args:
+            state: With the fields that ``requires`` names.
+
+        Returns:
+            Logits (..., K, C), weights (..., K), and a scale (...) >= 0 where the divergence is to be multiplied.
+        """
+        return Mixture(teacher_logits=state.teacher_logits, weights=self.weights(state))
+
+
+class AdaptedWeighting(BaseWeighting):
+    """A weighting that is no :class:`BaseWeighting`, asked once for what it may have; see :func:`adapted`."""
+
+    def __init__(self, own: Weighting) -> None:
+        """Hold a user's own weighting."""
+        self.own = own
+        self._adjust, self._loss_scale = getattr(own, "adjust", None), getattr(own, "loss_scale", None)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the user's own requires; None, which :func:`~rlkd.weighting.check_requirements` refuses, without it."""
+        return cast(frozenset[str], getattr(self.own, "requires", None))
+
+    @property
+    def falls_back(self) -> str:
+        """What the user's own does without labels, if it says so."""
+        return str(getattr(self.own, "falls_back", ""))
+
+    @property
+    def called(self) -> str:
+        """The user's own class."""
+        return _class_name(self.own)
+
+    def weights(self, state: State) -> Tensor:
+        """The user's own."""
+        return self.own.weights(state)
+
+    def taught(self, state: State) -> Mixture:
+        """The user's own weights and scale, of the logits that it adjusts.
+
+        Raises:
+            WeightingError: What it adjusts a state to is none.
+        """
+        if self._adjust is not None:
+            state = self._adjust(state)
+            if not isinstance(state, State):
+                raise WeightingError(
+                    f"weighting {self.called!r} must adjust a state to a state with teacher logits, got "
+                    f"{type(state).__name__}; return dataclasses.replace(state, ...)"
+                )
+        scale = None if self._loss_scale is None else self._loss_scale(state)
+        return Mixture(teacher_logits=state.teacher_logits, weights=self.weights(state), scale=scale)
+
+
+class _AdaptedOnlineWeighting(AdaptedWeighting):
+    """The same of an :class:`OnlineWeighting`."""
+
+    own: OnlineWeighting
+
+    def update(self, state: State) -> None:
+        self.own.update(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.own.state_dict()
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        self.own.load_state_dict(values)
+
+
+def adapted(weighting: Weighting) -> BaseWeighting:
+    """A weighting where it enters: ours as it is, a user's own with defaults for what it does not have."""
+    if isinstance(weighting, BaseWeighting):
+        return weighting
+    return (_AdaptedOnlineWeighting if isinstance(weighting, OnlineWeighting) else AdaptedWeighting)(weighting)
+
+
+def _class_name(weighting: object) -> str:
+    cls = type(weighting)
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def mixture(weighting: BaseWeighting, state: State) -> Mixture:
+    """Ask a weighting for everything it says about a batch, and check it: everybody who teaches a student does it here.
+
+    Raises:
+        WeightingError: If what it says are no weights, see :func:`~rlkd.weighting.checks.check_weights`.
+    """
+    taught, name = weighting.taught(state), weighting.called
+    check_taught_logits(taught.teacher_logits, state, name)
+    check_weights(taught.weights, state, name, taught.scale)
+    return Mixture(
+        teacher_logits=taught.teacher_logits,
+        weights=taught.weights.detach().float(),
+        scale=None if taught.scale is None else taught.scale.detach().float(),
+    )
 
 
 class WeightingBuilder(Protocol):

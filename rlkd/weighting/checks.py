@@ -41,26 +41,18 @@ def check_weights(weights: Tensor, state: State, name: str, scale: Tensor | None
             raise _error(f"weighting {name!r} must give {what}", mend, values, rows, state)
 
 
-def check_adjusted(before: State, after: State, name: str) -> None:
-    """Refuse a state that a weighting adjusted to other teachers or classes, or to logits that are not numbers.
+def check_taught_logits(logits: Tensor, state: State, name: str) -> None:
+    """Refuse logits to teach that are not the state's own and of other teachers or classes, or not numbers.
 
     Raises:
-        WeightingError: Says what came.
+        WeightingError: Says what was got.
     """
-    if after is before:
+    if logits is state.teacher_logits:
         return
-    what = f"weighting {name!r} must adjust a state to a state with teacher logits"
-    if not isinstance(after, State):
-        raise WeightingError(f"{what}, got {type(after).__name__}; return dataclasses.replace(state, ...)")
-    _check_form(after.teacher_logits, before.teacher_logits.shape, before, what)
-    if after.teacher_logits.isnan().any() and not before.teacher_logits.isnan().any():
-        raise WeightingError(f"{what}, got NaN among them; look for 0 / 0 or inf - inf in its adjust()")
-
-
-def name_of(weighting: object) -> str:
-    """What a weighting is called in errors: ``module:Class``, which also names a user's own in the registry."""
-    cls = type(weighting)
-    return f"{cls.__module__}:{cls.__qualname__}"
+    what = f"weighting {name!r} must adjust a state to one with teacher logits"
+    _check_form(logits, state.teacher_logits.shape, state, what)
+    if logits.isnan().any() and not state.teacher_logits.isnan().any():
+        raise WeightingError(f"{what}, got NaN among them; look for 0 / 0 or inf - inf where it adjusts them")
 
 
 def _check_form(values: Tensor, expected: torch.Size, state: State, what: str) -> None:
@@ -118,7 +110,7 @@ def _wrong_rows(weights: Tensor, state: State, scale: Tensor | None) -> list[tup
     if scale is not None:
         factors = scale.detach().float()
         bad = ~(factors.isfinite() & (factors >= 0))
-        wrong.append(("loss scales that are finite and >= 0", "mend its loss_scale()", factors, bad))
+        wrong.append(("loss scales that are finite and >= 0", "mend what it scales them by", factors, bad))
     return wrong
 
 

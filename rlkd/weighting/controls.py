@@ -8,11 +8,11 @@ from torch import Tensor
 from rlkd.errors import PolicyError
 from rlkd.logit_cache import read_state
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, normalised, require_argument
+from rlkd.weighting.base import BaseWeighting, Evidence, normalised, require_argument
 from rlkd.weighting.learned import Policy, load_policy
 
 
-class PolicyMean:
+class PolicyMean(BaseWeighting):
     """Control: the policy's average weights over the training split, the same for every instance."""
 
     def __init__(self, policy: Policy, evidence: Evidence) -> None:
@@ -22,7 +22,6 @@ class PolicyMean:
                 "policy_mean needs a policy without student features: its average is taken before there is a student; "
                 "train the policy with a portable observation"
             )
-        self.requires: frozenset[str] = frozenset()
         rows = torch.from_numpy(evidence.task.splits["train"])
         self.mean = policy.weights(read_state(evidence.task, evidence.source, rows)).mean(0)
 
@@ -36,7 +35,7 @@ class PolicyMean:
         return normalised(self.mean.to(state.teacher_logits.device).expand(state.present.shape), state.present)
 
 
-class PolicyShuffle:
+class PolicyShuffle(BaseWeighting):
     """Control: the policy's weights, permuted over the instances of the batch.
 
     If a student distilled with it is as good as with the policy, choosing per instance did nothing. The permutation
@@ -46,7 +45,11 @@ class PolicyShuffle:
     def __init__(self, policy: Policy) -> None:
         """Wrap a policy."""
         self.policy = policy
-        self.requires = policy.requires | {"ids"}
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the policy requires, and the ids that the permutation is drawn by."""
+        return self.policy.requires | {"ids"}
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:

@@ -13,7 +13,7 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import likeliest_temperatures
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, refuse_argument
+from rlkd.weighting.base import Evidence, Mixture, refuse_argument
 from rlkd.weighting.fixed import Fixed, Uniform
 
 
@@ -71,10 +71,10 @@ class CalibratedUniform(Uniform):
         assert state.labels is not None
         return cls(likeliest_temperatures(finite_logits(state.teacher_logits), state.labels))
 
-    def adjust(self, state: State) -> State:
-        """The state with calibrated teacher logits, float32."""
+    def taught(self, state: State) -> Mixture:
+        """Equal weights over calibrated teacher logits, float32."""
         temperatures = self.temperatures.to(state.teacher_logits.device).unsqueeze(-1)
-        return replace(state, teacher_logits=state.teacher_logits.float() / temperatures)
+        return replace(super().taught(state), teacher_logits=state.teacher_logits.float() / temperatures)
 
 
 def labelled_state(name: str, evidence: Evidence, *splits: str) -> State:

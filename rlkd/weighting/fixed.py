@@ -10,32 +10,24 @@ from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, equal_weights, normalised, refuse_argument, require_argument
+from rlkd.weighting.base import BaseWeighting, Evidence, equal_weights, normalised, refuse_argument, require_argument
 
 
-class Uniform:
+class Uniform(BaseWeighting):
     """Equal weights: what everybody does.
 
     Source: You, Xu, Xu, Tao 2017, "Learning from multiple teacher networks".
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``uniform``."""
-        refuse_argument("uniform", argument)
-        return cls()
+    name: ClassVar[str] = "uniform"
 
     def weights(self, state: State) -> Tensor:
         """Equal weights over the present teachers, shape (..., K)."""
         return equal_weights(state.present)
 
 
-class Fixed:
+class Fixed(BaseWeighting):
     """The same given weights for every instance."""
-
-    requires: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, shares: Tensor) -> None:
         """Store the shares, shape (K,), non-negative, not all zero; they are normalised."""
@@ -81,7 +73,7 @@ class BestTeacher(Fixed):
         return cls((right == right.max()).float())
 
 
-class RandomTeacher:
+class RandomTeacher(BaseWeighting):
     """All weight on one teacher, drawn anew for every mini-batch.
 
     The draw ranks the teachers by a hash of the seed, the batch's instance ids and the teacher's name, and every

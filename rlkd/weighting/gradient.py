@@ -12,7 +12,7 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import divergence_gradients
 from rlkd.types import State
-from rlkd.weighting.base import TIE, Evidence, normalised, number, refuse_argument
+from rlkd.weighting.base import TIE, BaseWeighting, Evidence, normalised, number
 
 RIDGE = 1e-6
 """Added to the diagonal of the Gram matrix, relative to its mean: K gradients of C - 1 dimensions may be dependent."""
@@ -63,7 +63,7 @@ def _wide_logits(state: State) -> tuple[Tensor, Tensor]:
     return finite_logits(state.student_logits).double(), finite_logits(state.teacher_logits).double()
 
 
-class AekdFlat:
+class AekdFlat(BaseWeighting):
     """One vector of weights for a batch: the mixture whose gradient is shortest, no weight above a cap.
 
     ``argmin || sum_k w_k g_k ||`` over the simplex with ``w_k <= C``, where g_k holds teacher k's gradients of all
@@ -183,7 +183,7 @@ def _leaving(
     return [int(gains.argmax())] if gains.max() > 1e-12 else []
 
 
-class Govern:
+class Govern(BaseWeighting):
     """Equal weights over the teachers that pull the student the way most teachers pull it.
 
     For every class each teacher votes whether the student's probability should rise or fall. A teacher is elected if
@@ -194,13 +194,8 @@ class Govern:
     summary, which votes on one relevance score; the step from one score to C classes is ours.
     """
 
+    name: ClassVar[str] = "govern"
     requires: ClassVar[frozenset[str]] = frozenset({"student_logits"})
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``govern``."""
-        refuse_argument("govern", argument)
-        return cls()
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""

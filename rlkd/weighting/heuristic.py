@@ -4,6 +4,7 @@ Weights read predictions at temperature 1, whatever the temperature of the loss.
 weights to instances without one.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Self
 
 import torch
@@ -14,7 +15,17 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import Knowledge, State
-from rlkd.weighting.base import TIE, Evidence, equal_weights, masked_softmax, normalised, number, refuse_argument
+from rlkd.weighting.base import (
+    TIE,
+    BaseWeighting,
+    Evidence,
+    Mixture,
+    equal_weights,
+    masked_softmax,
+    normalised,
+    number,
+    refuse_argument,
+)
 
 FALLS_BACK = "equal weights"
 """What the formulas with labels give instances without one."""
@@ -72,20 +83,14 @@ def label_cross_entropy(state: State) -> Tensor:
     return teacher_cross_entropy(finite_logits(state.teacher_logits), state.labels)
 
 
-class Entropy:
+class Entropy(BaseWeighting):
     """Softmax over teachers of minus the entropy of their prediction, in nats: trust who is sure.
 
     Source: Kwon et al. 2020, ICASSP (EBKD). Deviation: a softmax of minus the entropy in place of
     ``1 - H_k / sum_j H_j`` (:class:`Ebkd`), whose weights cannot exceed 1 / (K - 1).
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``entropy``."""
-        refuse_argument("entropy", argument)
-        return cls()
+    name: ClassVar[str] = "entropy"
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
@@ -93,7 +98,7 @@ class Entropy:
         return masked_softmax((log_p.exp() * log_p).sum(-1), state.present)
 
 
-class Ebkd:
+class Ebkd(BaseWeighting):
     """Weights ``(1 - H_k / sum_j H_j) / (K - 1)`` with H the entropy of a teacher's prediction.
 
     They can exclude the least certain teacher, never select one (K >= 3). No entropy anywhere: equal weights.
@@ -101,13 +106,7 @@ class Ebkd:
     Source: Kwon et al. 2020, ICASSP (EBKD), in the form of the CA-MKD code. Deviation: rows sum to 1, not to K - 1.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``ebkd``."""
-        refuse_argument("ebkd", argument)
-        return cls()
+    name: ClassVar[str] = "ebkd"
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
@@ -115,14 +114,12 @@ class Ebkd:
         return exclusion_weights(blame, state.present)
 
 
-class MaxProbability:
+class MaxProbability(BaseWeighting):
     """Softmax over teachers of their largest probability over a temperature (1 by default): odds up to e.
 
     Source: maximum softmax probability as confidence, Hendrycks, Gimpel 2017, arXiv:1610.02136. Deviation: that paper
     weights nothing; the softmax and its temperature are ours.
     """
-
-    requires: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, temperature: float = 1.0) -> None:
         """Store the temperature; > 0, small ones select the most certain teacher."""
@@ -142,7 +139,7 @@ class MaxProbability:
         return masked_softmax(torch.where(behind > TIE, -behind, 0.0) / self.temperature, state.present)
 
 
-class Agreement:
+class Agreement(BaseWeighting):
     """Weights in proportion to how far a teacher's prediction overlaps with the mean of the others'.
 
     The overlap of p and q is ``sum_c min(p_c, q_c)``, the ``agreement`` of :mod:`rlkd.features`, here to its last
@@ -151,41 +148,30 @@ class Agreement:
     Source: ours; the rule "trust the consensus" in its simplest form.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``agreement``."""
-        refuse_argument("agreement", argument)
-        return cls()
+    name: ClassVar[str] = "agreement"
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
         return normalised(overlaps(state.teacher_logits, state.present), state.present)
 
 
-class CrossEntropy:
+class CrossEntropy(BaseWeighting):
     """Softmax over teachers of minus their cross entropy to the label; equal weights where there is no label.
 
     Source: the confidence term of CA-MKD, Zhang, Chen, Wang 2022, arXiv:2201.00007. Deviation: softmax(-CE)
     itself, not ``(1 - softmax(CE)) / (K - 1)``, which is :class:`CaMkd`.
     """
 
+    name: ClassVar[str] = "cross_entropy"
     requires: ClassVar[frozenset[str]] = frozenset({"labels"})
     falls_back: ClassVar[str] = FALLS_BACK
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``cross_entropy``."""
-        refuse_argument("cross_entropy", argument)
-        return cls()
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
         return masked_softmax(-label_cross_entropy(state), state.present)
 
 
-class CaMkd:
+class CaMkd(BaseWeighting):
     """Weights ``(1 - softmax(CE)_k) / (K - 1)`` with CE the teacher's cross entropy to the label.
 
     They equal softmax(-CE) for two teachers only: beyond, they can exclude the worst teacher, never select one.
@@ -194,34 +180,24 @@ class CaMkd:
     without the second set for the features; the released code divides the loss by K once more.
     """
 
+    name: ClassVar[str] = "ca_mkd"
     requires: ClassVar[frozenset[str]] = frozenset({"labels"})
     falls_back: ClassVar[str] = FALLS_BACK
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``ca_mkd``."""
-        refuse_argument("ca_mkd", argument)
-        return cls()
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
         return exclusion_weights(masked_softmax(label_cross_entropy(state), state.present), state.present)
 
 
-class BestPerInstance:
+class BestPerInstance(BaseWeighting):
     """All weight on the teacher with the lowest cross entropy to the label; ties share it. An oracle: it knows labels.
 
     Source: the Best-Single-Ensemble baseline of RL-KD, Yuan et al. 2021, arXiv:2012.06048.
     """
 
+    name: ClassVar[str] = "best_per_instance"
     requires: ClassVar[frozenset[str]] = frozenset({"labels"})
     falls_back: ClassVar[str] = FALLS_BACK
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``best_per_instance``."""
-        refuse_argument("best_per_instance", argument)
-        return cls()
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
@@ -230,7 +206,7 @@ class BestPerInstance:
         return normalised(costs <= least + TIE * least.clamp_min(1), state.present)
 
 
-class MtBert:
+class MtBert(BaseWeighting):
     """Weights in proportion to ``1 / (1 + CE)`` with CE the teacher's cross entropy to the label.
 
     Source: Wu, Wu, Huang 2021, arXiv:2106.01023 (MT-BERT), the distillation loss. Deviation: normalised over the
@@ -240,12 +216,6 @@ class MtBert:
     requires: ClassVar[frozenset[str]] = frozenset({"labels"})
     falls_back: ClassVar[str] = FALLS_BACK
     name: ClassVar[str] = "mt_bert"
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``mt_bert`` or ``mt_bert_raw``."""
-        refuse_argument(cls.name, argument)
-        return cls()
 
     def shares(self, state: State) -> Tensor:
         """Before normalisation, in (0, 1], shape (..., K)."""
@@ -265,13 +235,14 @@ class MtBertRaw(MtBert):
 
     name: ClassVar[str] = "mt_bert_raw"
 
-    def loss_scale(self, state: State) -> Tensor:
-        """Sum of the raw weights, in (0, K]; 1 where there is no label; shape (...)."""
+    def taught(self, state: State) -> Mixture:
+        """The scale is the sum of the raw weights, in (0, K]; 1 where there is no label."""
         assert state.labels is not None
-        return torch.where(state.labels >= 0, self.shares(state).sum(-1), 1.0)
+        scale = torch.where(state.labels >= 0, self.shares(state).sum(-1), 1.0)
+        return replace(super().taught(state), scale=scale)
 
 
-class Oracle:
+class Oracle(BaseWeighting):
     """Equal weights over the teachers that were trained on the instance's class or domain."""
 
     falls_back: ClassVar[str] = FALLS_BACK
@@ -280,7 +251,6 @@ class Oracle:
         """Store who knows what."""
         self.matrix = torch.from_numpy(knowledge.matrix.copy())
         self.by = knowledge.by
-        self.requires = frozenset({"labels" if knowledge.by == "class" else "domains"})
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
@@ -292,6 +262,11 @@ class Oracle:
                 "got none that do; drop 'oracle' or train specialists with rlkd train-teachers --specialize"
             )
         return cls(evidence.source.knowledge)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What teachers are known by."""
+        return frozenset({"labels" if self.by == "class" else "domains"})
 
     def knows(self, state: State) -> Tensor:
         """Which teachers know each instance, bool, shape (..., K)."""

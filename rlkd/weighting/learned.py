@@ -97,7 +97,6 @@ class Policy(SavedPolicy, model_card_template=CARD):
                 f"strength must be a number in [0, 1], got {strength!r}; 1 is the policy as it was trained"
             )
         self.observation, self.strength = config, float(strength)
-        self.requires = config.requires
         self.training_record = dict(training or {})
         self.encode = nn.Sequential(
             nn.Linear(config.num_features, hidden_size),
@@ -121,6 +120,11 @@ class Policy(SavedPolicy, model_card_template=CARD):
                 training=training,
                 strength=strength,
             )
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What it observes."""
+        return self.observation.requires
 
     @property
     def origin(self) -> str | None:

@@ -12,10 +12,10 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import divergence_gradients, logit_gain
 from rlkd.types import State
-from rlkd.weighting.base import TIE, Evidence, equal_weights, masked_softmax, refuse_argument
+from rlkd.weighting.base import TIE, BaseWeighting, Evidence, equal_weights, masked_softmax, refuse_argument
 
 
-class Hedge:
+class Hedge(BaseWeighting):
     """Exponentiated-gradient weights, one vector for each class that the equal mixture predicts; no sampling.
 
     All teachers' logits are known, so what each of them would have been worth is known too: ``g_k = (p - q_k) .

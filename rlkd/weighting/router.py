@@ -12,7 +12,7 @@ from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import read_state
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, normalised
+from rlkd.weighting.base import BaseWeighting, Evidence, normalised
 from rlkd.weighting.heuristic import Oracle
 from rlkd.weighting.learned import Policy, action_weights
 from rlkd.weighting.teacher_sets import TeacherSets
@@ -72,7 +72,7 @@ def fit_router(
     return policy
 
 
-class Router:
+class Router(BaseWeighting):
     """The supervised ceiling: the policy's own network and observation, trained with labels to name the right teachers.
 
     Label-free when deployed, like the policy. What it is taught is :func:`router_targets`; ``router:knows`` is taught
@@ -84,7 +84,11 @@ class Router:
     def __init__(self, policy: Policy) -> None:
         """Wrap a trained network."""
         self.policy = policy
-        self.requires = policy.requires
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the network requires."""
+        return self.policy.requires
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:

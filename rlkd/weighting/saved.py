@@ -22,6 +22,7 @@ from rlkd.hub import offline_if_unreachable
 from rlkd.records import parse_object
 from rlkd.records.files import sync
 from rlkd.types import State
+from rlkd.weighting.base import BaseWeighting
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LARGEST_CONFIG = 1_000_000
@@ -30,6 +31,7 @@ LARGEST_CONFIG = 1_000_000
 class SavedPolicy(
     nn.Module,
     PyTorchModelHubMixin,
+    BaseWeighting,
     library_name="rlkd",
     license="apache-2.0",
     tags=["knowledge-distillation", "reinforcement-learning", "multi-teacher"],

@@ -46,7 +46,7 @@ def bench_plan_rows(suite: Suite, folder: Path) -> Rows:
         {
             "task": task.name,
             "students": ", ".join(task.students),
-            "policies": len({found[0] for name in task.weightings if (found := task.policy_of(name))}),
+            "policies": len({found.policy for name in task.weightings if (found := task.policy_of(name))}),
             "weightings": len(task.weightings),
             "seeds": len(task.seeds),
             "runs": len(task.weightings) * len(task.seeds) * len(task.students),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.benchmark import learned_hash, weights_summary
+from rlkd.benchmark import weights_summary
 from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.devices import check_device
@@ -22,7 +22,7 @@ from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, wri
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationArguments, MetricsCallback, make_trainer
-from rlkd.weighting import build_weighting
+from rlkd.weighting import WeightingSpec, build_weighting
 from rlkd.workflow.teachers import Rows
 
 TRAINING_FLAGS = {
@@ -67,14 +67,15 @@ def run_distill(
     extra = _checked_arguments(arguments or {}, settings, save_steps)
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
-    chosen = build_weighting(weighting, task, cache, seed=seed)
+    spec = WeightingSpec.parse(weighting)
+    chosen = build_weighting(spec, task, cache, seed=seed)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
     folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     config = {
         "command": "distill",
         **inputs_record(task_options, cache_dir, task, cache),
         "weighting": weighting,
-        "policy": learned_hash(weighting),
+        "policy": spec.learned(),
         "settings": settings.record(),
         "seed": seed,
         "save_steps": save_steps,

@@ -36,7 +36,7 @@ from rlkd.systems.mkd.training import build_mkd_caches, train_mkd_teachers
 from rlkd.trainer import make_trainer, training_arguments
 from rlkd.trainer.multi_task import JointSource, JointWeighting, MultiTaskTrainer, OnlineJointWeighting, task_batches
 from rlkd.trainer.multi_task_training import Lessons, Phase, teacher_phase, train_model
-from rlkd.weighting import build_weighting
+from rlkd.weighting import WeightingSpec, build_weighting
 from rlkd.weighting.fixed import Uniform
 
 WORDS = {"fruit": ("apple", "pear", "plum"), "animal": ("cat", "dog", "cow"), "tool": ("saw", "axe", "nail")}
@@ -353,7 +353,7 @@ def test_the_recipe_from_labels_to_a_refined_student(collection, tmp_path):
         ids = torch.from_numpy(task.splits["test"])
         right = caches[task.name].rows(ids).argmax(-1).numpy() == task.labels("test")[:, None]
         assert (right.mean(0) > 0.8).all()
-    lessons = Lessons(collection=collection, caches=caches, weighting="entropy")
+    lessons = Lessons(collection=collection, caches=caches, weighting=WeightingSpec.parse("entropy"))
     done = train_model(tmp_path / "student", "rlkd/bilstm", lessons, PHASE, seed=1)
     assert verify_manifest(tmp_path / "student")
     assert done["steps"] == 4 * sum(math.ceil(len(t.splits["train"]) / 16) for t in collection)

@@ -56,7 +56,7 @@ from rlkd.systems.meta_kd.teachers import (
 )
 from rlkd.systems.meta_kd.weighting import domain_expertise
 from rlkd.trainer import DistillationTrainer
-from rlkd.weighting import build_weighting
+from rlkd.weighting import WeightingSpec, build_weighting
 
 OWN, SINGLES = "own", "singles"
 """In an arm's teachers: the one of the student's domain; those of all single domains that were seen."""
@@ -313,7 +313,7 @@ class MetaKdDistiller:
         return {"recipe": {"teachers": list(self._arm.teachers), **asdict(self._arm.recipe)}, "network": size}
 
     def distil(
-        self, opened: MetaKdBench, spec: str, settings: StudentSettings, seed: int, folder: Path
+        self, opened: MetaKdBench, spec: WeightingSpec | None, settings: StudentSettings, seed: int, folder: Path
     ) -> tuple[DistillationTrainer, dict[str, Any]]:
         """Distil a student; features of the same arm and seed are made once."""
         bench, arm, task, started = opened, self._arm, opened.task, time.perf_counter()
@@ -322,7 +322,7 @@ class MetaKdDistiller:
         meta = names[0] if arm.recipe.transfer or arm.recipe.expertise else None
         weighting = None
         source: LogitCache | None = bench.logits.pick(names)
-        if self.weighting not in self.plan.arms:
+        if spec is not None:
             source = bench.cache
             weighting = build_weighting(spec, task, bench.cache, seed=seed)
         fit_seconds = round(time.perf_counter() - started, 2)

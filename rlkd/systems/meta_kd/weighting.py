@@ -1,6 +1,7 @@
 """Meta-KD's domain expertise: teachers count by how probable they hold the label."""
 
-from typing import Self
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, normalised, refuse_argument
+from rlkd.weighting.base import BaseWeighting, Mixture, normalised
+from rlkd.weighting.heuristic import FALLS_BACK
 
 
 def domain_expertise(teacher_logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Tensor:
@@ -32,24 +34,19 @@ def domain_expertise(teacher_logits: Tensor, labels: Tensor, scores: Tensor | No
     return weight if scores is None else (1 + scores.float().unsqueeze(-1)) * weight
 
 
-class MetaKd:
+class MetaKd(BaseWeighting):
     """In proportion to the domain expertise with t = 0; as flat as that is, the largest ratio of two weights is 1.86.
 
     Source: see :func:`domain_expertise`. Deviation: the paper has one teacher; several are weighted against each other.
     """
 
-    requires = frozenset({"labels"})
-    falls_back = "equal weights"
+    name: ClassVar[str] = "meta_kd"
+    requires: ClassVar[frozenset[str]] = frozenset({"labels"})
+    falls_back: ClassVar[str] = FALLS_BACK
 
     def __init__(self, scores: Tensor | None = None) -> None:
         """Hold the prototype scores t of all instances by id, shape (N,); None: 0."""
         self._scores = scores
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Take no argument; see :class:`~rlkd.weighting.base.WeightingBuilder`."""
-        refuse_argument("meta_kd", argument)
-        return cls()
 
     def weights(self, state: State) -> Tensor:
         """Expertise, scaled to the simplex; equal where there is no label."""
@@ -69,8 +66,8 @@ class MetaKd:
 class DomainExpertise(MetaKd):
     """As :class:`MetaKd`, and its mean over teachers is the factor of the instance's loss, as in the paper."""
 
-    def loss_scale(self, state: State) -> Tensor:
-        """Mean expertise of the present teachers, shape (...); needs labels."""
+    def taught(self, state: State) -> Mixture:
+        """The scale is the mean expertise of the present teachers; needs labels."""
         present = state.present.float()
-        mean: Tensor = (self._expertise(state) * present).sum(-1) / present.sum(-1)
-        return mean
+        mean = (self._expertise(state) * present).sum(-1) / present.sum(-1)
+        return replace(super().taught(state), scale=mean)

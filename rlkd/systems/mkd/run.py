@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlkd.benchmark import learned_hash
 from rlkd.data import TaskCollection, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
@@ -22,7 +21,7 @@ from rlkd.report import write_report
 from rlkd.systems.mkd.training import build_mkd_caches, check_mkd, check_parts, train_mkd_teachers
 from rlkd.trainer import MetricsCallback
 from rlkd.trainer.multi_task_training import Lessons, Phase, train_model
-from rlkd.weighting import weighting_class
+from rlkd.weighting import WeightingSpec
 from rlkd.workflow.teachers import Rows
 
 SPLITS = ("validation", "test")
@@ -68,7 +67,7 @@ def run_mkd(
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     check_seed(seed)
     check_parts(parts)
-    weighting_class(weighting)
+    spec = WeightingSpec.parse(weighting)
     if save_steps < 1:
         raise ConfigError(f"save_steps must be 1 or more, got {save_steps}; raise it")
     collection = TaskCollection(tuple(load_task(**options) for options in tasks))
@@ -82,7 +81,7 @@ def run_mkd(
         "teacher": teacher,
         "parts": list(parts),
         "weighting": weighting,
-        "policy": learned_hash(weighting),
+        "policy": spec.learned(),
         "student": student,
         "num_layers": num_layers,
         "teaching": asdict(teaching),
@@ -104,7 +103,7 @@ def run_mkd(
         device=teaching.device,
         progress=progress,
     )
-    lessons, shared = Lessons(collection=collection, caches=caches, weighting=weighting), dict[str, Any]()
+    lessons, shared = Lessons(collection=collection, caches=caches, weighting=spec), dict[str, Any]()
     saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 2}
     done = train_model(
         folder / "student",

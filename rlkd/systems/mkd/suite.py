@@ -188,7 +188,7 @@ def _lessons(worker: SuiteWorker, arm: MkdArm, seed: int, alone: int | None) -> 
         return lessons
     policies = worker.folder / "policies"
     specs = {plan.name: arm_of(plan, arm.weighting, seed, policies).spec for plan in (suite.tasks[i] for i in chosen)}
-    return replace(lessons, weighting=specs)
+    return replace(lessons, weighting={name: spec for name, spec in specs.items() if spec is not None})
 
 
 def _train_student(worker: SuiteWorker, student: str, name: str, seed: int, alone: int | None) -> tuple[Path, Any]:
