@@ -53,7 +53,7 @@ TINY: dict[str, Any] = {
     ],
 }
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[1] / "rlkd" / "weighting" / "README.md").read_text(encoding="utf-8")
 OWN = (
     README.split("# mine.py\n")[1].split("```")[0]
     + """
