@@ -31,8 +31,11 @@ def without(names: tuple[str, ...], folder: Path) -> Path:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         elif (ROOT / part).is_file():
             shutil.copy(ROOT / part, folder / part)
+    packaging = (folder / "pyproject.toml").read_text(encoding="utf-8")
     for name in names:
         shutil.rmtree(folder / "rlkd" / "systems" / name)
+        packaging = packaging.replace(f'"rlkd.systems.{name}", ', "")
+    (folder / "pyproject.toml").write_text(packaging, encoding="utf-8")
     (folder / "beside").mkdir()
     (folder / "beside" / "rlkd_envs").symlink_to(folder / "envs")
     return folder
