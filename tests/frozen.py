@@ -1,6 +1,6 @@
 """What a change of where things are may not change: values and files of the version before, in ``version_before/``.
 
-``RLKD_FREEZE=1 pytest -n 0 tests/test_frozen.py tests/systems`` writes them anew.
+``RLKD_FREEZE=1 pytest -n 0 tests/systems`` writes them anew.
 That is for changes that are meant to change what comes out, and for those alone.
 """
 

@@ -25,6 +25,7 @@ from rlkd import workflow
 from rlkd.benchmark import running, workers
 from rlkd.benchmark.measuring import answers, choice_figures, student_scores, teachers_asked
 from rlkd.benchmark.places import portable
+from rlkd.benchmark.policies import policy_kinds
 from rlkd.benchmark.running import plan_units, run_suite
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.benchmark.suites import select
@@ -302,7 +303,11 @@ def test_every_suite_of_ours_can_be_read(path: Path) -> None:
         ({"policies": {"p": {"rewrd": "x"}}}, ConfigError, "unknown policy setting 'rewrd'; did you mean 'reward'"),
         ({"policies": {"p": {"reward": "influense"}}}, UnknownNameError, "'influense'; did you mean 'influence'"),
         ({"policies": {"p": {"gamma": 2}}}, ConfigError, r"gamma in \[0, 1\]"),
-        ({"policies": {"p": {"kind": "rl_kd", "prest": 1}}}, ConfigError, "no switch 'prest'"),
+        *(
+            ({"policies": {"p": {"kind": kind, "prest": 1}}}, ConfigError, "no switch 'prest'")
+            for kind in policy_kinds()
+            if kind not in ("policy", "router")
+        ),
         ({"policies": {"p": {"kind": "router", "x": 1}}}, ConfigError, "a router's settings are"),
         ({"seeds": 0}, ConfigError, "expected a number of seeds"),
         ({"seeds": [1, 1]}, ConfigError, "a list of different ones"),

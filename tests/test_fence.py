@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,9 @@ def without(names: tuple[str, ...], folder: Path) -> Path:
     packaging = (folder / "pyproject.toml").read_text(encoding="utf-8")
     for name in names:
         shutil.rmtree(folder / "rlkd" / "systems" / name)
+        for suite in (folder / "benchmarks" / "suites").glob("*.yaml"):
+            if re.search(rf"\b{name}\b", suite.read_text(encoding="utf-8")):
+                suite.unlink()
         packaging = packaging.replace(f'"rlkd.systems.{name}", ', "")
     (folder / "pyproject.toml").write_text(packaging, encoding="utf-8")
     (folder / "beside").mkdir()

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,15 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainerCallback
 
-from rlkd import workflow
+from rlkd import plugins, workflow
 from rlkd.benchmark import arms, compare
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.errors import ConfigError, OutputDirectoryError, PolicyError, WeightingError
 from rlkd.features import ObservationConfig
 from rlkd.records import check_folder_name, folder_of, read_jsonl
 from rlkd.settings import StudentSettings
-from rlkd.systems.mtkd_rl.weighting import MtkdRlAgent
-from rlkd.systems.rl_kd.weighting import RlKdSelector
 from rlkd.trainer import make_trainer
 from rlkd.weighting import Policy, build_weighting
 from rlkd.weighting.learned import load_policy
@@ -193,21 +192,17 @@ def test_a_policy_of_another_strength_is_another_policy(data, tmp_path):
     assert saved_identity(policy) == before[0]["policy"]  # and back: names of runs stay
 
 
-SAVED = {
-    Policy: lambda: Policy.create(ObservationConfig(), training={"reward": "logit_gain"}, seed=0),
-    RlKdSelector: lambda: RlKdSelector(
-        ["a", "b"],
-        3,
-        empty_set="all",
-        decision="mode",
-        sampling_seed=4,
-        training={
-            "seed": 4,
-            "settings": {"decision": "mode", "empty_set": "all", "joint": False, "initial_probability": 0.5},
-        },
+SAVED = {Policy: lambda: Policy.create(ObservationConfig(), training={"reward": "logit_gain"}, seed=0)}
+SELECTOR = {"decision": "mode", "empty_set": "all", "joint": False, "initial_probability": 0.5}
+TRAINED = {
+    "rl_kd": lambda cls: cls(
+        ["a", "b"], 3, empty_set="all", decision="mode", sampling_seed=4, training={"seed": 4, "settings": SELECTOR}
     ),
-    MtkdRlAgent: lambda: MtkdRlAgent(["a", "b"], 3, training={"settings": {"log_std": 0.0}}),
+    "mtkd_rl": lambda cls: cls(["a", "b"], 3, training={"settings": {"log_std": 0.0}}),
 }
+"""Policies of systems that may not be here."""
+for name in TRAINED.keys() & plugins.registered("weightings").keys():
+    SAVED[plugins.load("weightings", name)] = partial(TRAINED[name], plugins.load("weightings", name))
 OTHERS = {
     "strength": [0.0, 0.5],
     "hidden_size": [32],

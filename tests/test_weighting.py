@@ -202,7 +202,8 @@ def test_missing_labels_are_named(name, splits, missing, task, cache):
         build_weighting(name, without_labels(task, *splits), cache)
 
 
-FORMULAS_WITH_LABELS = ("cross_entropy", "ca_mkd", "mt_bert", "mt_bert_raw", "meta_kd", "best_per_instance")
+OF_SYSTEMS = tuple(name for name in ("meta_kd",) if name in weighting_names())
+FORMULAS_WITH_LABELS = ("cross_entropy", "ca_mkd", "mt_bert", "mt_bert_raw", "best_per_instance", *OF_SYSTEMS)
 
 
 @pytest.mark.parametrize("name", [*FORMULAS_WITH_LABELS, "hedge"])

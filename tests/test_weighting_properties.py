@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from rlkd.data.task import UNLABELLED
 from rlkd.features import ObservationConfig
-from rlkd.systems.mtkd_rl.weighting import MtkdRlAgent
-from rlkd.systems.rl_kd.weighting import RlKdSelector
 from rlkd.types import State
-from rlkd.weighting import Policy, build_weighting, weighting_names
+from rlkd.weighting import Policy, build_weighting, named_weighting, weighting_names
 from rlkd.weighting.checks import check_weights
 from rlkd.weighting.controls import PolicyMean
 from rlkd.weighting.fitted import CalibratedUniform
@@ -43,7 +41,7 @@ FREE = (
     "policy_shuffle",
 )
 """They know no teacher by its place, and no class."""
-TIED = ("rl_kd", "mtkd_rl")
+TIED = tuple(name for name in ("rl_kd", "mtkd_rl") if name in weighting_names())
 """Their units belong to places: no symmetry over teachers."""
 SCALES = (0.0, 1e-3, 1.0, 10.0, 40.0, 100.0, 1e3, 1e4)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -63,9 +61,10 @@ def built(task, cache, tmp_path_factory):
     found["hedge"].counts += 9
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found["mtkd_rl"] = MtkdRlAgent("abc", CLASSES)
-        found["rl_kd"] = RlKdSelector("abc", CLASSES)
-        torch.nn.init.normal_(found["rl_kd"].weight)
+        for name in TIED:
+            found[name] = named_weighting(name)("abc", CLASSES)
+            if name == "rl_kd":
+                torch.nn.init.normal_(found[name].weight)
     assert found.keys() == set(weighting_names()), "a weighting that was added is held to the properties too"
     return found
 

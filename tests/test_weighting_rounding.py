@@ -6,10 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from rlkd.losses import divergence_gradients
-from rlkd.systems.rl_kd.weighting import RlKdSelector
 from rlkd.types import State
 from rlkd.weighting.base import normalised
 from rlkd.weighting.controls import PolicyShuffle
@@ -163,21 +161,3 @@ def test_shuffled_rows_follow_their_instances_where_ids_are_large():
         order = torch.randperm(64, generator=torch.Generator().manual_seed(seed))
         moved = State(teacher_logits=state.teacher_logits[order], ids=ids[order])
         assert torch.allclose(shuffle.weights(moved), weights[order], atol=1e-6)
-
-
-@pytest.mark.parametrize("empty_set", ["argmax", "resample"])
-@pytest.mark.parametrize("decision", ["sample", "mode"])
-def test_a_selector_that_rejects_everybody_never_takes_an_absent_teacher(empty_set, decision):
-    selector = RlKdSelector("abc", 4, empty_set=empty_set, decision=decision)
-    torch.nn.init.zeros_(selector.weight)
-    selector.weight.data[:, 0, 0] = -60.0  # below what an absent teacher is given
-    state = State(
-        teacher_logits=drawn(9, 50, 3, 4),
-        teacher_mask=torch.tensor([[False, True, True]]).expand(50, 3),
-        labels=torch.zeros(50, dtype=torch.long),
-        ids=torch.arange(50),
-    )
-    weights = selector.weights(state)
-    assert (weights[:, 0] == 0).all()
-    assert torch.allclose(weights.sum(-1), torch.ones(50))
-    assert F.one_hot(weights.argmax(-1), 3).equal(weights.long())

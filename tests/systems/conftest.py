@@ -3,6 +3,7 @@
 from rlkd.plugins import systems
 
 NEEDED = {
+    "test_frozen.py": {"meta_kd", "mkd", "rl_kd", "mtkd_rl"},
     "test_meta_kd.py": {"meta_kd"},
     "test_mkd.py": {"mkd"},
     "test_published_policies.py": {"rl_kd", "mtkd_rl"},

@@ -569,3 +569,15 @@ def test_the_suite_of_the_repository_can_be_planned_and_says_what_it_must():
     plan = select(suite, smoke=True)
     check_suite(plan)
     assert {arm.recipe.feature_steps for task in plan.tasks for arm in task.system.arms.values()} == {10}
+
+
+def test_a_policy_of_meta_kd_must_say_that_its_students_are_others():
+    """Students of Meta-KD learn features first; those of the environment do not."""
+    path = Path(__file__).parents[2] / "benchmarks" / "suites" / "meta_kd.yaml"
+    suite = load_suite(path)
+    check_suite(suite)
+    plan = suite.tasks[0].policies["policy"]
+    silent = replace(plan, settings={k: v for k, v in plan.settings.items() if k != "student"})
+    task = replace(suite.tasks[0], policies={"policy": silent})
+    with pytest.raises(ConfigError, match="students of Meta-KD learn features first"):
+        check_suite(replace(suite, tasks=(task,)))

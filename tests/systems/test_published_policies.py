@@ -29,7 +29,9 @@ from rlkd.settings import StudentSettings
 from rlkd.systems.mtkd_rl.training import MtkdRlSettings, make_mtkd_rl_agent, train_mtkd_rl
 from rlkd.systems.mtkd_rl.weighting import confidence_weights, divergence_weights, softened_divergence
 from rlkd.systems.rl_kd.training import PRESETS, RlKdSettings, make_selector, rl_kd_settings, train_rl_kd
+from rlkd.systems.rl_kd.weighting import RlKdSelector
 from rlkd.trainer import make_trainer
+from rlkd.types import State
 from rlkd.weighting import build_weighting
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # scripts, of no package
@@ -448,3 +450,21 @@ def test_a_state_leaves_the_embedding_out_where_there_is_none(texts, tmp_path):
     build_weighting(f"rl_kd:{tmp_path / 'policy'}", texts, kept)
     with pytest.raises(WeightingError, match="needs embeddings"):
         build_weighting(f"rl_kd:{tmp_path / 'policy'}", texts, plain)
+
+
+@pytest.mark.parametrize("empty_set", ["argmax", "resample"])
+@pytest.mark.parametrize("decision", ["sample", "mode"])
+def test_a_selector_that_rejects_everybody_never_takes_an_absent_teacher(empty_set, decision):
+    selector = RlKdSelector("abc", 4, empty_set=empty_set, decision=decision)
+    torch.nn.init.zeros_(selector.weight)
+    selector.weight.data[:, 0, 0] = -60.0  # below what an absent teacher is given
+    state = State(
+        teacher_logits=torch.randn((50, 3, 4), generator=torch.Generator().manual_seed(9)),
+        teacher_mask=torch.tensor([[False, True, True]]).expand(50, 3),
+        labels=torch.zeros(50, dtype=torch.long),
+        ids=torch.arange(50),
+    )
+    weights = selector.weights(state)
+    assert (weights[:, 0] == 0).all()
+    assert torch.allclose(weights.sum(-1), torch.ones(50))
+    assert F.one_hot(weights.argmax(-1), 3).equal(weights.long())

@@ -33,7 +33,7 @@ from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State
 from rlkd.weighting import WeightingSpec, build_weighting
 
-SUITES = sorted((Path(__file__).parents[1] / "benchmarks" / "suites").glob("*.yaml"))
+SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.yaml"))
 SAVED = frozen.HOME / "saved"
 """Teachers' arrays, a cache, a policy's training with its checkpoint, a comparison, and other learned weightings."""
 DATA = ("--task", "digits", "--cache", "cache", "--student", "rlkd/mlp", "--batch-size", 16)
