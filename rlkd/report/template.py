@@ -25,6 +25,7 @@ section, .part { background: #fff; border: 1px solid var(--line); border-radius:
   align-items: center; }
 .first > :only-child { grid-column: 1 / -1; }
 .first > .shown .plot > svg { max-height: 33rem; }
+.first .wide { min-width: 0; }
 .first .note { margin: .4rem 0 0; }
 @media (max-width: 52rem) { .first { grid-template-columns: minmax(0, 1fr); } section, .part { padding: .9rem; } }
 .verdict { font-size: 1.12rem; margin: 0; text-wrap: pretty; }
