@@ -28,6 +28,7 @@ from rlkd.models.students import last_linear, load_student
 from rlkd.settings import StepSettings
 from rlkd.types import LogitSource, State, on_device
 from rlkd.weighting import Mixture, Weighting, adapted, mixture
+from rlkd.weighting.base import equal_weights
 from rlkd.weighting.checks import check_weights
 from rlkd.weighting.teacher_sets import TeacherSets
 
@@ -274,6 +275,8 @@ class DistillationEpisode:
         Returns:
             The reward of each instance, shape (B,), float32, on the CPU, and the mean loss in nats. ``rewarded``, bool,
             shape (B,), says which instances it was measured for: all, or those with a label if the reward reads them.
+            ``over_equal``, float32, shape (B,), is the reward less what equal weights would have earned; None where
+            the reward cannot tell.
 
         Raises:
             NonFiniteLossError: If loss or reward is NaN or infinite.
@@ -284,7 +287,10 @@ class DistillationEpisode:
         check_weights(weights, self._state, "of the environment's actions")
         self.reward.before(self)
         losses = self._optimise(Mixture(teacher_logits=self._state.teacher_logits, weights=weights))
-        rewards = self.reward.after(self).float().cpu()
+        earned = self.reward.after(self)
+        equal = self.reward.of_equal_weights(self)
+        self.over_equal = None if equal is None else (earned - equal).float().cpu()
+        rewards = earned.float().cpu()
         self._check_finite(losses, rewards)
         self.rewarded = (self.labels >= 0).cpu() if self.reward.reads_labels else torch.ones(len(rewards)).bool()
         self._move_on()
@@ -323,14 +329,21 @@ class DistillationEpisode:
     @property
     def gradient(self) -> Tensor:
         """Gradient of the newest step's losses at the student's logits, shape (B, C)."""
-        taught, ratio = self._taught, self.settings.kd_ratio
+        return self._gradient_of(self._taught)
+
+    @property
+    def equal_gradient(self) -> Tensor:
+        """What :attr:`gradient` would have been, had the present teachers been weighted equally, shape (B, C)."""
+        return self._gradient_of(replace(self._taught, weights=equal_weights(self._state.present)))
+
+    def _gradient_of(self, taught: Mixture) -> Tensor:
         return loss_gradient(
             self.student_logits,
             taught.teacher_logits,
             taught.weights,
             self.labels,
             scale=taught.scale,
-            kd_ratio=ratio,
+            kd_ratio=self.settings.kd_ratio,
             **self._distance,
         )
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from rlkd.losses import cross_entropy
 
-from .scene import Scene
+from .scene import MeasuredAcross, Scene
 
 
-class RlKd1:
+class RlKd1(MeasuredAcross):
     """Minus the cross entropy of the student to the label, in nats.
 
     Source:
@@ -30,7 +30,7 @@ class RlKd1:
         return -cross_entropy(scene.batch_logits(), scene.labels)
 
 
-class RlKd2:
+class RlKd2(MeasuredAcross):
     """Minus the cross entropy to the label, minus the cross entropy to the mixture the student was taught.
 
     Source:

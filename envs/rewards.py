@@ -14,7 +14,7 @@ from rlkd.errors import unknown_name
 from rlkd.losses import cross_entropy, likeliest_temperatures, logit_gain
 
 from .level_rewards import RlKd1, RlKd2, RlKd3
-from .scene import Reward, Scene
+from .scene import MeasuredAcross, Reward, Scene
 
 
 class LogitGain:
@@ -33,10 +33,18 @@ class LogitGain:
 
     def after(self, scene: Scene) -> Tensor:
         """Gain per unit of learning rate, shape (B,); in [-2, 2] at temperature 1."""
-        return logit_gain(scene.student_logits, scene.gradient, scene.labels) * float(scene.learning_rate > 0)
+        return self._along(scene, scene.gradient)
+
+    def of_equal_weights(self, scene: Scene) -> Tensor:
+        """The gain along the other gradient, shape (B,)."""
+        return self._along(scene, scene.equal_gradient)
+
+    @staticmethod
+    def _along(scene: Scene, gradient: Tensor) -> Tensor:
+        return logit_gain(scene.student_logits, gradient, scene.labels) * float(scene.learning_rate > 0)
 
 
-class StudentGain:
+class StudentGain(MeasuredAcross):
     """Drop of the instance's cross entropy across the step, in nats, both sides in eval mode."""
 
     reads_labels = True
@@ -81,11 +89,18 @@ class Influence:
 
     def after(self, scene: Scene) -> Tensor:
         """Scaled drop, shape (B,)."""
-        drop = (scene.gradient * (scene.student_hidden @ self._gradient.T)).sum(-1)
-        return drop / drop.abs().mean().clamp_min(1e-12) * float(scene.learning_rate > 0)
+        self._direction = scene.student_hidden @ self._gradient.T
+        drop = (scene.gradient * self._direction).sum(-1)
+        self._unit = drop.abs().mean().clamp_min(1e-12)
+        return drop / self._unit * float(scene.learning_rate > 0)
+
+    def of_equal_weights(self, scene: Scene) -> Tensor:
+        """The drop along the other gradient on the scale of this step, shape (B,)."""
+        drop = (scene.equal_gradient * self._direction).sum(-1)
+        return drop / self._unit * float(scene.learning_rate > 0)
 
 
-class ProbeGain:
+class ProbeGain(MeasuredAcross):
     """Drop of the mean probe loss across the step, in nats: one number, shared by the whole batch."""
 
     reads_labels = False
@@ -119,7 +134,14 @@ class BatchMean:
 
     def after(self, scene: Scene) -> Tensor:
         """The mean, repeated for each instance, shape (B,)."""
-        rewards = self.inner.after(scene)
+        return self._mean(self.inner.after(scene), scene)
+
+    def of_equal_weights(self, scene: Scene) -> Tensor | None:
+        """The mean of what the instances would have earned, shape (B,)."""
+        rewards = self.inner.of_equal_weights(scene)
+        return None if rewards is None else self._mean(rewards, scene)
+
+    def _mean(self, rewards: Tensor, scene: Scene) -> Tensor:
         paid = rewards[scene.labels >= 0] if self.reads_labels else rewards
         mean = paid.mean() if len(paid) else rewards.new_zeros(())
         return mean.expand(len(rewards)).clone()

@@ -23,6 +23,10 @@ class Scene(Protocol):
         """
 
     @property
+    def equal_gradient(self) -> Tensor:
+        """What :attr:`gradient` would have been, had the present teachers been weighted equally, shape (B, C)."""
+
+    @property
     def probe_labels(self) -> Tensor:
         """Of the probe rows drawn for this step, shape (P,)."""
 
@@ -52,3 +56,16 @@ class Reward(Protocol):
 
     def after(self, scene: Scene) -> Tensor:
         """Reward of each instance after the step, shape (B,), float32."""
+
+    def of_equal_weights(self, scene: Scene) -> Tensor | None:
+        """What the instances would have earned at this step with equal weights, shape (B,); asked after :meth:`after`.
+
+        None where only another step of the student could tell.
+        """
+
+
+class MeasuredAcross:
+    """A reward that is read off the student after its step: nothing tells it of a step that was not taken."""
+
+    def of_equal_weights(self, scene: Scene) -> None:
+        """None."""

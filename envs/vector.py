@@ -61,6 +61,8 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     ``refined_influence``, ``probe_gain``; see
     :mod:`rlkd_envs.rewards`. Padded slots get 0, and so do instances without a label where the reward reads labels:
     ``info["rewarded"]``, bool, is False for both, so that nothing is learned from a reward that is none.
+    ``info["reward_over_equal"]`` is the reward less what equal weights would have earned at the same step; it is there
+    for rewards that can tell: the first-order ones, ``logit_gain``, ``influence`` and ``refined_influence``.
 
     ## Starting State
     A fresh student, initialised from the episode's seed, before its first batch. ``reset(options={"episode": n})``
@@ -185,6 +187,8 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             "weights": self._padded(weights),
             "rewarded": self._padded(self.episode.rewarded).astype(bool),
         }
+        if self.episode.over_equal is not None:
+            infos["reward_over_equal"] = self._padded(self.episode.over_equal)
         observation = self._observe()
         if done:
             infos["final_obs"] = observation

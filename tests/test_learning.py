@@ -183,6 +183,9 @@ def test_the_policy_whose_students_lose_least_on_validation_is_kept(unclear, tmp
     kept = policy.training_record["kept_at"]
     assert losses[kept] == min(losses.values()) < losses[0] - 0.05
     assert trial_loss(policy, *unclear) == pytest.approx(losses[kept])
+    lead = [point.get("rollout/reward_over_equal") for point in curve]
+    assert lead[0] is None  # no rollout came before
+    assert lead[1] + 0.1 < lead[-1]  # untrained, it weights nearly equally
     assert policy.origin == "learned"
     assert not policy.training
 

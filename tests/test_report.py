@@ -113,12 +113,42 @@ def test_page_has_every_part_and_no_reference_out(tmp_path: Path) -> None:
     assert "policy 90.0 [88.0, 92.0]; uniform 81.0 [80.0, 82.0]; alone 50.0." in text
     assert "Validation loss of trial students, nats over environment steps, from 0.500 to 0.750." in text
     assert "Mean teacher weight on music over training: a from 0.33 to 0.33" in text
-    assert '<td class="number">12</td>' in text
+    assert '<td class="n">12</td>' in text
     assert "<script" not in text
     outside = set(re.findall(r'(?:src|href)="([^#"][^"]*)"|url\((?!#)([^)]*)\)|@import', text))
     assert not outside
     ids = re.findall(r' id="([^"]+)"', text)
     assert not [name for name in ids if re.fullmatch(r"\w+_\d+", name)]
+
+
+def test_a_page_opens_on_its_summary_and_one_picture(tmp_path: Path) -> None:
+    """What is found, what shows it, what is beside it; the rest is folded."""
+    text = page(
+        tmp_path,
+        summary=["It pays.", "Instances matter."],
+        details=["All of it."],
+        accuracy=[{"weighting": "uniform", "accuracy": 0.5}],
+        weights=weights(["g"], ["a", "b"]),
+        tables=[("Costs", ROWS)],
+    )
+    opening, *folded = text.split('<details class="part">')
+    assert [text.count("<svg") for text in (opening, *folded)] == [1, 0, 1, 0]
+    assert opening.index("It pays.") < opening.index("<svg") < opening.index("Instances matter.")
+    assert ["All of it." in part for part in folded] == [True, False, False]
+    assert [part.count("<table>") for part in folded] == [0, 0, 1]
+    assert "<table>" in page(tmp_path, tables=[("Costs", ROWS)]).split("<details")[0]  # all there is to see
+
+
+def test_a_learning_curve_is_the_lead_over_equal_weights_where_that_is_known(tmp_path: Path) -> None:
+    curve = {"timesteps": [0, 10], "reward": [None, -0.5], "validation": [0.75, 0.5], "over_equal": [None, 0.25]}
+    known = page(tmp_path, learning_curve={**curve, "equal_loss": 0.625, "kept_loss": 0.5})
+    assert "Reward less that of equal weights at the same step over environment steps, from 0.250 to 0.250." in known
+    assert known.count(">equal weights</text>") == 2
+    assert "equal weights, 0.625 nats, measured on other trial students; there the policy that was kept loses" in known
+    before = page(tmp_path, learning_curve={**curve, "over_equal": [None, None]})
+    assert "Reward over environment steps, from -0.500 to -0.500." in before
+    assert "What equal weights would have earned at the same step was not recorded" in before
+    assert ">equal weights</text>" not in before
 
 
 class Tags(html.parser.HTMLParser):
@@ -308,6 +338,28 @@ def test_the_shuffle_says_no_more_than_its_interval(shuffle: int, said: str) -> 
     assert plain(cause).startswith(said)
 
 
+def test_the_page_of_a_benchmark_opens_on_whether_the_policy_pays(tmp_path: Path) -> None:
+    def opening(suites: dict[str, list[dict[str, Any]]]) -> str:
+        _, page = benchmark(tmp_path, suites)
+        return re.sub("</?(?:strong|code)>", "", page.split('<details class="part">')[0])
+
+    many = opening({"one": suite(PAYS), "two": [*suite(NO_DIFFERENCE), *suite(PAYS, "u")], "three": suite({"a": 5})})
+    assert "The learned policy pays on 2 of 3 tasks and costs accuracy on 0; means of suites go from +12.5 [" in many
+    assert "] (two) to +25.0 [" in many
+    assert "Instances matter in 2 of 2 suites: shuffling" in many
+    assert "Rewards added to the supervised router in 0 of 2 suites" in many
+    assert many.count("<svg") == 1
+    assert many.count("<li>") == 2
+    of_tasks = opening({"two": [*suite(NO_DIFFERENCE), *suite(PAYS, "u")]})
+    assert "policy pays on 1 of 2 tasks and costs accuracy on 0: +12.5 [" in of_tasks
+    assert "Points of the policy over equal weights: t +0.0; u +25.0." in of_tasks
+    of_one = opening({"one": suite(PAYS)})
+    assert "policy pays here: +25.0 [" in of_one
+    assert "Rewards added nothing sure to the supervised router: policy minus router +0.0 [" in of_one
+    assert "oracle +30.0." in of_one
+    assert "entropy pays here" in opening({"one": suite({"uniform": 100, "entropy": 150, "oracle": 160})})
+
+
 def test_what_intervals_are_about_is_said(tmp_path: Path) -> None:
     scores = [r | {"metric": "matthews", "matthews": r["seed"] / 10} for r in suite(PAYS, "cola")]
     text, _ = benchmark(tmp_path, {"suite": [*scores, *suite(PAYS, "other")]})
@@ -353,8 +405,8 @@ def test_tasks_are_put_together(tmp_path: Path) -> None:
     assert "On the mean over tasks, in points, `policy` is better than `uniform` (+10.0 [" in text
     assert "do not say what its training took" in text
     assert "## Speed" in text
-    # Forest, cost, headroom, and one group of weights.
-    assert page.count("<svg") == page.count("</svg>") == 4
+    # The opening's, forest, cost, headroom, and one group of weights.
+    assert page.count("<svg") == page.count("</svg>") == 5
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(set(ids)) == len(ids)
     assert {f"#{name}" for name in ids} >= set(re.findall(r'href="([^"]+)"', page))
@@ -468,7 +520,7 @@ def test_the_number_of_labels_is_a_curve_and_every_policy_stands_against_the_rou
     assert re.search(r"\|\s+30 \| \+0.0 \[\+0.0, \+0.0\] +\| \+5.0 \[", text)
     assert "Each policy minus the supervised router" in text
     assert re.search(r"\| policy_influence +\| -5.0 \[", text)
-    assert page.count("<svg") == 3  # forest, cost, and the curve
+    assert page.count("<svg") == 4  # the opening's, forest, cost, and the curve
     alone, _ = benchmark(tmp_path, {"suite": suite(PAYS, labelled_rows=30, logits="x")})
     assert "number of labels" not in alone
     assert "Each policy minus" not in alone

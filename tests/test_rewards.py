@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rlkd_envs.rewards import REWARDS, make_reward
+from rlkd_envs.scene import MeasuredAcross
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
@@ -212,7 +213,7 @@ def test_not_even_the_vocabulary_comes_from_the_test_split(task):
     assert np.array_equal(run("omega"), run("alpha beta"))
 
 
-class Constant:
+class Constant(MeasuredAcross):
     """The same reward whatever happens."""
 
     reads_labels = False

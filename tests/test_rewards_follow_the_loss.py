@@ -13,7 +13,15 @@ from rlkd_envs.vector import TeacherWeightingVectorEnv
 from scipy.optimize import minimize_scalar
 
 from rlkd.errors import ConfigError
-from rlkd.losses import cost_of_mixture, cross_entropy, distillation_loss, logit_gain, loss_gradient
+from rlkd.losses import (
+    cost_of_mixture,
+    cross_entropy,
+    distillation_loss,
+    likeliest_temperatures,
+    logit_gain,
+    loss_gradient,
+)
+from rlkd.weighting.base import equal_weights
 
 LOSSES = [
     {"temperature": temperature, "kd_ratio": ratio, "mix": mix}
@@ -199,6 +207,7 @@ def test_a_student_in_the_environment_learns_by_the_loss_that_its_rewards_follow
         reads_labels=True,
         before=lambda scene: None,
         after=lambda scene: seen.setdefault("gradient", scene.gradient)[:, 0],
+        of_equal_weights=lambda scene: None,
     )
     _, mean_loss = episode.step(weights)
     # the gradient of the last bias is the mean of the instances' gradients at the logits, before it was clipped
@@ -206,6 +215,47 @@ def test_a_student_in_the_environment_learns_by_the_loss_that_its_rewards_follow
     np.testing.assert_allclose(seen["bias"] / seen["bias"].norm(), expected / expected.norm(), atol=1e-5)
     losses = distillation_loss(episode.student_logits, state.teacher_logits, weights, state.labels, **loss)
     assert mean_loss == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", FEW[::3], ids=str)
+@pytest.mark.parametrize("reward", ["logit_gain", "influence", "refined_influence"])
+def test_the_lead_over_equal_weights_is_the_difference_of_two_rewards(reward, loss, task, cache):
+    """Each is worked out on its own in float64 from the student's logits of the step; teachers are missing here and
+    there."""
+
+    def stepped(weights_of):
+        env = TeacherWeightingVectorEnv(
+            32, task=task, cache=cache, horizon=20, student="rlkd/mlp", reward=reward, teacher_dropout=0.3, **loss
+        )
+        env.reset(seed=0)
+        episode = env.episode
+        state, probe = episode.observed_state(student=False), (*episode.probe_logits(), episode.probe_labels)
+        earned, _ = episode.step(weights_of(state.present))
+        return episode, state, probe, earned.numpy()
+
+    chances = torch.from_numpy(np.random.default_rng(0).dirichlet(np.ones(3), 32)).float()
+    episode, state, probe, earned = stepped(lambda present: chances * present / (chances * present).sum(-1, True))
+    present, labels, teachers = state.present.numpy(), state.labels.numpy(), state.teacher_logits.double().numpy()
+    z = episode.student_logits.double().numpy()
+    along = softmax(z) - np.eye(z.shape[1])[labels]
+    if reward != "logit_gain":
+        logits, inputs, answers = (values.numpy().astype(np.float64) for values in probe)
+        if reward == "refined_influence":
+            logits = logits / likeliest_temperatures(probe[0].unsqueeze(1), probe[2]).item()
+        slope = (softmax(logits) - np.eye(z.shape[1])[answers.astype(int)]).T @ inputs / len(logits)
+        along = episode.student_hidden.double().numpy() @ slope.T
+
+    def worked_out(weights):
+        return (slopes(lambda z: reference_loss(z, teachers, weights, labels, **loss), z) * along).sum(-1)
+
+    chosen = chances.double().numpy() * present
+    weighted = worked_out(chosen / chosen.sum(-1, keepdims=True))
+    equal = worked_out(present / present.sum(-1, keepdims=True))
+    unit = 1 if reward == "logit_gain" else np.abs(weighted).mean()
+    np.testing.assert_allclose(earned, weighted / unit, atol=1e-4)
+    np.testing.assert_allclose(episode.over_equal, (weighted - equal) / unit, atol=1e-4)
+    assert episode.over_equal.abs().max() > 0.01
+    assert (stepped(equal_weights)[0].over_equal == 0).all()
 
 
 def test_what_cannot_be_is_refused(task, cache):

@@ -197,6 +197,7 @@ class PolicyRun(Generic[PolicyT]):
         self.best_loss = math.inf
         self.best_at = 0
         self.reward_mean: float | None = None
+        self.over_equal: float | None = None
         self._noted_at = -1
         self._random_state: tuple[Tensor, Tensor, int] | None = None
         self.slots = SlotsVecEnv(env, seed=training.seed)
@@ -228,9 +229,10 @@ class PolicyRun(Generic[PolicyT]):
         return bool(self.env.at_episode_start)
 
     def note_rewards(self) -> None:
-        """Remember the mean reward of the rollout that just ended, slots without one left out."""
+        """Remember the mean reward of the rollout that just ended, and its lead over equal weights."""
         buffer: Any = self.agent.rollout_buffer
         self.reward_mean = float(buffer.rewards[buffer.valid].mean())
+        self.over_equal = self.slots.mean_over_equal()
 
     def note_policy(self, *, last: bool = False) -> None:
         """Log a point of the learning curve, and keep the policy if it is the best so far.
@@ -244,6 +246,8 @@ class PolicyRun(Generic[PolicyT]):
         self._noted_at = step
         weighting: Any = self.policy
         values = {"validation/label_probability": validation_score(weighting, self.env.validation_state())}
+        if self.over_equal is not None:
+            values["rollout/reward_over_equal"] = self.over_equal
         if not self.keep_best:
             self._keep(step)
         elif last or self.at_episode_start:
@@ -337,6 +341,7 @@ class PolicyRun(Generic[PolicyT]):
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "best_at": self.best_at,
             "reward_mean": self.reward_mean,
+            "reward_over_equal": self.over_equal,
         }
         write_json_atomic(folder / "state.json", plain)
         write_manifest(folder)
@@ -360,6 +365,7 @@ class PolicyRun(Generic[PolicyT]):
         self.slots.first_episode = plain["episode"]
         self.best_loss = math.inf if plain["best_loss"] is None else plain["best_loss"]
         self.best_at, self.reward_mean = plain["best_at"], plain["reward_mean"]
+        self.over_equal = plain.get("reward_over_equal")  # checkpoints of earlier versions know none
         self._random_state = tensors["random.torch"], tensors["random.numpy"], plain["numpy_position"]
 
     def restore_random_state(self) -> None:

@@ -34,6 +34,7 @@ class SlotsVecEnv(VecEnv):
     def __init__(self, env: Any, *, first_episode: int = 0, seed: int = 0) -> None:
         """Wrap ``env``, whose first reset starts episode ``first_episode`` of ``seed``."""
         self.env, self.first_episode, self._seed = env, first_episode, seed
+        self._over_equal: list[NDArray[np.float32]] = []
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
@@ -48,12 +49,20 @@ class SlotsVecEnv(VecEnv):
     def step_wait(self) -> Any:
         """Take the step."""
         observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        if "reward_over_equal" in infos:
+            self._over_equal.append(infos["reward_over_equal"][infos["rewarded"]])
         rewards = np.where(infos["rewarded"], rewards, np.nan)  # for the buffer, which leaves them out
         done = terminated | truncated
         slots: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
             slots = [{"terminal_observation": last} for last in infos["final_obs"]]
         return observation, rewards, done, slots
+
+    def mean_over_equal(self) -> float | None:
+        """Mean of rewards less those of equal weights since this was last asked; None where no reward could tell."""
+        found, self._over_equal = self._over_equal, []
+        values = np.concatenate(found) if found else np.empty(0)
+        return float(values.mean(dtype=np.float64)) if len(values) else None
 
     def close(self) -> None:
         """Close the wrapped environment."""

@@ -6,10 +6,11 @@ from rlkd.report.document import plain
 from rlkd.report.origins import untraced
 from rlkd.report.page import write_report
 from rlkd.report.tables import Row, format_table, markdown_table
-from rlkd.report.wording import failures, task_sentences
+from rlkd.report.wording import brief_sentences, failures, task_sentences
 
 __all__ = [
     "Row",
+    "brief_sentences",
     "brief_table",
     "failures",
     "format_table",

@@ -14,7 +14,7 @@ ORDER = (
 """Base names as tables and plots list them; a user's own weightings stand before the router."""
 _OWN = ORDER.index("router") - 0.5
 
-POLICY = "policy"
+POLICY, ROUTER = "policy", "router"
 CONTROLS = ("shuffle", "mean")
 CEILINGS = ("oracle", "best_per_instance")
 

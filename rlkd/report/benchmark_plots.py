@@ -63,7 +63,8 @@ def _forest_figure(panels: Sequence[ForestPanel], names: Sequence[str], width: i
         _forest_axes(axes, panel, names)
         axes.set_yticks(range(len(names)), [shortened(name, 30) for name in names] if column == 0 else [])
         axes.tick_params(axis="y", labelcolor=INK, labelsize=11)
-    _family_legend(figure, names, height)
+    told = [(MUTED, "o", "interval without zero"), (MUTED, "open", "with zero")]
+    _legend(figure, [*_family_looks(names), *told], height)
     return svg_of(figure)
 
 
@@ -100,14 +101,23 @@ def _limits(gains: Mapping[str, Interval], reach: float = 1.5) -> tuple[float, f
     return max(-max(reach * right, 3.0), min([-1.0, *(1.08 * end for end in ends)])), right
 
 
-def _family_legend(figure: Figure, names: Sequence[str], height: float) -> None:
-    present = [look for kind, look in LOOKS.items() if any(family(name) == kind for name in names)]
+def _family_looks(names: Sequence[str]) -> list[tuple[str, str, str]]:
+    return [look for kind, look in LOOKS.items() if any(family(name) == kind for name in names)]
+
+
+def _legend(figure: Figure, looks: Sequence[tuple[str, str, str]], height: float) -> None:
+    """A line of markers; muted ones stand for no line."""
     handles = [
-        Line2D([], [], color=colour, marker=marker, linewidth=2, label=label) for colour, marker, label in present
-    ]
-    handles += [
-        Line2D([], [], color=MUTED, marker="o", linewidth=0, label="interval without zero"),
-        Line2D([], [], color=MUTED, marker="o", markerfacecolor="white", linewidth=0, label="with zero"),
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker="o" if marker == "open" else marker,
+            markerfacecolor="white" if marker == "open" else colour,
+            linewidth=0 if colour == MUTED else 2,
+            label=label,
+        )
+        for colour, marker, label in looks
     ]
     figure.legend(
         handles=handles,
@@ -121,6 +131,55 @@ def _family_legend(figure: Figure, names: Sequence[str], height: float) -> None:
         columnspacing=1.6,
         borderaxespad=0.2,
     )
+
+
+def gain_plot(rows: Mapping[str, Mapping[str, Interval]], labels: Mapping[str, str] | None = None) -> Markup:
+    """Gains over uniform: a row each, the marks of its weightings one below the other, the first's gain in words.
+
+    Args:
+        rows: What a row is called to the gain of each weighting in it, by name.
+        labels: What the legend calls these weightings; None: families.
+    """
+    height = 1.0 + 0.31 * len(rows)
+    figure = Figure(figsize=(7.4, height))
+    axes = figure.add_subplot()
+    bare(axes)
+    axes.grid(axis="y", visible=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
+    left, right = _limits({f"{row}/{name}": gain for row, marks in rows.items() for name, gain in marks.items()})
+    axes.set_xlim(left, right)
+    for y, marks in enumerate(rows.values()):
+        if y % 2 == 0:
+            axes.axhspan(y - 0.5, y + 0.5, color=BAND, zorder=0, linewidth=0)
+        places = np.linspace(-0.27, 0.27, len(marks)) if len(marks) > 1 else [0.0]
+        for place, (name, gain) in zip(places, marks.items(), strict=True):
+            _gain_mark(axes, y + place, name, gain, left)
+        mean, low, high = next(iter(marks.values()))
+        words = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" if math.isfinite(low) else f"{mean:+.1f}"
+        axes.text(1.02, y, words, transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=9.5)
+    axes.set_yticks(range(len(rows)), [shortened(name, 24) for name in rows], color=INK, fontsize=10.5)
+    axes.set_xlabel("points over equal weights", color=MUTED, fontsize=10)
+    axes.locator_params(axis="x", nbins=6)
+    names = list(dict.fromkeys(name for marks in rows.values() for name in marks))
+    looks = [(*LOOKS[family(name)][:2], label) for name, label in (labels or {}).items() if name in names]
+    _legend(figure, looks or _family_looks(names), height)
+    figure.subplots_adjust(left=0.235, right=0.79, top=1 - 0.36 / height, bottom=0.52 / height)
+    return svg_of(figure)
+
+
+def _gain_mark(axes: Axes, y: float, name: str, gain: Interval, left: float) -> None:
+    """A mean with its interval; one too far below is named at the edge."""
+    mean, low, high = gain
+    colour, marker, _ = LOOKS[family(name)]
+    if mean < left:
+        axes.text(
+            left, y, f" \N{BLACK LEFT-POINTING SMALL TRIANGLE} {mean:+.1f}", va="center", color=colour, fontsize=8
+        )
+        return
+    axes.plot([max(low, left), high], [y, y], color=colour, linewidth=1.8, alpha=0.55, solid_capstyle="round")
+    face = colour if low > 0 or high < 0 else "white"
+    axes.plot([mean], [y], marker, color=colour, markersize=4.6, markerfacecolor=face, markeredgewidth=1.1)
 
 
 def headroom_plot(rooms: Sequence[float], panels: Mapping[str, Sequence[Interval]], keys: Sequence[str]) -> Markup:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import jinja2
 from markupsafe import Markup, escape
 
+from rlkd.report.plots import compact
 from rlkd.report.tables import Row, cell_text, clean_text, markdown_escape, markdown_table, numeric_columns
-from rlkd.report.template import STYLE, TABLE, WEIGHTS
+from rlkd.report.template import PAGE
 
 _INLINE = ((re.compile(r"`([^`]+)`"), r"<code>\1</code>"), (re.compile(r"\*\*([^*]+)\*\*"), r"<strong>\1</strong>"))
 
@@ -73,14 +74,29 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Panels of teacher weights, as :func:`rlkd.report.page.weights_part` gives them; HTML only."""
+class Panel:
+    """One of several plots, with its heading."""
 
-    part: object
-    kind: str = field(default="weights", init=False)
+    title: str
+    svg: Markup
+    alt: str
+    lead: str = ""
+    """A few words beside the heading."""
 
 
-Block = Table | Figure | Bullets | Text | Link | Weights
+@dataclass(frozen=True)
+class Panels:
+    """Plots side by side, with one legend for all; HTML only."""
+
+    panels: Sequence[Panel]
+    legend: Sequence[tuple[str, str]] = ()
+    """Names and their colours."""
+    size: str = "small"
+    """A class of the page's style: ``small`` or ``pair``."""
+    kind: str = field(default="panels", init=False)
+
+
+Block = Table | Figure | Bullets | Text | Link | Panels
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,18 @@ class Section:
     """Closed until the reader opens it; HTML only."""
     lead: str = ""
     """One sentence beside the heading of a folded section; HTML only."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What the first screen of an HTML page shows."""
+
+    verdict: str
+    """What was found, in a sentence."""
+    picture: Sequence[Block] = ()
+    """What shows it."""
+    beside: Sequence[Block] = ()
+    """A few short sentences, or a small table."""
 
 
 def markdown(title: str, blocks: Sequence[Block], sections: Sequence[Section]) -> str:
@@ -130,17 +158,11 @@ def _markdown_line(text: str) -> str:
     return markdown_escape(clean_text(text))
 
 
-def html(title: str, blocks: Sequence[Block], sections: Sequence[Section]) -> str:
+def html(title: str, opening: Opening, sections: Sequence[Section]) -> str:
     """The document as a page without script and without any reference outside itself."""
-    return render(STYLE + TABLE + WEIGHTS + _PAGE, title=title, blocks=blocks, sections=sections)
-
-
-def render(template: str, **parts: object) -> str:
-    """Fill a page's template: every text is cleaned and escaped; ``inline`` and ``cells`` are its filters."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_finalize)
-    environment.filters["inline"] = _inline
-    environment.filters["cells"] = _cells
-    return environment.from_string(template).render(**parts) + "\n"
+    environment.filters |= {"inline": _inline, "cells": _cells, "compact": compact}
+    return environment.from_string(PAGE).render(title=title, opening=opening, sections=sections) + "\n"
 
 
 def _finalize(value: object) -> object:
@@ -170,68 +192,3 @@ def _cells(table: Table) -> dict[str, object]:
         "rows": [[cell_text(row.get(name)) for name in columns] for row in table.rows],
         "marked": set(table.marked),
     }
-
-
-_PAGE = """\
-{% macro block_of(block, label) %}
-{% if block.kind == "table" and block.rows %}
-{{ table_of(block | cells, label) }}
-{% elif block.kind == "figure" %}
-<div class="scroll" tabindex="0" role="region" aria-label="{{ label }}, plot">
-<div class="plot {{ block.width }}" role="img" aria-label="{{ block.alt }}">
-{{ block.svg }}
-</div>
-</div>
-{% elif block.kind == "bullets" and block.lines %}
-<ul class="points">
-{% for line in block.lines %}
-<li>{{ line | inline }}</li>
-{% endfor %}
-</ul>
-{% elif block.kind == "text" %}
-<p{% if block.note %} class="note"{% endif %}>{{ block.text | inline }}</p>
-{% elif block.kind == "weights" %}
-{{ weights_of(block.part) }}
-{% endif %}
-{% endmacro %}
-{% macro inner(section) %}
-{% for block in section.blocks %}
-{{ block_of(block, section.title) }}
-{% endfor %}
-{% for below in section.sections %}
-{% if below.folded %}
-<details>
-<summary><h3>{{ below.title | inline }}</h3> <span>{{ below.lead | inline }}</span></summary>
-{{ inner(below) }}
-</details>
-{% else %}
-<h3 class="apart">{{ below.title | inline }}</h3>
-{{ inner(below) }}
-{% endif %}
-{% endfor %}
-{% endmacro %}
-<body>
-<main class="broad">
-<header>
-<h1>{{ title }}</h1>
-{% for block in blocks %}
-{{ block_of(block, title) }}
-{% endfor %}
-{% if sections | length > 1 %}
-<nav aria-label="Sections"><ul>
-{% for section in sections %}
-<li><a href="#part-{{ loop.index }}">{{ section.title | inline }}</a></li>
-{% endfor %}
-</ul></nav>
-{% endif %}
-</header>
-{% for section in sections %}
-<section id="part-{{ loop.index }}">
-<h2>{{ section.title | inline }}</h2>
-{{ inner(section) }}
-</section>
-{% endfor %}
-</main>
-</body>
-</html>
-"""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.report.arms import control_of, ordered, policies
+from rlkd.report.arms import CEILINGS, CONTROLS, ROUTER, control_of, is_policy, ordered, policies
 from rlkd.stats import UNIFORM, TaskRuns, rank_correlation, spread, verdict
 
 Record = Mapping[str, Any]
@@ -54,22 +54,60 @@ def policy_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
     return [line for name in policies(by_name) for line in _policy_sentences(runs, by_name, name)]
 
 
-def _policy_sentences(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:
-    row = by_name[name]
+def brief_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
+    """Whether the first policy pays on a task, or what does best without one, then what its controls and runs say."""
+    by_name = {str(row["weighting"]): row for row in rows}
+    known = [name for name in ordered(by_name) if by_name[name].get("gain") is not None and name not in CEILINGS]
+    shown = policies(by_name) or sorted(known, key=lambda name: -by_name[name]["gain"])
+    if not shown:
+        return ["Nothing here can be compared with equal weights.", *failures(runs.records)]
+    name = shown[0]
+    beside = (
+        [*_control_sentence(runs, by_name, name, "shuffle"), *_router_sentence(runs, name)] if is_policy(name) else []
+    )
+    return [gain_sentence(by_name[name]), *beside, *failures(runs.records)]
+
+
+def _router_sentence(runs: TaskRuns, name: str) -> list[str]:
+    """Did rewards add to the router?"""
+    draws = None if runs.panel is None else runs.panel.difference(name, ROUTER)
+    if draws is None:
+        return []
+    row = spread("gain", draws)
+    said = {
+        "pays": "Rewards added to the supervised router",
+        "same": "Rewards added nothing sure to the supervised router",
+        "costs": "The supervised router alone does better",
+        None: "One run is too few to tell it from the router",
+    }[verdict(row, "gain")]
+    return [f"{said}: `{name}` minus `{ROUTER}` {points(row, 'gain')} points."]
+
+
+def gain_sentence(row: Figures) -> str:
+    """Whether a weighting pays on a task, with its interval."""
+    name = row["weighting"]
     if row.get("gain") is None:
-        return [f"`{name}` has no run that can be paired with uniform."]
+        return f"`{name}` has no run that can be paired with uniform."
     chance = "" if row.get("p_value") is None else f" ({p_text(row['p_value'])})"
     gain = f"{points(row, 'gain')} points over uniform"
-    said = {
+    return {
         "pays": f"`{name}` **pays here**: {gain}{chance}.",
         "costs": f"`{name}` **costs accuracy here**: {gain}{chance}.",
         "same": f"`{name}` **makes no sure difference here**: {gain}{chance}.",
         None: f"`{name}`: {gain}; one run is too few to say more.",
     }[row.get("verdict")]
+
+
+def _policy_sentences(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:
+    row = by_name[name]
+    said = gain_sentence(row)
+    if row.get("gain") is None:
+        return [said]
     share = spread_text(row, "gap_share", ".2f")
     if share is not None:
         said += f" It recovers {share} of the gap between uniform and the oracle."
-    return [said, *_origin(runs, name), *_cause(runs, by_name, name)]
+    causes = [line for kind in CONTROLS for line in _control_sentence(runs, by_name, name, kind)]
+    return [said, *_origin(runs, name), *causes]
 
 
 def _origin(runs: TaskRuns, name: str) -> list[str]:
@@ -102,31 +140,26 @@ def _in(found: Sequence[Any], value: Any) -> str:
     return "" if count == len(found) else f" in {count} of {len(found)} runs"
 
 
-def _cause(runs: TaskRuns, by_name: dict[str, Figures], name: str) -> list[str]:
-    """Is it the instances? Against the policy's own weights, shuffled and averaged."""
-    if runs.panel is None:
+def _control_sentence(runs: TaskRuns, by_name: dict[str, Figures], name: str, kind: str) -> list[str]:
+    """Is it the instances? Against the policy's own weights, shuffled or averaged; nothing without that control."""
+    control = control_of(name, kind, list(by_name))
+    draws = None if runs.panel is None or control is None else runs.panel.difference(name, control)
+    if draws is None:
         return []
-    sentences = []
-    for kind, what in (("shuffle", "the shuffle"), ("mean", "the policy's average weights, fixed,")):
-        control = control_of(name, kind, list(by_name))
-        draws = None if control is None else runs.panel.difference(name, control)
-        if draws is None:
-            continue
-        drop = spread("drop", draws)
-        side, size = verdict(drop, "drop"), f"`{name}` minus `{control}` {points(drop, 'drop')} points"
-        if side is None:
-            sentences.append(f"{size}; one run is too few to say more.")
-        elif side == "pays" and kind == "shuffle":
-            sentences.append(f"The instances matter: shuffling the weights over them costs accuracy ({size}).")
-        elif side == "pays":
-            sentences.append(f"Fixed weights would not do: {size}.")
-        elif kind == "shuffle":
-            does = "does as well, as far as these runs tell" if side == "same" else "does better"
-            sentences.append(f"**Instance weighting is not the cause** ({what} {does}): {size}.")
-        else:
-            are = "are as good, as far as these runs tell" if side == "same" else "are better"
-            sentences.append(f"Fixed weights would do: {what} {are} ({size}).")
-    return sentences
+    what = "the shuffle" if kind == "shuffle" else "the policy's average weights, fixed,"
+    drop = spread("drop", draws)
+    side, size = verdict(drop, "drop"), f"`{name}` minus `{control}` {points(drop, 'drop')} points"
+    if side is None:
+        return [f"{size}; one run is too few to say more."]
+    if side == "pays" and kind == "shuffle":
+        return [f"The instances matter: shuffling the weights over them costs accuracy ({size})."]
+    if side == "pays":
+        return [f"Fixed weights would not do: {size}."]
+    if kind == "shuffle":
+        does = "does as well, as far as these runs tell" if side == "same" else "does better"
+        return [f"**Instance weighting is not the cause** ({what} {does}): {size}."]
+    are = "are as good, as far as these runs tell" if side == "same" else "are better"
+    return [f"Fixed weights would do: {what} {are} ({size})."]
 
 
 def _others(by_name: dict[str, Figures]) -> list[str]:

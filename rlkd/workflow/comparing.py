@@ -15,7 +15,7 @@ from rlkd.records import (
     read_object,
     write_json_atomic,
 )
-from rlkd.report import task_sentences, task_table, write_report
+from rlkd.report import brief_sentences, task_sentences, task_table, write_report
 from rlkd.settings import StudentSettings
 from rlkd.stats import group_runs, task_rows
 from rlkd.workflow.students import inputs_record
@@ -106,7 +106,8 @@ def compare_and_report(
     write_report(
         folder / "report.html",
         title=f"Weightings compared on {task.name}",
-        summary=[
+        summary=brief_sentences(runs, rows),
+        details=[
             f"{seeds} paired seeds, student {settings.student}, {settings.max_steps} steps at a learning rate of "
             f"{settings.learning_rate:g}, on {settings.device}.",
             *sentences,

@@ -11,7 +11,7 @@ from rlkd.defaults import TEACHER_COPIES, student_rate
 from rlkd.devices import check_device
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache
-from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl
+from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl, read_object
 from rlkd.report import write_report
 from rlkd.settings import AUTO, found_device
 from rlkd.workflow.teachers import Rows
@@ -72,7 +72,8 @@ def run_train_policy(
     write_report(
         folder / "report.html",
         title=f"Policy trained on {task.name}",
-        summary=[
+        summary=[_verdict(curve)],
+        details=[
             f"Reward {reward}; {row['timesteps']} instances weighted; students on {device}.",
             f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, "
             f"{losses[kept_at]:.3f} with the policy that was kept, that of timestep {kept_at}.",
@@ -86,11 +87,26 @@ def run_train_policy(
     return [row]
 
 
-def learning_curve(folder: Path) -> dict[str, list[Any]]:
-    """What the report draws of a policy's training, from the metrics in its run directory."""
+def _verdict(curve: Mapping[str, Any]) -> str:
+    """What trial students say of the policy that was kept; those that decided its strength, of which none chose it."""
+    kept, equal = curve["kept_loss"], curve["equal_loss"]
+    than = "less than" if kept < equal else "as much as" if kept == equal else "more than"
+    return (
+        f"Students of the policy that was kept lose {kept:.3f} nats on validation, {than} those of equal weights with "
+        f"{equal:.3f}; what it gains on test rows is for `rlkd compare` to tell."
+    )
+
+
+def learning_curve(folder: Path) -> dict[str, Any]:
+    """What the report draws of a policy's training, from its run directory."""
     records = read_jsonl(folder / "metrics.jsonl")
+    saved = read_object(folder / "policy" / "config.json")
+    losses = saved["training"].get("strength_losses", {})
     return {
         "timesteps": [record["step"] for record in records],
         "reward": [record["rollout/reward_mean"] for record in records],
+        "over_equal": [record.get("rollout/reward_over_equal") for record in records],
         "validation": [record.get("validation/trial_loss") for record in records],
+        "equal_loss": losses.get("0.0"),
+        "kept_loss": losses.get(str(float(saved.get("strength", 1)))),
     }

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from rlkd_envs.scene import MeasuredAcross
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -93,7 +94,7 @@ def test_leave_one_out_needs_others(task, cache):
 # --- a reward that never changes ---------------------------------------------------------------------------------
 
 
-class Constant:
+class Constant(MeasuredAcross):
     """The same reward whatever happens."""
 
     reads_labels = False
