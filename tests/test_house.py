@@ -105,6 +105,44 @@ def test_libraries_stay_on_their_floors():
     assert not any(name.startswith("..") for floor, path in sources() if floor == "envs" for name in imports(path))
 
 
+HASHED = {
+    "data/collection.py": "the data of tasks",
+    "data/task.py": "the rows of a task",
+    "logit_cache/building.py": "names of a cache's arrays, which are part of its format",
+    "models/arrays.py": "logits",
+    "models/identity.py": "weights",
+    "report/origins.py": "the lines of a report",
+    "report/plots.py": "drawings",
+    "systems/meta_kd/distillation.py": "scores and weights",
+    "weighting/fixed.py": "draws of weights",
+    "weighting/saved.py": "weights",
+    "weighting/subsets.py": "draws of teachers",
+}
+"""Outside ``records``, what hashes something else than a key."""
+MARKERS = {"done.json", "stage.json", "result.json", "manifest.json"}
+LOCKS = {"benchmark/workers.py": "who does a unit of work"}
+
+
+def test_finished_is_said_in_one_place_and_keys_are_made_in_one():
+    """No module but ``records`` names a marker, believes a manifest, holds a lock or hashes JSON for a key."""
+    own = []
+    for floor, path in sources():
+        place = path.relative_to(ROOT / "rlkd").as_posix() if floor != "envs" else f"envs/{path.name}"
+        if floor == "records":
+            continue
+        taken = {name.partition(".")[0] for name in imports(path)}
+        if taken & {"hashlib", "xxhash"} and place not in HASHED:
+            own.append(f"{place} hashes")
+        if "filelock" in taken and place not in LOCKS:
+            own.append(f"{place} locks")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in MARKERS and floor != "logit_cache":
+                own.append(f"{place} names {node.value}")
+            if isinstance(node, ast.alias) and node.name == "verify_manifest":
+                own.append(f"{place} imports {node.name}")
+    assert own == []
+
+
 def absolute(path: Path) -> Iterator[str]:
     """The modules of ours that a file imports, also those that only type checkers import."""
     package = ["rlkd_envs"] if path.parent.name == "envs" else [*path.parent.relative_to(ROOT).parts]

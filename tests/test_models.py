@@ -458,7 +458,8 @@ def test_train_specialists_and_resume(task: Task, tmp_path: Path) -> None:
     with pytest.raises(OutputDirectoryError, match="other settings"):
         train(seed=1)
     before = network.identity
-    (paths[1] / "teacher.json").unlink()
+    for name in ("done.json", "teacher.json"):
+        (paths[1] / name).unlink()
     (again,) = load_teachers(train()[1:], task, device="cpu")
     assert again.identity == before
 

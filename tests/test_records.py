@@ -1,5 +1,6 @@
 """Torn lines, killed writers, damaged files and directories that must not be deleted."""
 
+import hashlib
 import json
 import os
 import random
@@ -7,22 +8,29 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from rlkd import records
 from rlkd.errors import ConfigError, OutputDirectoryError, RlkdError
 from rlkd.records import (
+    Finished,
     RunDirectory,
     append_jsonl,
     commit,
+    digest,
     environment,
     file_hash,
+    finished,
     newest_verified,
+    once,
     prepare_output_dir,
     read_jsonl,
     source,
@@ -278,6 +286,130 @@ def test_a_killed_writer_leaves_a_checkpoint_that_verifies(tmp_path: Path) -> No
         assert (newest / "part-3").read_bytes() == f"{number} 3 ".encode() * 20_000
         reached = number
     assert reached > 0
+
+
+# --- finished folders and keys
+
+
+class Killed(BaseException):
+    pass
+
+
+def make_parts(folder: Path, calls: list[int]) -> dict[str, Any]:
+    calls.append(1)
+    (folder / "inner").mkdir(exist_ok=True)
+    for name in ("first", "inner/second"):
+        write_text_atomic(folder / name, name)
+    return {"seconds": 1.5}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_is_finished_when_all_of_it_is_there_and_not_before(
+    tmp_path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each rename and each sync; then made, once."""
+    for last in range(100):
+        folder, calls, steps = tmp_path / f"{whole}-{last}", [], iter(range(100))
+        make = partial(make_parts, folder, calls)
+
+        def killed(real: Any, *args: Any, steps: Any = steps, last: int = last) -> None:
+            if next(steps) == last:
+                raise Killed
+            real(*args)
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "fsync"):
+                patch.setattr(os, name, partial(killed, getattr(os, name)))
+            try:
+                once(folder, "key", make, whole=whole)
+                break
+            except Killed:
+                pass
+        marked = finished(folder)
+        if marked is not None:
+            assert marked == Finished("key", {"seconds": 1.5})
+            assert (folder / "inner" / "second").read_text() == "inner/second"
+        (folder / "leftover").write_text("")
+        for _ in range(2):
+            assert once(folder, "key", make, whole=whole) == {"seconds": 1.5}
+        assert len(calls) == (2 if marked is None else 1)
+        left = {"leftover"} if marked is not None or not whole else set()
+        sealed = {"manifest.json"} if whole else set()
+        assert {*names(folder)} - {".making.tmp"} == {"done.json", "first", "inner", *left, *sealed}
+    assert last > 8
+
+
+def test_a_folder_that_was_made_of_something_else_is_told(tmp_path: Path) -> None:
+    once(tmp_path / "made", "this", dict)
+    with pytest.raises(OutputDirectoryError, match=r"other settings or data .* that, got this; choose another"):
+        once(tmp_path / "made", "that", dict)
+
+
+def test_a_sealed_folder_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+    for damage in ("", "first", "manifest.json"):
+        if damage:
+            (tmp_path / damage).unlink()
+            assert finished(tmp_path) is None
+        once(tmp_path, "key", lambda: make_parts(tmp_path, calls), whole=True)
+    assert len(calls) == 3
+
+
+def test_two_programs_make_a_folder_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def make() -> dict[str, Any]:
+        time.sleep(0.05)
+        return make_parts(tmp_path, calls)
+
+    threads = [threading.Thread(target=once, args=(tmp_path, "key", make)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert names(tmp_path) == ["done.json", "first", "inner"]
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"done.json": {"seconds": 2, "path": "router"}}, Finished(None, {"seconds": 2, "path": "router"})),
+        ({"result.json": {"rows": []}}, Finished(None, {"rows": []})),
+        (
+            {"teacher.json": {"name": "a", "settings": "key", "metrics": {"seconds": 3}}},
+            Finished("key", {"seconds": 3}),
+        ),
+        ({"teacher.json": {"name": "of a person"}}, Finished("", {})),
+        ({"stage.json": {"made_of": "key"}}, None),  # whose manifest a kill prevented
+        ({"README.md": {}, "model.safetensors": {}, "config.json": {}}, Finished(None, {})),
+        ({"model.safetensors": {}, "config.json": {}}, None),
+    ],
+)
+def test_what_an_earlier_release_finished_is_finished(
+    tmp_path: Path, files: dict[str, Any], found: Finished | None
+) -> None:
+    for name, content in files.items():
+        write_json_atomic(tmp_path / name, content)
+    assert finished(tmp_path) == found
+
+
+def test_a_model_that_an_earlier_release_sealed_is_finished_while_it_is_whole(tmp_path: Path) -> None:
+    directory, done = checkpoint(tmp_path / "c"), {"made_of": "key", "steps": 3}
+    write_json_atomic(directory / "stage.json", done)
+    write_manifest(directory)
+    assert finished(directory) == Finished("key", done)
+    (directory / "model.bin").write_bytes(b"weighty")
+    assert finished(directory) is None
+
+
+def test_keys_are_those_of_the_records_and_folders_on_disk() -> None:
+    content = {"b": 1, "a": [0.5, None]}
+    sorted_text, text = b'{"a": [0.5, null], "b": 1}', b'{"b": 1, "a": [0.5, null]}'
+    assert digest(content) == xxhash.xxh3_64_hexdigest(sorted_text)[:8]
+    assert digest(content, 16, in_order=True) == xxhash.xxh3_64_hexdigest(text)
+    assert digest(content, 16, algorithm="sha256") == hashlib.sha256(sorted_text).hexdigest()[:16]
+    assert digest(content, 12, algorithm="sha256", in_order=True) == hashlib.sha256(text).hexdigest()[:12]
 
 
 def test_output_directory_is_created_with_parents(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rlkd.benchmark import arms, compare
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.errors import ConfigError, OutputDirectoryError, PolicyError, WeightingError
 from rlkd.features import ObservationConfig
-from rlkd.records import check_folder_name, folder_of, read_jsonl
+from rlkd.records import check_folder_name, finished, folder_of, read_jsonl
 from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.weighting import Policy, build_weighting
@@ -141,10 +141,10 @@ def test_resuming_a_finished_distillation_changes_nothing(data, tmp_path):
 @pytest.mark.parametrize(
     "lost",
     [
-        slow(["report.html"]),
-        slow(["report.html", "results.json"]),
-        ["report.html", "results.json", "student"],
-        slow(["student"]),
+        slow(["done.json", "report.html"]),
+        slow(["done.json", "report.html", "results.json"]),
+        ["done.json", "report.html", "results.json", "student"],
+        slow(["done.json", "student"]),
     ],
 )
 def test_a_distillation_that_was_killed_after_its_last_step_ends_alike(lost, data, tmp_path):
@@ -154,7 +154,7 @@ def test_a_distillation_that_was_killed_after_its_last_step_ends_alike(lost, dat
         path = tmp_path / "run" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     metrics = tmp_path / "run" / "metrics.jsonl"
-    if len(lost) == 3:  # before the last line was said
+    if len(lost) == 4:  # before the last line was said
         metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
     for _ in range(2):
         assert distil(data, tmp_path / "run", resume=True) == rows
@@ -336,7 +336,7 @@ def test_a_policy_is_saved_whole_or_not_at_all(old, tmp_path, monkeypatch):
         except Killed:
             with pytest.raises(PolicyError, match="has no"):
                 load_module(Policy, folder)
-            assert not arms._is_whole(folder)
+            assert finished(folder) is None
             continue
         finally:
             monkeypatch.setattr(os, "replace", replace)

@@ -1,20 +1,16 @@
 """The weightings of a comparison: what they are called, and what they are made of."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlkd.cost import NO_COST, UNKNOWN_COST
 from rlkd.data.task import Task
-from rlkd.errors import PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
+from rlkd.records import digest, once
 from rlkd.weighting import Evidence, WeightingSpec
-from rlkd.weighting.learned import load_policy
 from rlkd.weighting.router import train_router
 
 FITTED_ONCE = (None, "knows")
@@ -62,18 +58,10 @@ def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path,
 
 def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int, knows: bool) -> Path:
     # Named after what it was fitted on: another cache in the same place asks for another router.
-    fitted_on = json.dumps([task.fingerprint, cache.identity, seed, "knows" if knows else "labels"])
-    folder = output_dir / f"router-{hashlib.sha256(fitted_on.encode()).hexdigest()[:8]}"
-    if not _is_whole(folder):
-        fit_router_into(folder, task, cache, seed, knows=knows)
+    key = digest([task.fingerprint, cache.identity, seed, "knows" if knows else "labels"], algorithm="sha256")
+    folder = output_dir / f"router-{key}"
+    once(folder, key, lambda: fit_router_into(folder, task, cache, seed, knows=knows), whole=True)
     return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a policy can be read from a folder; one that a kill left behind cannot."""
-    with suppress(PolicyError):
-        return folder.is_dir() and load_policy(folder) is not None
-    return False
 
 
 def fit_router_into(

@@ -1,7 +1,5 @@
 """One paired run: a student, a weighting and a seed in, one JSON line out."""
 
-import hashlib
-import json
 import logging
 import time
 import traceback
@@ -27,7 +25,7 @@ from rlkd.devices import one_thread
 from rlkd.errors import one_line
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import told_if_diverged
-from rlkd.records import write_json_atomic
+from rlkd.records import digest, write_json_atomic
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
 from rlkd.weighting import BaseWeighting, WeightingSpec, build_weighting
@@ -107,7 +105,7 @@ def run_key(context: Context, job: Job) -> str:
         described.append(context.task.name)
     if job.distiller is not None:
         described.append(job.distiller.described())
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(described, 16, algorithm="sha256")
 
 
 def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job,
 from rlkd.benchmark.places import portable
 from rlkd.benchmark.policies import policy_kind
 from rlkd.benchmark.stages import arm_of, labelled_part, make_policy, make_teachers, open_context
-from rlkd.benchmark.suites import Suite, TaskPlan, digest
+from rlkd.benchmark.suites import Suite, TaskPlan
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.devices import check_device, one_thread
 from rlkd.errors import ConfigError
-from rlkd.records import check_one_process, environment
+from rlkd.records import check_one_process, digest, environment
 
 log = logging.getLogger(__name__)
 

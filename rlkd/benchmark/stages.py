@@ -1,7 +1,6 @@
 """What comes before the runs of a task: data, teachers and their cache, headroom, policies. Each is made once."""
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -13,7 +12,7 @@ import torch
 from rlkd.benchmark.arms import Arm
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.policies import policy_kind
-from rlkd.benchmark.suites import TaskPlan, digest
+from rlkd.benchmark.suites import TaskPlan
 from rlkd.cost import cost_in, metered
 from rlkd.data import Fractions, Task, load_task
 from rlkd.data.planted import PlantedCase, planted_case
@@ -23,21 +22,14 @@ from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
-from rlkd.models.teacher_files import read_info
 from rlkd.models.teachers import LabelledTeacher
-from rlkd.records import read_object, write_json_atomic
+from rlkd.models.training import training_seconds
+from rlkd.records import digest, finished, once
 from rlkd.types import Knowledge
 from rlkd.weighting import WeightingSpec
 from rlkd.weighting.saved import saved_identity
 
 log = logging.getLogger(__name__)
-
-DONE = "done.json"
-"""Written last into a stage's folder, with what it cost."""
-
-
-def _done(folder: Path) -> dict[str, Any] | None:
-    return read_object(folder / DONE) if (folder / DONE).is_file() else None
 
 
 def plan_data(plan: TaskPlan) -> tuple[Task, Task]:
@@ -80,10 +72,10 @@ def make_teachers(plan: TaskPlan, folder: Path, *, train: TeacherMaker | None = 
     Returns:
         Headroom on validation, the teachers' accuracy, seconds and teacher passes.
     """
-    done = _done(folder)
-    if done is not None:
-        return done
-    folder.mkdir(parents=True, exist_ok=True)
+    return once(folder, plan.teachers_key, lambda: _make_teachers(plan, folder, train or _train_teachers))
+
+
+def _make_teachers(plan: TaskPlan, folder: Path, train: TeacherMaker) -> dict[str, Any]:
     started = time.perf_counter()
     seconds = 0.0
     own = plan.system.open(plan, folder)
@@ -93,15 +85,15 @@ def make_teachers(plan: TaskPlan, folder: Path, *, train: TeacherMaker | None = 
         context = _planted_context(plan)
     else:
         taught, task = plan_data(plan)
-        named = (train or _train_teachers)(plan, taught, folder / "teachers")
+        named = train(plan, taught, folder / "teachers")
         if "paths" not in plan.teachers:
-            seconds = sum(_training_seconds(path) for path in named.values())
+            seconds = sum(map(training_seconds, named.values()))
         started = time.perf_counter()
         context = Context(task, _build_cache(plan, task, named, folder / "cache"))
     ids = torch.from_numpy(context.task.labelled_ids("validation"))
     logits, labels = context.cache.rows(ids).numpy(), context.task.table.labels[ids.numpy()]
     scores = [classification_metrics(logits[:, k], labels) for k in range(logits.shape[1])]
-    figures = {
+    return {
         **headroom(logits, labels),
         "teachers": list(context.cache.teacher_names),
         "teacher_accuracy": [score["accuracy"] for score in scores],
@@ -113,14 +105,6 @@ def make_teachers(plan: TaskPlan, folder: Path, *, train: TeacherMaker | None = 
         "training_seconds": round(seconds, 2),
         "seconds": round(seconds + time.perf_counter() - started, 2),
     }
-    write_json_atomic(folder / DONE, figures)
-    return figures
-
-
-def _training_seconds(folder: Path) -> float:
-    """What ``teacher.json`` says: a teacher that was there already has cost what it cost."""
-    info = read_info(folder)
-    return 0.0 if info is None else float((info.metrics or {}).get("seconds") or 0.0)
 
 
 def _train_teachers(plan: TaskPlan, task: Task, folder: Path) -> dict[str, Path]:
@@ -163,7 +147,7 @@ def open_context(plan: TaskPlan, folder: Path) -> Context:
     Raises:
         RlkdError: If the teachers were not finished.
     """
-    if _done(folder) is None:
+    if finished(folder) is None:
         raise RlkdError(f"expected finished teachers in {folder}, got none; their own record says why")
     own = plan.system.open(plan, folder)
     if own is not None:
@@ -200,25 +184,21 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
     Returns:
         What it cost, settings, and the hash of the weights.
     """
-    done = _done(folder)
-    if done is not None:
-        return done
     policy, student = plan.policies[name], next(iter(plan.students.values()))
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    with metered() as cost:
-        path = policy_kind(policy.kind).train(policy, student, seed, context, folder)
-    figures = {
-        "kind_of_policy": policy.kind,
-        "settings": dict(policy.settings),
-        "seed": seed,
-        "path": path.relative_to(folder).as_posix(),
-        "hash": saved_identity(path),
-        **cost.record(),
-    }
-    write_json_atomic(folder / DONE, figures)
-    return figures
+
+    def make() -> dict[str, Any]:
+        with metered() as cost:
+            path = policy_kind(policy.kind).train(policy, student, seed, context, folder)
+        return {
+            "kind_of_policy": policy.kind,
+            "settings": dict(policy.settings),
+            "seed": seed,
+            "path": path.relative_to(folder).as_posix(),
+            "hash": saved_identity(path),
+            **cost.record(),
+        }
+
+    return once(folder, plan.policy_key(name, seed), make, whole=True)
 
 
 def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
@@ -237,14 +217,14 @@ def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
     if found is None:
         return Arm(name=weighting, spec=plan.spec_of(weighting), labelled_only=labelled_only)
     folder = policies / plan.policy_key(found.policy, plan.policy_seed(seed))
-    done = _done(folder)
+    done = finished(folder)
     if done is None:
         raise RlkdError(f"expected the finished policy {found.policy!r} in {folder}, got none; its own record says why")
     kind = policy_kind(plan.policies[found.policy].kind)
     prefix = f"policy_{found.control}" if found.control else kind.weighting
     return Arm(
         name=weighting,
-        spec=WeightingSpec.parse(f"{prefix}:{folder / done['path']}"),
-        policy_cost=cost_in(done),
+        spec=WeightingSpec.parse(f"{prefix}:{folder / done.made['path']}"),
+        policy_cost=cost_in(done.made),
         labelled_only=labelled_only,
     )

@@ -3,20 +3,18 @@
 :mod:`rlkd.benchmark.suite_files` reads them from YAML.
 """
 
-import json
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-import xxhash
-
 from rlkd.benchmark.jobs import Context, Distiller
 from rlkd.benchmark.policies import SMOKE_STEPS, PolicyPlan, policy_kind
 from rlkd.benchmark.workers import Unit
 from rlkd.data.planted import PlantedSettings
 from rlkd.errors import ConfigError, unknown_name
+from rlkd.records import digest
 from rlkd.settings import StudentSettings, found_device
 from rlkd.weighting import WeightingSpec
 
@@ -217,11 +215,6 @@ class Suite:
     def num_runs(self) -> int:
         """How many students it distils."""
         return sum(len(t.seeds) * len(t.students) * len(t.weightings) for t in self.tasks)
-
-
-def digest(content: Any) -> str:
-    """8 hexadecimal digits that change with any setting."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())[:8]
 
 
 def check_weighting(task: TaskPlan, entry: str) -> None:

@@ -20,14 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from rlkd.data.origin import Origin
 from rlkd.data.planted import planted
 from rlkd.data.splitting import DEFAULT_FRACTIONS, Fractions, split_task
 from rlkd.data.task import Table, Task
 from rlkd.errors import OutputDirectoryError, TaskError
-from rlkd.records import write_json_atomic
+from rlkd.records import digest, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ EMBEDDED: Mapping[str, Callable[..., Task]] = {
 
 def _cached_corpus() -> dict[str, list[str]]:
     versions = _versions()
-    key = xxhash.xxh3_64_hexdigest(json.dumps([_FORMAT_VERSION, sorted(versions.items())]).encode())
+    key = digest([_FORMAT_VERSION, sorted(versions.items())], 16)
     folder = _cache_folder()
     path = None if folder is None else folder / f"docstrings-{key}.json"
     if path is not None and path.exists():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
-from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -28,7 +27,7 @@ from rlkd.logit_cache.reading import (
 )
 from rlkd.logit_cache.sources import LogitCache, joint_knowledge
 from rlkd.prototypes import cosines, group_means, unit_rows
-from rlkd.records import file_hash, write_array_atomic, write_json_atomic
+from rlkd.records import file_hash, held, write_array_atomic, write_json_atomic
 from rlkd.types import Knowledge
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -106,27 +105,22 @@ def build_cache(
 @contextmanager
 def _build_folder(folder: Path) -> Iterator[None]:
     """Make the folder and hold its lock; a new folder that is still empty after a failure is removed again."""
-    lock, fresh = FileLock(folder / ".lock"), not folder.exists()
+    fresh = not folder.exists()
     if folder.is_dir():
         _refuse_foreign_files(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheError(f"expected to make the folder {folder}, got {error.strerror!r}; choose another") from error
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        log.warning("building %s without a lock: %s", folder, error)
-    try:
-        yield
-    except BaseException:
-        if fresh and {path.name for path in folder.iterdir()} <= {".lock"}:
-            (folder / ".lock").unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-    finally:
-        lock.release()
+    with held(folder / ".lock"):
+        try:
+            yield
+        except BaseException:
+            if fresh and {path.name for path in folder.iterdir()} <= {".lock"}:
+                (folder / ".lock").unlink(missing_ok=True)
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
 
 
 def _refuse_foreign_files(folder: Path) -> None:

@@ -1,18 +1,16 @@
 """Open a cache: nothing of it is believed before it is verified."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from rlkd.data.task import Task
 from rlkd.errors import CacheError
 from rlkd.logit_cache.sources import LogitCache
-from rlkd.records import file_hash, parse_object
+from rlkd.records import digest, file_hash, parse_object
 from rlkd.types import ONCE, Knowledge
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -56,15 +54,13 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
     if manifest.get("embeddings"):
         embeddings = _open_array(folder, manifest, EMBEDDINGS, (len(task.table), None))
     names = [entry["name"] for entry in manifest["teachers"]]
-    described = json.dumps([manifest["teachers"], manifest["files"]], sort_keys=True)
-    identity = xxhash.xxh3_64_hexdigest(described.encode())
     return LogitCache(
         arrays,
         names,
         knowledge=_read_knowledge(manifest, task),
         affinity=affinity,
         embeddings=embeddings,
-        identity=identity,
+        identity=digest([manifest["teachers"], manifest["files"]], 16),
     ).measured(task)
 
 

@@ -170,7 +170,7 @@ def write_hf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, 
 
 
 def write_info(directory: Path, info: TeacherInfo) -> None:
-    """Write ``teacher.json`` whole or not at all; written last, it marks a teacher as finished."""
+    """Write ``teacher.json`` whole or not at all."""
     write_json_atomic(directory / INFO_FILE, asdict(info))
 
 

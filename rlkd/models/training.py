@@ -1,11 +1,9 @@
 """Train teachers for a task, all alike or each a specialist for about half of its classes or domains.
 
-Everything a run writes for one teacher lies in its own directory and ``teacher.json`` is written last. A run
-that was interrupted is started again with the same arguments: finished teachers are skipped, the one in
-work continues from its last epoch.
+Everything a run writes for one teacher lies in its own directory. A run that was interrupted is started again with
+the same arguments: finished teachers are skipped, the one in work continues from its last epoch.
 """
 
-import json
 import math
 import re
 import shutil
@@ -20,7 +18,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -31,15 +28,15 @@ from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task, joined_inputs
 from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
 from rlkd.devices import check_device
-from rlkd.errors import ConfigError, OutputDirectoryError, StudentError, TaskError, TeacherError, nearest, one_line
+from rlkd.errors import ConfigError, StudentError, TaskError, TeacherError, nearest, one_line
 from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import StepBar, attached, forward_inputs, quiet_transformers
 from rlkd.models.specialists import known_names, known_rows
 from rlkd.models.students import PREFIX, STUDENTS, check_student, load_student
-from rlkd.models.teacher_files import TeacherInfo, read_info, write_hf, write_info, write_sklearn
+from rlkd.models.teacher_files import TeacherInfo, write_hf, write_info, write_sklearn
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
-from rlkd.records import check_one_process, newest_verified, write_manifest
+from rlkd.records import check_one_process, digest, finished, newest_verified, once, write_manifest
 from rlkd.types import InnerStates, Wanted
 
 TFIDF = "tfidf"
@@ -85,8 +82,7 @@ class Plan:
         """Hash of the plan, of the task's data and of the objective."""
         special = [] if objective is None else [dict(objective.described())]
         plan = {name: value for name, value in asdict(self).items() if name != "bf16" or value}  # older than bf16
-        described = json.dumps([task.fingerprint, plan, *special])
-        return xxhash.xxh3_64_hexdigest(described.encode())
+        return digest([task.fingerprint, plan, *special], 16, in_order=True)
 
 
 def train_teachers(
@@ -283,30 +279,33 @@ def train_teacher(
         OutputDirectoryError: The directory holds a teacher made with other settings.
     """
     settings = plan.fingerprint(task, objective)
-    info = read_info(path)
-    if info is not None and info.settings != settings:
-        raise OutputDirectoryError(
-            f"{str(path)!r} holds a teacher made with other settings or data than asked for now; "
-            "choose another directory or delete this one"
-        )
-    if info is None:
+
+    def make() -> dict[str, Any]:
         started = time.perf_counter()
         rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
-        path.mkdir(parents=True, exist_ok=True)
         teacher: LabelledTeacher
         if plan.kind == TFIDF:
             teacher = _train_sklearn(task, path, plan, rows)
         else:
             work = path / f"training-{settings}"
             teacher = _train_network(task, path, plan, rows, tokenizer, work, objective, progress, device)
-        _finish(task, path, plan, teacher, settings, len(rows), time.perf_counter() - started)
+        return _describe(task, path, plan, teacher, settings, len(rows), time.perf_counter() - started)
+
+    once(path, settings, make)
     for leftover in path.glob("training-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _finish(
+def training_seconds(folder: Path) -> float:
+    """What the training of a teacher of :mod:`rlkd` took: one that was there already has cost what it cost."""
+    done = finished(folder)
+    return 0.0 if done is None else float(done.made.get("seconds") or 0.0)
+
+
+def _describe(
     task: Task, path: Path, plan: Plan, teacher: LabelledTeacher, settings: str, rows: int, seconds: float
-) -> None:
+) -> dict[str, Any]:
+    """Write what a teacher knows and how it was trained; returns its figures."""
     ids = task.labelled_ids("validation")
     known = np.isin(ids, known_rows(task, ids, plan.known, plan.knows_by))
     right = np.zeros(0, dtype=bool)
@@ -330,6 +329,7 @@ def _finish(
             metrics=metrics,
         ),
     )
+    return metrics
 
 
 def _train_sklearn(task: Task, path: Path, plan: Plan, rows: NDArray[np.int64]) -> SklearnTeacher:

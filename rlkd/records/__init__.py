@@ -2,11 +2,13 @@
 
 A file written here is either whole or absent: the text goes to a temporary file in the same directory, is
 synced, and is renamed over the target. A directory of files (a checkpoint, a cache) is whole when its
-manifest, written last, names the size and the hash of every file and all of them match.
+manifest, written last, names the size and the hash of every file and all of them match. A folder that is made
+once, by :func:`once`, says so itself.
 """
 
 from rlkd.records.bits import pack_bits, pack_classes, unpack_bits, unpack_classes
 from rlkd.records.checkpoints import MANIFEST, MANIFEST_VERSION, newest_verified, verify_manifest, write_manifest
+from rlkd.records.digests import digest
 from rlkd.records.files import (
     file_hash,
     parse_object,
@@ -16,6 +18,7 @@ from rlkd.records.files import (
     write_json_atomic,
     write_text_atomic,
 )
+from rlkd.records.finished import Finished, finished, held, once
 from rlkd.records.lines import append_jsonl, read_jsonl
 from rlkd.records.names import check_folder_name, folder_of
 from rlkd.records.processes import check_launcher, check_one_process, processes_started
@@ -34,6 +37,7 @@ __all__ = [
     "MANIFEST_VERSION",
     "PACKAGES",
     "RUN_MARKER",
+    "Finished",
     "RunDirectory",
     "append_jsonl",
     "check_folder_name",
@@ -41,11 +45,15 @@ __all__ = [
     "check_one_process",
     "check_output_dir",
     "commit",
+    "digest",
     "environment",
     "file_hash",
+    "finished",
     "folder_of",
     "hash_sources",
+    "held",
     "newest_verified",
+    "once",
     "pack_bits",
     "pack_classes",
     "parse_object",

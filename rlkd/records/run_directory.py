@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.errors import ConfigError, OutputDirectoryError
+from rlkd.records.digests import digest
 from rlkd.records.files import cannot_write, plain, read_object, write_json_atomic, write_text_atomic
 from rlkd.records.lines import append_jsonl, read_jsonl
 from rlkd.records.processes import check_one_process
@@ -183,6 +184,9 @@ class RunDirectory:
         check_one_process("a run directory is written")
         self.path = Path(path)
         self.config: dict[str, Any] = plain(config)
+        skipped = frozenset(harmless)
+        self.key = digest({name: value for name, value in self.config.items() if name not in skipped}, 16)
+        """Of the settings that touch a number: what the run is made of, see :func:`~rlkd.records.once`."""
         self.path.mkdir(parents=True, exist_ok=True)
         stored = self.path / "config.json"
         self.resumed = stored.exists()

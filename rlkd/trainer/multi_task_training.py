@@ -1,6 +1,5 @@
 """Train a multi-task model: teachers, joint students, students of one task, and refined ones."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -8,26 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from rlkd.cost import metered
 from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.subset import drop_unlabelled
 from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
-from rlkd.errors import ConfigError, OutputDirectoryError, TaskError
+from rlkd.errors import ConfigError, TaskError
 from rlkd.logit_cache import LogitCache
 from rlkd.losses import Divergence
 from rlkd.models.multi_task import ENCODERS, load_multi_task
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.teacher_files import write_hf
-from rlkd.records import read_object, verify_manifest, write_json_atomic, write_manifest
+from rlkd.records import digest, finished, once
 from rlkd.settings import StudentSettings
 from rlkd.trainer.making import training_arguments, without_printer
 from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.weighting import WeightingSpec, build_weighting
 
-STAGE = "stage.json"
 _WARMUP_SHARE = 0.1
 
 
@@ -178,7 +174,7 @@ def train_model(
         **arguments: Fields of :class:`rlkd.trainer.DistillationArguments`.
 
     Returns:
-        ``seconds``, ``steps`` and ``made_of``, a hash of all that decided the weights.
+        ``seconds``, ``cpu_seconds``, ``steps``, and the mean ``weights`` of the teachers by task.
 
     Raises:
         OutputDirectoryError: The folder holds a model that was made of something else.
@@ -187,40 +183,26 @@ def train_model(
     if phase.kd_ratio == 0:
         lessons = replace(lessons.labelled(), caches=None)
     made_of = _made_of(start, lessons, phase, num_layers, seed)
-    if verify_manifest(folder):
-        done = read_object(folder / STAGE)
-        if done.get("made_of") != made_of:
-            raise OutputDirectoryError(
-                f"{folder} holds a model made with other settings or data than asked for now; "
-                "choose another directory or delete this one"
-            )
-        return done
     work = folder.with_name(f".{folder.name}-{made_of}")
     shared = {} if shared is None else shared
-    with metered() as cost, quiet_transformers(), closing(StepBar(folder.name, show=progress)) as bar:
-        trainer = _trainer(work, start, lessons, phase, num_layers, seed, [*callbacks, bar], shared, arguments)
-        trainer.train(resume_from_checkpoint=True)
-    if folder.exists():
-        shutil.rmtree(folder)  # an interrupted save
-    write_hf(trainer.model, trainer.processing_class, folder)
-    done = {
-        **cost.record(),
-        "made_of": made_of,
-        "steps": trainer.state.global_step,
-        "weights": _mean_weights(trainer),
-    }
-    write_json_atomic(folder / STAGE, done)
-    write_manifest(folder)
+
+    def make() -> dict[str, Any]:
+        with metered() as cost, quiet_transformers(), closing(StepBar(folder.name, show=progress)) as bar:
+            trainer = _trainer(work, start, lessons, phase, num_layers, seed, [*callbacks, bar], shared, arguments)
+            trainer.train(resume_from_checkpoint=True)
+        write_hf(trainer.model, trainer.processing_class, folder)
+        return {**cost.record(), "steps": trainer.state.global_step, "weights": _mean_weights(trainer)}
+
+    done = once(folder, made_of, make, whole=True)
     shutil.rmtree(work, ignore_errors=True)
     return done
 
 
 def _made_of(start: str | Path, lessons: Lessons, phase: Phase, num_layers: int | None, seed: int) -> str:
-    begun = Path(start) / STAGE
-    origin = read_object(begun)["made_of"] if begun.is_file() else str(start)
+    begun = finished(start)
+    origin = begun.made_of if begun is not None and "weights" in begun.made else str(start)
     settings = phase.settings("", 1).record() | {"epochs": phase.epochs, "warmup": phase.warmup}
-    described = json.dumps([origin, num_layers, *lessons.described(), settings, seed], sort_keys=True)
-    return xxhash.xxh3_64_hexdigest(described.encode())
+    return digest([origin, num_layers, *lessons.described(), settings, seed], 16)
 
 
 def _trainer(

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.students import check_student
-from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, write_json_atomic
+from rlkd.records import RunDirectory, check_output_dir, once, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationArguments, MetricsCallback, make_trainer
@@ -42,8 +41,6 @@ TRAINING_FLAGS = {
     "disable_tqdm": "quiet",
 }
 """Training arguments that have a setting of their own."""
-FINISHED = ("student/config.json", "student/model.safetensors", "results.json", "report.html")
-"""What a finished run holds; the last is written last."""
 
 
 def run_distill(
@@ -82,39 +79,36 @@ def run_distill(
         "arguments": dict(arguments or {}),
     }
     run = RunDirectory(folder, config)
-    if all((folder / name).is_file() for name in FINISHED):
-        return _stored_rows(folder)
-    with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
-        checkpoints = folder / "checkpoints"
-        callbacks = [MetricsCallback(run), bar]
-        trainer = make_trainer(task, cache, chosen, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
-        trainer.train(resume_from_checkpoint=resume)
-        trainer.save_model(str(folder / "student"))
-    rows = []
-    for split in ("validation", "test"):
-        scores = classification_metrics(trainer.predict_split(split), task.labels(split))
-        diverged = told_if_diverged(f"the student on {split}", scores["nll"], task.num_classes)
-        rows.append({"weighting": weighting, "split": split, **scores, **diverged})
-    write_json_atomic(folder / "results.json", rows)
-    write_report(
-        folder / "report.html",
-        title=f"Student of {task.name} with {weighting}",
-        summary=[
-            f"Accuracy on test: {rows[1]['accuracy']:.3f}. {settings.max_steps} steps at a learning rate of "
-            f"{settings.learning_rate:g}, on {settings.device}.",
-            *_divergence_sentence(rows),
-            *_mass_sentence(trainer.knowing_mass()),
-        ],
-        weights=weights_summary(trainer.weight_record, cache.teacher_names),
-        tables=[("Scores", rows)],
-    )
-    return rows
 
+    def make() -> None:
+        with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
+            checkpoints = folder / "checkpoints"
+            callbacks = [MetricsCallback(run), bar]
+            trainer = make_trainer(task, cache, chosen, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
+            trainer.train(resume_from_checkpoint=resume)
+            trainer.save_model(str(folder / "student"))
+        rows = []
+        for split in ("validation", "test"):
+            scores = classification_metrics(trainer.predict_split(split), task.labels(split))
+            diverged = told_if_diverged(f"the student on {split}", scores["nll"], task.num_classes)
+            rows.append({"weighting": weighting, "split": split, **scores, **diverged})
+        write_json_atomic(folder / "results.json", rows)
+        write_report(
+            folder / "report.html",
+            title=f"Student of {task.name} with {weighting}",
+            summary=[
+                f"Accuracy on test: {rows[1]['accuracy']:.3f}. {settings.max_steps} steps at a learning rate of "
+                f"{settings.learning_rate:g}, on {settings.device}.",
+                *_divergence_sentence(rows),
+                *_mass_sentence(trainer.knowing_mass()),
+            ],
+            weights=weights_summary(trainer.weight_record, cache.teacher_names),
+            tables=[("Scores", rows)],
+        )
 
-def _stored_rows(folder: Path) -> Rows:
-    """The table of a finished run, which is left as it is."""
-    rows: Rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return rows
+    once(folder, run.key, make)
+    stored: Rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return stored
 
 
 def _checked_arguments(arguments: Mapping[str, Any], settings: StudentSettings, save_steps: int) -> dict[str, Any]:

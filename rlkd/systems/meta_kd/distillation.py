@@ -12,7 +12,6 @@ Deviation:
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -43,7 +41,7 @@ from rlkd.models.networks import load_config, quiet_transformers
 from rlkd.models.small import small_config
 from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
-from rlkd.records import file_hash, read_object, verify_manifest, write_json_atomic, write_manifest
+from rlkd.records import digest, file_hash, once
 from rlkd.settings import StudentSettings
 from rlkd.systems.meta_kd.teachers import DomainCorruption, content
 from rlkd.systems.meta_kd.weighting import DomainExpertise
@@ -53,7 +51,6 @@ from rlkd.weighting import Weighting
 from rlkd.weighting.fixed import Uniform
 
 SCHEDULES = ("two_step", "joint")
-STAGE = "stage.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -273,29 +270,29 @@ def _first_step(
     shared: dict[str, Any],
 ) -> tuple[Path, dict[str, Any]]:
     """The student after the step on features; students that differ only in what comes after share it."""
-    path = folder / f"features-{_made_of(lesson, start, recipe, settings, seed)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{path.name}.lock"):  # another program may make the same
-        reused = verify_manifest(path)
-        if not reused:
-            shutil.rmtree(path, ignore_errors=True)  # an interrupted one
-            step = replace(
-                settings,
-                student=str(start),
-                num_layers=None,
-                max_steps=recipe.feature_steps,
-                learning_rate=recipe.feature_learning_rate,
-            )
-            trainer = _with_features(
-                lesson, recipe, step, folder, 0.0, seed, shared, lr_scheduler_type="constant", callbacks=()
-            )
-            with metered() as cost:
-                trainer.train()
-            with quiet_transformers():
-                write_hf(trainer.model, trainer.processing_class, path)
-            write_json_atomic(path / STAGE, cost.record())
-            write_manifest(path)
-    spent = cost_in(read_object(path / STAGE))
+    made_of = _made_of(lesson, start, recipe, settings, seed)
+    path, reused = folder / f"features-{made_of}", True
+
+    def make() -> dict[str, Any]:
+        nonlocal reused
+        reused = False
+        step = replace(
+            settings,
+            student=str(start),
+            num_layers=None,
+            max_steps=recipe.feature_steps,
+            learning_rate=recipe.feature_learning_rate,
+        )
+        trainer = _with_features(
+            lesson, recipe, step, folder, 0.0, seed, shared, lr_scheduler_type="constant", callbacks=()
+        )
+        with metered() as cost:
+            trainer.train()
+        with quiet_transformers():
+            write_hf(trainer.model, trainer.processing_class, path)
+        return cost.record()
+
+    spent = cost_in(once(path, made_of, make, whole=True))
     return path, {"feature_seconds": float(spent["seconds"]), "feature_cost": spent, "features_reused": reused}
 
 
@@ -315,7 +312,7 @@ def _made_of(lesson: Lesson, start: Path, recipe: DistillationSettings, settings
         [settings.batch_size, settings.max_length, *(["bf16"] if settings.bf16 else [])],
         seed,
     ]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
+    return digest(described, 12, algorithm="sha256", in_order=True)
 
 
 def _with_features(

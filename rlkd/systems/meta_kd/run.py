@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
-from rlkd.records import RunDirectory, check_output_dir, folder_of, prepare_output_dir, read_object, write_json_atomic
+from rlkd.records import RunDirectory, check_output_dir, folder_of, once, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
 from rlkd.systems.meta_kd.distillation import DistillationSettings, Lesson, check_sizes, distil_meta_student
@@ -36,9 +37,6 @@ from rlkd.systems.meta_kd.teachers import (
 )
 from rlkd.trainer import MetricsCallback
 from rlkd.workflow.teachers import Rows
-
-RESULT = "result.json"
-"""Written last into the folder of a domain."""
 
 
 def run_meta_kd(
@@ -109,12 +107,10 @@ def run_meta_kd(
     rows: Rows = []
     for domain, alone in chosen.items():
         place = folder / "students" / folder_of(domain)
-        if not (place / RESULT).is_file():
-            kept = np.flatnonzero(task.table.domains == task.domain_names.index(domain))
-            lesson = Lesson(task=alone, encoders=[teacher], corruption=corruption, scores=scores[kept])
-            made = _distil(lesson, cache.take(kept), start, recipe, settings, place, seed, progress)
-            write_json_atomic(place / RESULT, {"rows": made})
-        rows += read_object(place / RESULT)["rows"]
+        kept = np.flatnonzero(task.table.domains == task.domain_names.index(domain))
+        lesson = Lesson(task=alone, encoders=[teacher], corruption=corruption, scores=scores[kept])
+        distil = partial(_distil, lesson, cache.take(kept), start, recipe, settings, place, seed, progress)
+        rows += once(place, alone.fingerprint, distil)["rows"]
     write_json_atomic(folder / "results.json", rows)
     write_report(
         folder / "report.html",
@@ -134,7 +130,7 @@ def _distil(
     place: Path,
     seed: int,
     progress: bool,
-) -> Rows:
+) -> dict[str, Rows]:
     """Distil and save the student of one domain, and score it beside its teacher."""
     run = RunDirectory(place, {"domain": lesson.task.name, "data": lesson.task.fingerprint})
     taught = lesson if recipe.schedule == "joint" else replace(lesson, source=cache)
@@ -164,7 +160,7 @@ def _distil(
             scores = classification_metrics(logits, labels)
             what = f"the {model} of {lesson.task.name} on {split}"
             rows.append({**row, **scores, **told_if_diverged(what, scores["nll"], logits.shape[-1])})
-    return rows
+    return {"rows": rows}
 
 
 def _summary(rows: Rows) -> str:

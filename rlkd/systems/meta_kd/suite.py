@@ -6,8 +6,6 @@ switches. An arm of the system distils from some of them, features first, then l
 single-domain teachers and the meta-teacher.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +15,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from rlkd.benchmark.jobs import Context
@@ -32,10 +29,10 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.logit_cache import LiveEncoders, LogitCache, build_cache, compute_affinity, joint_knowledge
 from rlkd.models.small import save_small_encoder
-from rlkd.models.teacher_files import read_info
 from rlkd.models.teachers import HfTeacher
+from rlkd.models.training import training_seconds
 from rlkd.prototypes import PrototypeSettings
-from rlkd.records import check_folder_name, read_object, verify_manifest, write_manifest
+from rlkd.records import check_folder_name, digest, once
 from rlkd.settings import StudentSettings
 from rlkd.systems.meta_kd.distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
 from rlkd.systems.meta_kd.teachers import (
@@ -177,8 +174,8 @@ class MetaKdBench:
         """Open or make everything."""
         self.plan, self._whole = plan, whole
         self._taught = leave_domain_out(whole, plan.domain)[0] if plan.leave_out else whole
-        made_of = json.dumps([self._taught.fingerprint, asdict(plan.teachers)], sort_keys=True)
-        self.folder = place / f"meta-kd-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
+        made_of = [self._taught.fingerprint, asdict(plan.teachers)]
+        self.folder = place / f"meta-kd-{digest(made_of, algorithm='sha256')}"
         wanted = [plan.arms[spec].teachers if spec in plan.arms else plan.set for spec in weightings]
         wanted += [plan.arms[META_KD].teachers] if any(spec not in plan.arms for spec in weightings) else []
         self.names = self.resolve([teacher for names in wanted for teacher in names])
@@ -189,7 +186,7 @@ class MetaKdBench:
         self.logits, self._embeddings = self._ask()
         bridge = [teacher for teacher in self.resolve(plan.set) if teacher in self.names]
         self.cache = self.logits.pick(bridge) if bridge else self.logits
-        self.training_seconds = round(sum(map(_training_seconds, self._paths.values())), 2)
+        self.training_seconds = round(sum(map(training_seconds, self._paths.values())), 2)
         self.shared: dict[int, dict[str, Any]] = {}
         """Tokenizer and encoded inputs of students, by length."""
 
@@ -231,16 +228,10 @@ class MetaKdBench:
 
     def _ask(self) -> tuple[LogitCache, NDArray[np.float32]]:
         settings = self.plan.teachers
-        with FileLock(self.folder / ".asking.lock"):
-            found = instance_embeddings(self._whole, self.folder, settings, device=self.plan.device)
-            teachers = [_named(self._teachers[name], name) for name in self.names]
-            described = json.dumps([self.task.fingerprint, self.names, dict(self.plan.variants)], sort_keys=True)
-            cache = build_cache(
-                teachers,
-                self.task,
-                self.folder / f"cache-{hashlib.sha256(described.encode()).hexdigest()[:8]}",
-                max_length=settings.max_length,
-            )
+        found = instance_embeddings(self._whole, self.folder, settings, device=self.plan.device)
+        teachers = [_named(self._teachers[name], name) for name in self.names]
+        key = digest([self.task.fingerprint, self.names, dict(self.plan.variants)], algorithm="sha256")
+        cache = build_cache(teachers, self.task, self.folder / f"cache-{key}", max_length=settings.max_length)
         # What teachers know is spread over all domains.
         known = joint_knowledge(teachers, self._whole)
         affinity = compute_affinity(found, self._whole, known, len(teachers))
@@ -278,17 +269,12 @@ class MetaKdBench:
         """The student of a seed before it learns."""
         plan, name = self.plan, f"student-{self.plan.num_layers}x{self.plan.hidden_size}-{seed}"
         path = self.folder / "starts" / name
-        with FileLock(self.folder / ".starts.lock"):
-            if not verify_manifest(path):
-                save_small_encoder(
-                    plan.teachers.encoder,
-                    self.task,
-                    path,
-                    num_layers=plan.num_layers,
-                    hidden_size=plan.hidden_size,
-                    seed=seed,
-                )
-                write_manifest(path)
+
+        def make() -> None:
+            sizes = {"num_layers": plan.num_layers, "hidden_size": plan.hidden_size}
+            save_small_encoder(plan.teachers.encoder, self.task, path, **sizes, seed=seed)
+
+        once(path, name, make, whole=True)
         return path
 
 
@@ -409,11 +395,3 @@ def _teacher_settings(content: Mapping[str, Any], where: str) -> MetaKdSettings:
 def _named(teacher: Any, name: str) -> Any:
     teacher.name = name
     return teacher
-
-
-def _training_seconds(path: Path) -> float:
-    """What a teacher's training took, wherever that is written."""
-    info = read_info(path)
-    if info is not None:
-        return float(info.metrics.get("seconds") or 0.0)
-    return float(read_object(path / "stage.json")["seconds"])

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ from rlkd.models.students import PREFIX, check_student, seeded_weights
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.models.training import Plan, check_rows, plan_teachers, train_teacher
 from rlkd.prototypes import PrototypeSettings, prototype_scores
-from rlkd.records import read_object, write_array_atomic
+from rlkd.records import held, read_object, write_array_atomic
 from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
 from rlkd.types import InnerStates, Wanted
 
@@ -287,11 +286,14 @@ def instance_embeddings(
 ) -> NDArray[np.float32]:
     """Embeddings of all instances by the plain encoder, mean-pooled with the mask, shape (N, D); made once a folder."""
     path = Path(folder) / f"{task.fingerprint[:16]}-{EMBEDDINGS_FILE}"
-    if not path.is_file():
-        with quiet_transformers():
-            embed = TextEmbedder(settings.encoder, max_length=settings.max_length, device=device, bf16=settings.bf16)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_array_atomic(path, embed(joined_inputs(task, np.arange(len(task.table)))))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with held(path.with_name(f".{path.name}.lock")):
+        if not path.is_file():
+            with quiet_transformers():
+                embed = TextEmbedder(
+                    settings.encoder, max_length=settings.max_length, device=device, bf16=settings.bf16
+                )
+            write_array_atomic(path, embed(joined_inputs(task, np.arange(len(task.table)))))
     return np.asarray(np.load(path, allow_pickle=False))
 
 
@@ -320,14 +322,10 @@ def train_meta_kd_teachers(
         Directories by name.
     """
     check_meta_kd(task, settings, names)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    plans = _plans(task, settings, names)
-    with FileLock(place / ".lock"):
-        return {
-            name: _train(task, place, settings, name, plan, device=device, progress=progress)
-            for name, plan in plans.items()
-        }
+    return {
+        name: _train(task, Path(folder), settings, name, plan, device=device, progress=progress)
+        for name, plan in _plans(task, settings, names).items()
+    }
 
 
 def _train(

@@ -4,8 +4,6 @@ A run is scored task by task, so its records are those of any other suite: one l
 others have a weighting) and a seed.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from rlkd.benchmark.policies import SMOKE_STEPS
 from rlkd.benchmark.reading import built
 from rlkd.benchmark.running import Run, SuiteWorker, Teachers
 from rlkd.benchmark.stages import arm_of, make_teachers, plan_data
-from rlkd.benchmark.suites import Suite, System, TaskPlan, digest
+from rlkd.benchmark.suites import Suite, System, TaskPlan
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim
 from rlkd.cost import NO_COST, cost_in, metered, share_of
 from rlkd.data.collection import TaskCollection
@@ -27,8 +25,7 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError
 from rlkd.metrics import told_if_diverged
 from rlkd.models import load_teachers
-from rlkd.models.teacher_files import TeacherInfo, write_info
-from rlkd.records import folder_of
+from rlkd.records import digest, folder_of
 from rlkd.settings import StudentSettings
 from rlkd.systems.mkd.arms import LABELS, TEACHERS, MkdArm, MkdBudget, parse_arm
 from rlkd.systems.mkd.training import refinement_phase
@@ -154,17 +151,15 @@ def _phase(budget: MkdBudget, name: str, settings: StudentSettings) -> Phase:
     )
 
 
-def _train_teacher(plan: TaskPlan, collection: TaskCollection, folder: Path, name: str) -> Path:
-    kind = plan.teachers["kinds"][0]
-    done = train_model(
+def _train_teacher(plan: TaskPlan, collection: TaskCollection, folder: Path) -> Path:
+    train_model(
         folder,
-        kind,
+        plan.teachers["kinds"][0],
         Lessons(collection=collection),
         _teaching(plan),
         num_layers=plan.teachers.get("num_layers"),
         seed=plan.teachers.get("seed", 0),
     )
-    write_info(folder, TeacherInfo(name, kind=kind, metrics={"seconds": done["seconds"]}))
     return folder
 
 
@@ -227,7 +222,7 @@ class JointTeacher:
         def make() -> dict[str, Any]:
             collection = TaskCollection(tuple(plan_data(plan)[0] for plan in worker.suite.tasks))
             with metered() as cost:
-                _train_teacher(task, collection, _multi_folder(worker), "multi")
+                _train_teacher(task, collection, _multi_folder(worker))
             return {**cost.record(), "tasks": list(collection.names)}
 
         return worker.stage(name, task, {"kind": "teacher", "weighting": "multi-task teacher", "seed": 0}, make)
@@ -241,7 +236,7 @@ class TaskTeachers(Teachers):
         """See :class:`rlkd.benchmark.running.Teachers`."""
 
         def train(plan: TaskPlan, taught: Task, place: Path) -> dict[str, Path]:
-            single = _train_teacher(plan, TaskCollection((taught,)), place / "single", "single")
+            single = _train_teacher(plan, TaskCollection((taught,)), place / "single")
             return {"single": single, "multi": _multi_folder(worker)}
 
         return make_teachers(task, folder, train=train)
@@ -280,7 +275,7 @@ class ScoredStudent(Run):
         budget = _budget(suite)
         refined = [budget.refine_epochs, budget.refine_kd_ratio] if parse_arm(self.weighting).refined else None
         described = [suite.name, suite.tasks[self.index].name, self.student, self.weighting, self.seed]
-        return hashlib.sha256(json.dumps([*described, self.maker(suite), refined]).encode()).hexdigest()[:16]
+        return digest([*described, self.maker(suite), refined], 16, algorithm="sha256")
 
     def do(self, worker: SuiteWorker, name: str) -> Any:
         """See :class:`rlkd.benchmark.running.Work`."""
