@@ -1,7 +1,7 @@
 """One student's training run, a batch at a time: what both faces of the environment stand on."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,6 @@ from rlkd.devices import mixed_precision
 from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
 from rlkd.logit_cache import read_state
 from rlkd.losses import (
-    Mix,
-    check_loss_settings,
     cost_of_mixture,
     cross_entropy,
     distillation_loss,
@@ -25,7 +23,7 @@ from rlkd.losses import (
     refined_cross_entropy,
 )
 from rlkd.models.students import last_linear, load_student
-from rlkd.settings import StepSettings
+from rlkd.settings import EpisodeSettings
 from rlkd.types import LogitSource, State, on_device
 from rlkd.weighting import Mixture, Weighting, adapted, mixture
 from rlkd.weighting.base import equal_weights
@@ -36,50 +34,6 @@ from .scene import Reward
 
 StudentFactory = Callable[[int], PreTrainedModel]
 """Seed to a fresh student."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeSettings(StepSettings):
-    """How the episode's student is trained; ``batch_size`` is the number of slots of the vector face."""
-
-    horizon: int = 120
-    """Steps of the student, and of the episode. Range: >= 2."""
-    teacher_dropout: float = 0.0
-    """Chance that a teacher is absent for an instance, so that policies meet sets of every size. Range: [0, 1)."""
-    teacher_copies: int = 0
-    """At most so many further places in the set of teachers, each held by a copy of a teacher drawn for the instance:
-    policies meet sets that are larger than the real one, and teachers that agree without being right. Range: >= 0."""
-    probe_size: int = 64
-    """Probe rows drawn each step, for the rewards that read them. Range: >= 1."""
-    mix: Mix = "probability"
-    """How teachers are mixed, see :func:`rlkd.losses.soft_targets`."""
-    num_layers: int | None = None
-    """Keep only the first layers of a pretrained student."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        check_loss_settings(self.temperature, self.kd_ratio, self.mix, self.divergence)
-        if self.horizon < 2 or self.probe_size < 1:
-            raise ConfigError(
-                f"an episode needs horizon >= 2 and probe_size >= 1, got {self.horizon} and {self.probe_size}; "
-                "mend the one out of range"
-            )
-        _ = self.teacher_sets  # checks its ranges
-
-    def record(self) -> dict[str, Any]:
-        """The settings as plain values; those of :data:`YOUNGER` that are at their default are left out."""
-        defaults = {field.name: field.default for field in fields(self)}
-        return {key: value for key, value in asdict(self).items() if key not in YOUNGER or value != defaults[key]}
-
-    @property
-    def teacher_sets(self) -> TeacherSets:
-        """Which sets of teachers the episode's instances get."""
-        return TeacherSets(copies=self.teacher_copies, dropout=self.teacher_dropout)
-
-
-YOUNGER = frozenset({"divergence", "mix", "num_layers"})
-"""Settings that did not exist when the first episodes were recorded: they leave earlier run directories as they are."""
 
 
 class HiddenTap:
@@ -116,6 +70,7 @@ class DistillationSetup:
         self.task = task.training_view()
         self.source = source.head(len(self.task.table))
         self.settings, self.device = settings, torch.device(device)
+        self.teacher_sets = TeacherSets(copies=settings.teacher_copies, dropout=settings.teacher_dropout)
         self.train_ids, self.labelled_ids = self.task.splits["train"], self.task.labelled_ids("train")
         self.probe_ids, self.validation_ids = self.task.labelled_ids("probe"), self.task.labelled_ids("validation")
         if len(self.labelled_ids) == 0 or len(self.probe_ids) == 0:
@@ -209,7 +164,7 @@ class DistillationEpisode:
         probe = self._numpy_random.choice(probes, min(self.settings.probe_size, len(probes)), False)
         self._probe_batch_ids = np.asarray(probe)
         state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
-        self._state = on_device(self.settings.teacher_sets.draw(state, self._numpy_random)[0], self.device)
+        self._state = on_device(self.setup.teacher_sets.draw(state, self._numpy_random)[0], self.device)
         assert self._state.labels is not None
         self.labels = self._state.labels
 

@@ -15,11 +15,12 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError, PolicyError, TaskError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache
+from rlkd.settings import EpisodeSettings, PolicyStudents
 from rlkd.types import LogitSource, State
 from rlkd.weighting import Weighting
 from rlkd.weighting.learned import action_weights
 
-from .episode import DistillationEpisode, DistillationSetup, EpisodeSettings, StudentFactory
+from .episode import DistillationEpisode, DistillationSetup, StudentFactory
 from .rewards import make_reward
 
 Array = NDArray[np.float32]
@@ -88,7 +89,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         task: Task | None = None,
         cache: LogitSource | None = None,
         student: str | StudentFactory | None = None,
-        reward: str = "logit_gain",
+        reward: str = PolicyStudents.reward,
         credit: str = "instance",
         observation: ObservationConfig | None = None,
         settings: EpisodeSettings | None = None,
@@ -109,7 +110,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             settings: How the student is trained; None: made of ``settings_kwargs``.
             device: Of the student.
             render_mode: None; there is nothing to render.
-            **settings_kwargs: Fields of :class:`~rlkd_envs.episode.EpisodeSettings`.
+            **settings_kwargs: Fields of :class:`~rlkd.settings.EpisodeSettings`.
         """
         if settings is not None and settings_kwargs:
             raise ConfigError(f"pass settings or its fields, got both; {', '.join(settings_kwargs)} would be ignored")

@@ -8,6 +8,14 @@ import torch
 from rlkd.errors import ConfigError
 
 
+def found_device(name: str) -> str:
+    """What ``auto`` stands for on this machine: its accelerator, else the processor; other names stay as they are."""
+    if name != "auto":
+        return name
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if accelerator is None else accelerator.type
+
+
 def check_device(name: str | None) -> None:
     """Refuse a device that this machine does not have, before anything is loaded.
 

@@ -6,7 +6,7 @@ order of classes, or on the order of the teachers.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from rlkd.errors import PolicyError
 from rlkd.losses import teacher_cross_entropy
+from rlkd.settings import ObservationSettings
+from rlkd.settings.knobs import names_of
 from rlkd.types import State
 
 FEATURE_VERSION = 1
@@ -49,23 +51,11 @@ LABELLED = ("label_probability",)
 """The teacher's probability of the label, exp(-CE), in [0, 1]."""
 
 
-YOUNGER = frozenset({"reliability"})
-"""Switches that earlier policies do not name; they have them off."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class ObservationConfig:
+class ObservationConfig(ObservationSettings):
     """Which groups of features a policy sees; the layout is versioned by ``FEATURE_VERSION``."""
 
-    student: bool = False
-    """Observe the student and the progress. Off: the policy is *portable* between runs, students and ages."""
-    affinity: bool = False
-    """Observe the affinity of instance and teacher; the cache must have been built with embeddings."""
-    reliability: bool = False
-    """Observe how good and how overconfident each teacher is on validation; the cache must have been opened with a task
-    that has labelled validation rows."""
-    labelled: bool = False
-    """Observe the teacher's probability of the label; such a policy needs labels when deployed."""
+    YOUNGER: ClassVar = frozenset({"reliability"})
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -101,8 +91,8 @@ class ObservationConfig:
         Raises:
             PolicyError: If the keys or types are not those of this version.
         """
-        expected = sorted(cls.__dataclass_fields__)
-        if not isinstance(values, dict) or sorted({*values, *YOUNGER}) != expected:
+        expected = sorted(names_of(cls))
+        if not isinstance(values, dict) or sorted({*values, *cls.YOUNGER}) != expected:
             raise PolicyError(f"an observation must have the keys {', '.join(expected)}, got {values!r}")
         if not all(isinstance(value, bool) for value in values.values()):
             raise PolicyError(f"an observation's switches must be true or false, got {values!r}")

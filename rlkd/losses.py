@@ -3,42 +3,15 @@
 Losses are per instance and reduced once, by the caller.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import ConfigError
-
-Mix = Literal["probability", "logit"]
-MIXES: tuple[str, ...] = get_args(Mix)
-Divergence = Literal["kl", "mse", "mse_centred"]
-DIVERGENCES: tuple[str, ...] = get_args(Divergence)
-
+from rlkd.settings import Divergence, LossSettings, Mix, check_loss_settings
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Range of fitted temperatures: a classifier without a mistake would be sharpened for ever."""
-
-
-def check_loss_settings(temperature: float, kd_ratio: float, mix: str, divergence: str = "kl") -> None:
-    """Refuse loss settings out of range, before any long work.
-
-    Raises:
-        ConfigError: If a value is out of its range.
-    """
-    if not temperature > 0:
-        raise ConfigError(f"temperature must be > 0, got {temperature}; pass a positive number (1.0 is usual)")
-    if not 0 <= kd_ratio <= 1:
-        raise ConfigError(f"kd_ratio must lie in [0, 1], got {kd_ratio}; 1 distils from the teachers alone")
-    if mix not in MIXES:
-        raise ConfigError(f"mix must be one of {', '.join(MIXES)}, got {mix!r}")
-    if divergence not in DIVERGENCES:
-        raise ConfigError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}; kl is usual")
-    if divergence != "kl" and temperature != 1:
-        raise ConfigError(
-            f"divergence {divergence!r} compares logits and has no temperature, got {temperature}; set temperature=1"
-        )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -140,12 +113,12 @@ def loss_gradient(
     weights: Tensor,
     labels: Tensor,
     *,
-    temperature: float = 1.0,
-    kd_ratio: float = 1.0,
-    mix: Mix = "probability",
-    scale_by_temperature: bool = True,
+    temperature: float = LossSettings.temperature,
+    kd_ratio: float = LossSettings.kd_ratio,
+    mix: Mix = LossSettings.mix,
+    scale_by_temperature: bool = LossSettings.scale_by_temperature,
     scale: Tensor | None = None,
-    divergence: Divergence = "kl",
+    divergence: Divergence = LossSettings.divergence,
 ) -> Tensor:
     """Gradient of :func:`distillation_loss` at the student's logits, in closed form: no backward pass.
 
@@ -171,7 +144,11 @@ def loss_gradient(
 
 
 def divergence_gradients(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, divergence: Divergence = "kl"
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = LossSettings.temperature,
+    divergence: Divergence = LossSettings.divergence,
 ) -> Tensor:
     """Gradient of every teacher's own divergence at the student's logits: no backward pass.
 
@@ -199,8 +176,8 @@ def soft_targets(
     teacher_logits: Tensor,
     weights: Tensor,
     *,
-    temperature: float = 1.0,
-    mix: Mix = "probability",
+    temperature: float = LossSettings.temperature,
+    mix: Mix = LossSettings.mix,
     labels: Tensor | None = None,
 ) -> Tensor:
     """Mix the teachers into one distribution per instance.
@@ -253,9 +230,9 @@ def kl_to_mixture(
     teacher_logits: Tensor,
     weights: Tensor,
     *,
-    temperature: float = 1.0,
-    mix: Mix = "probability",
-    scale_by_temperature: bool = True,
+    temperature: float = LossSettings.temperature,
+    mix: Mix = LossSettings.mix,
+    scale_by_temperature: bool = LossSettings.scale_by_temperature,
 ) -> Tensor:
     """``KL(mixture || student)``, one value per instance; arguments are those of :func:`distillation_loss`.
 
@@ -277,9 +254,9 @@ def cost_of_mixture(
     weights: Tensor,
     labels: Tensor,
     *,
-    temperature: float = 1.0,
-    mix: Mix = "probability",
-    divergence: Divergence = "kl",
+    temperature: float = LossSettings.temperature,
+    mix: Mix = LossSettings.mix,
+    divergence: Divergence = LossSettings.divergence,
 ) -> Tensor:
     """What a student pays for what it is taught: ``T ** 2 * CE(mixture, student)``, or the squared error to it.
 
@@ -335,12 +312,12 @@ def distillation_loss(
     weights: Tensor,
     labels: Tensor | None = None,
     *,
-    temperature: float = 1.0,
-    kd_ratio: float = 1.0,
-    mix: Mix = "probability",
-    scale_by_temperature: bool = True,
+    temperature: float = LossSettings.temperature,
+    kd_ratio: float = LossSettings.kd_ratio,
+    mix: Mix = LossSettings.mix,
+    scale_by_temperature: bool = LossSettings.scale_by_temperature,
     scale: Tensor | None = None,
-    divergence: Divergence = "kl",
+    divergence: Divergence = LossSettings.divergence,
 ) -> Tensor:
     """``(1 - kd_ratio) * CE + kd_ratio * D(mixture, student)``, one value per instance.
 

@@ -4,17 +4,15 @@ One home for Meta-KD's prototype score, which weights instances, and for the aff
 apart.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkd.errors import ConfigError, TaskError, unknown_name
+from rlkd.errors import TaskError
+from rlkd.settings import PrototypeSettings
 
 Floats = NDArray[np.floating[Any]]
-PrototypeKind = Literal["class", "domain"]
-PROTOTYPE_KINDS: tuple[str, ...] = get_args(PrototypeKind)
 
 
 def group_means(embeddings: Floats, members: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -40,27 +38,6 @@ def unit_rows(vectors: Floats) -> NDArray[np.float64]:
     """Rows (N, D) scaled to length 1; zeros stay zeros."""
     wide = np.asarray(vectors, dtype=np.float64)
     return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True).clip(1e-12))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrototypeSettings:
-    """How Meta-KD's prototype score t is made."""
-
-    kind: str = "class"
-    """``class``: a prototype for every domain and class, as in the paper; ``domain``: one for every domain, as in the
-    released code."""
-    own_share: float = 0.5
-    """Of the cosine to the own domain's prototype in t; the others share the rest. Range: (0, 1). The paper's alpha."""
-    centred: bool = False
-    """Subtract the mean embedding first. Mean-pooled embeddings of one encoder all point the same way, so that t hardly
-    varies; centred ones do not."""
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        if self.kind not in PROTOTYPE_KINDS:
-            raise unknown_name("kind of prototype", self.kind, PROTOTYPE_KINDS)
-        if not 0 < self.own_share < 1:
-            raise ConfigError(f"own_share must lie between 0 and 1, got {self.own_share}; 0.5 is usual")
 
 
 def prototype_scores(

@@ -4,16 +4,16 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.seeding import np_random
-from rlkd_envs.episode import EpisodeSettings
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.run import PolicyRun
 from rlkd.data.planted import planted
 from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, StudentError, TaskError, UnknownNameError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.models import load_student
+from rlkd.settings import EpisodeSettings, PolicyTraining
 from rlkd.types import State, pick_teachers
 from rlkd.weighting import Policy
 

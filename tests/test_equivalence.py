@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from rlkd_envs.episode import DistillationEpisode, DistillationSetup, EpisodeSettings
+from rlkd_envs.episode import DistillationEpisode, DistillationSetup
 from rlkd_envs.rewards import make_reward
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
@@ -15,6 +15,7 @@ from rlkd.data.task import Table, Task
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache
 from rlkd.models import CallableTeacher, load_student
+from rlkd.settings import EpisodeSettings
 from rlkd.trainer import DistillationArguments, DistillationTrainer
 from rlkd.weighting import Policy
 from rlkd.weighting.fixed import Fixed, Uniform

@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors",
     "plugins",
-    "defaults",
     "records",
     "stats",
     "report",
@@ -29,8 +28,8 @@ FLOORS = (
     "types",
     "cost",
     "devices",
-    "losses",
     "settings",
+    "losses",
     "metrics",
     "prototypes",
     "data",
@@ -50,7 +49,7 @@ FLOORS = (
     "systems",
 )
 """From the cellar up: a floor may import those before it."""
-NUMBERS_AND_FILES = FLOORS[:6]
+NUMBERS_AND_FILES = FLOORS[:5]
 
 
 def sources() -> Iterator[tuple[str, Path]]:

@@ -6,13 +6,13 @@ from torch.nn import functional as F
 
 from rlkd.errors import ConfigError
 from rlkd.losses import (
-    check_loss_settings,
     cross_entropy,
     distillation_loss,
     refined_cross_entropy,
     soft_targets,
     teacher_cross_entropy,
 )
+from rlkd.settings import check_loss_settings
 
 TEACHERS = torch.tensor([[[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]]).log()  # (1, 2, 3)
 WEIGHTS = torch.tensor([[0.75, 0.25]])

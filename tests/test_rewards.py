@@ -11,7 +11,7 @@ from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
-from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.run import PolicyRun
 from rlkd.data.planted import planted_logits
 from rlkd.data.splitting import split_task
 from rlkd.data.task import Table
@@ -19,6 +19,7 @@ from rlkd.errors import UnknownNameError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.models import load_student
+from rlkd.settings import PolicyTraining
 from rlkd.weighting import Policy
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rlkd_envs.episode import EpisodeSettings, half_labelled
+from rlkd_envs.episode import half_labelled
 from rlkd_envs.rewards import REWARDS
 from rlkd_envs.teacher_weighting import TeacherWeightingEnv
 from rlkd_envs.vector import TeacherWeightingVectorEnv
@@ -15,7 +15,7 @@ from rlkd.data.subset import keep_labels
 from rlkd.errors import ConfigError, WeightingError
 from rlkd.logit_cache import LogitCache
 from rlkd.losses import cross_entropy
-from rlkd.settings import StudentSettings
+from rlkd.settings import EpisodeSettings, StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.weighting import build_weighting
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 import rlkd
-from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.run import PolicyRun
 from rlkd.agents.training import ENV_ID
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
@@ -35,7 +35,7 @@ from rlkd.models import ArrayTeacher, HfTeacher, load_student
 from rlkd.models.networks import quiet_transformers
 from rlkd.records import commit, source, write_json_atomic
 from rlkd.report import format_table
-from rlkd.settings import StudentSettings
+from rlkd.settings import PolicyTraining, StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
 from rlkd.types import LogitSource
 from rlkd.weighting import Policy, Weighting, load_weighting

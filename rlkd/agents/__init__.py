@@ -1,6 +1,7 @@
 """Agents that learn a weighting; the only package that imports Stable-Baselines3."""
 
-from rlkd.agents.run import ALGORITHMS, PolicyTraining
+from rlkd.agents.run import ALGORITHMS
 from rlkd.agents.training import ENV_ID, prepare_training, train_policy
+from rlkd.settings import PolicyTraining
 
 __all__ = ["ALGORITHMS", "ENV_ID", "PolicyTraining", "prepare_training", "train_policy"]

@@ -10,12 +10,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
 from rlkd.agents.reinforce import ActorPolicy
-from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.run import PolicyRun
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv, make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError, nearest
 from rlkd.logit_cache import embedding_size
 from rlkd.records import RunDirectory, commit
+from rlkd.settings import PolicyTraining
 from rlkd.types import LogitSource
 from rlkd.weighting.tied import TiedPolicy
 
@@ -47,7 +48,7 @@ def make_acting_env(
         reward: Name of the reward, see ``rlkd_envs.rewards``.
         credit: ``instance`` or ``batch``.
         pretraining_steps: Steps with equal weights at the start of an episode.
-        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``.
+        episode: Settings of the students' runs: fields of ``rlkd.settings.EpisodeSettings``.
         device: Of the students.
     """
     return make_slots(

@@ -6,7 +6,6 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,10 +21,9 @@ from tqdm.auto import tqdm
 
 from rlkd.agents.actor_critic import TeacherSetPolicy
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
-from rlkd.defaults import FROM_NOTHING, REFINING, TOTAL_TIMESTEPS, WARM_START
-from rlkd.errors import ConfigError, unknown_name
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
+from rlkd.settings import PolicyTraining, TrainPolicyCommand
 from rlkd.stats.contrasts import Block, Contrast
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
@@ -55,56 +53,6 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "a2c": (A2C, {"normalize_advantage": True, "use_rms_prop": False}),
 }
 """Algorithm and its settings beside those that all share."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyTraining:
-    """How a policy is trained."""
-
-    total_timesteps: int = TOTAL_TIMESTEPS
-    """Instances weighted over all episodes (slots times steps). Range: at least one rollout."""
-    algorithm: str = "ppo"
-    """``ppo`` or ``a2c``."""
-    n_steps: int = 30
-    """Student steps a rollout; must divide the horizon."""
-    gamma: float = 0.0
-    """Discount. 0: an instance's reward is its own; the next instance in its slot has nothing to do with it."""
-    agent_learning_rate: float = None  # type: ignore[assignment]  # a number once the settings are made
-    """Of the policy and its critic; the student has its own. Range: > 0. None: by ``warm_start``."""
-    log_std: float = None  # type: ignore[assignment]  # likewise
-    """Initial log standard deviation of the actions. None: by ``warm_start``, see :mod:`rlkd.defaults`."""
-    warm_start: bool = WARM_START
-    """Clone the supervised router first, then learn from there."""
-    warm_start_rows: int | None = None
-    """Use at most so many labelled rows for the router."""
-    trials: int = 2
-    """Students that are distilled with the policy as it stands at the start of every episode and at the end; the
-    policy whose students lose least on validation is kept. Others then tell whether it does harm. Range: >= 1."""
-    refined_trials: bool = False
-    """Compare trial students by what they lose once their temperature is refitted: by how well they tell classes apart,
-    not by how sure they are. To be switched on where accuracy counts and teachers are differently sure."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Put in what is left to us, and check names and ranges."""
-        for name, value in (REFINING if self.warm_start else FROM_NOTHING).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if self.algorithm not in ALGORITHMS:
-            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
-        if self.total_timesteps < 1 or self.n_steps < 2 or not 0 <= self.gamma <= 1:
-            raise ConfigError(
-                "policy training needs total_timesteps >= 1, n_steps >= 2 and gamma in [0, 1], got "
-                f"{self.total_timesteps}, {self.n_steps}, {self.gamma}"
-            )
-        if self.trials < 1:
-            raise ConfigError(f"policy training needs trials >= 1 to choose a policy by, got {self.trials}; raise it")
-        if not self.agent_learning_rate > 0:
-            raise ConfigError(f"agent_learning_rate must be > 0, got {self.agent_learning_rate}; raise it")
-        if self.warm_start_rows is not None and not self.warm_start:
-            raise ConfigError("warm_start_rows would be ignored without warm_start; switch it on or leave the rows out")
-        if self.warm_start_rows is not None and self.warm_start_rows < 1:
-            raise ConfigError(f"warm_start_rows must be 1 or more, got {self.warm_start_rows}; raise it")
 
 
 def validation_score(policy: Weighting, state: State) -> float:
@@ -175,7 +123,7 @@ class PolicyRun(Generic[PolicyT]):
         training: PolicyTraining,
         directory: RunDirectory | None = None,
         *,
-        tensorboard: bool = False,
+        tensorboard: bool = TrainPolicyCommand.tensorboard,
         make_agent: Callable[[SlotsVecEnv], OnPolicyAlgorithm] | None = None,
         keep_best: bool = True,
     ) -> None:

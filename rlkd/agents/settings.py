@@ -1,29 +1,20 @@
 """A policy's training out of flat names and values, as command lines and suites give them."""
 
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any
 
-import gymnasium
-from gymnasium.envs.registration import load_env_creator
-
-from rlkd.agents.run import PolicyTraining
 from rlkd.agents.training import ENV_ID
-from rlkd.defaults import FROM_NOTHING
 from rlkd.errors import ConfigError, nearest
 from rlkd.features import ObservationConfig
+from rlkd.settings import FROM_NOTHING, EpisodeSettings, PolicyStudents, PolicyTraining
+from rlkd.settings.knobs import names_of
 
 OF_SUITES = {"warm_start": False, **FROM_NOTHING}
 """What a policy of a suite has of its agent unless the suite says otherwise, a warm start or not: as in every suite so
 far. Its episodes have no copies of teachers."""
-OBSERVATION = {
-    "observe_student": "student",
-    "observe_affinity": "affinity",
-    "observe_reliability": "reliability",
-    "observe_labels": "labelled",
-}
+OBSERVATION: Mapping[str, str] = {switch.metadata["flag"]: switch.name for switch in fields(ObservationConfig)}
 """Flat name to switch of an :class:`ObservationConfig`."""
 
 
@@ -32,21 +23,11 @@ class PolicySettings:
     """All arguments of :func:`rlkd.agents.train_policy` that are settings."""
 
     student: str
-    reward: str = "logit_gain"
+    reward: str = PolicyStudents.reward
     device: str = "cpu"
     training: PolicyTraining = field(default_factory=PolicyTraining)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     episode: Mapping[str, Any] = field(default_factory=dict)
-
-
-def episode_names() -> frozenset[str]:
-    """Names of the settings of an episode's student, as the registered environment takes them."""
-    package, _, name = ENV_ID.partition(":")
-    import_module(package)  # registers it
-    entry_point: Any = gymnasium.spec(name).vector_entry_point
-    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    settings, *_ = typing.get_args(typing.get_type_hints(creator.__init__)["settings"])
-    return frozenset(f.name for f in fields(settings))
 
 
 def check_reward(name: str) -> None:
@@ -71,7 +52,7 @@ def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], stud
         ConfigError: A name is unknown; names the nearest.
         UnknownNameError: The reward is unknown.
     """
-    agent, steps = {f.name for f in fields(PolicyTraining)}, episode_names()
+    agent, steps = names_of(PolicyTraining), names_of(EpisodeSettings)
     known = agent | steps | set(OBSERVATION) | {"student", "reward", "device"}
     for name in flat:
         if name not in known:

@@ -19,7 +19,7 @@ def make_slots(env_id: str, episode: Mapping[str, Any] | None, **arguments: Any)
 
     Args:
         env_id: Of Gymnasium, with the module that registers it.
-        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``.
+        episode: Settings of the students' runs: fields of ``rlkd.settings.EpisodeSettings``.
         **arguments: Of the environment.
     """
     settings = dict(episode or {})

@@ -8,14 +8,14 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.run import PolicyRun
 from rlkd.agents.slots import make_slots
 from rlkd.data.task import Task
-from rlkd.defaults import TEACHER_COPIES, student_rate
+from rlkd.devices import found_device
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.records import RunDirectory, commit, once
-from rlkd.settings import AUTO, found_device
+from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, student_rate
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
@@ -29,15 +29,15 @@ def train_policy(
     cache: LogitSource,
     *,
     student: Any = None,
-    reward: str = "logit_gain",
+    reward: str = PolicyStudents.reward,
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
     episode: dict[str, Any] | None = None,
     output_dir: str | Path | None = None,
-    resume: bool = False,
-    device: str = AUTO,
+    resume: bool = ResumableCommand.resume,
+    device: str = PolicyStudents.device,
     progress: bool = False,
-    tensorboard: bool = False,
+    tensorboard: bool = TrainPolicyCommand.tensorboard,
     callback: BaseCallback | None = None,
     **training_kwargs: Any,
 ) -> Policy:
@@ -50,7 +50,7 @@ def train_policy(
         reward: Name of the reward, see :mod:`rlkd_envs.rewards`.
         training: Settings of the agent; None: made of ``training_kwargs``.
         observation: Feature groups; default label-free, without the student.
-        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``;
+        episode: Settings of the students' runs: fields of ``rlkd.settings.EpisodeSettings``;
             ``teacher_copies`` is 2 unless it is given, ``learning_rate`` that of the kind of student.
         output_dir: For config, metrics (the learning curve), checkpoints, TensorBoard and ``policy/``; None writes
             nothing.
@@ -59,7 +59,7 @@ def train_policy(
         progress: Show a progress bar.
         tensorboard: Write TensorBoard logs to ``output_dir``.
         callback: A further Stable-Baselines3 callback.
-        **training_kwargs: Fields of :class:`PolicyTraining`, when ``training`` is None.
+        **training_kwargs: Fields of :class:`rlkd.settings.PolicyTraining`, when ``training`` is None.
 
     Returns:
         The policy whose trial students lost least on validation, in eval mode; weakened where others surely learn less
@@ -77,7 +77,7 @@ def train_policy(
         reward=reward,
         training=training or PolicyTraining(**training_kwargs),
         observation=observation or ObservationConfig(),
-        episode={"teacher_copies": TEACHER_COPIES, **_own_rate(student), **(episode or {})},
+        episode={"teacher_copies": PolicyStudents.teacher_copies, **_own_rate(student), **(episode or {})},
         device=found_device(device),
     )
     return prepared.run(output_dir, resume=resume, progress=progress, tensorboard=tensorboard, callback=callback)
@@ -105,9 +105,9 @@ class PreparedTraining:
         self,
         output_dir: str | Path | None = None,
         *,
-        resume: bool = False,
+        resume: bool = ResumableCommand.resume,
         progress: bool = False,
-        tensorboard: bool = False,
+        tensorboard: bool = TrainPolicyCommand.tensorboard,
         callback: BaseCallback | None = None,
     ) -> Policy:
         """Train; arguments and result are those of :func:`train_policy`."""
@@ -156,7 +156,7 @@ class PreparedTraining:
         if training.warm_start:
             view = self.task.training_view()
             evidence = Evidence(task=view, source=self.cache.head(len(view.table)), seed=training.seed)
-            sets = self.env.episode.settings.teacher_sets
+            sets = self.env.episode.setup.teacher_sets
             router = train_router(evidence, observation, max_rows=training.warm_start_rows, sets=sets)
             policy.load_state_dict(router.state_dict())
         return policy

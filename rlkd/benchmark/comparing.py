@@ -22,7 +22,7 @@ from rlkd.errors import ConfigError, WeightingError
 from rlkd.logit_cache import LogitCache
 from rlkd.models.students import check_student
 from rlkd.records import append_jsonl, check_one_process, environment, read_jsonl
-from rlkd.settings import StudentSettings
+from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.weighting import WeightingSpec, build_weighting
 
 RUNS_FILE = "runs.jsonl"
@@ -64,8 +64,8 @@ def compare(
     settings: StudentSettings,
     output_dir: str | Path,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
-    jobs: int = 1,
+    seeds: Sequence[int] = range(CompareCommand.seeds),
+    jobs: int = CompareCommand.jobs,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Distil one student per weighting and seed; finished runs of an earlier call are kept.
@@ -101,7 +101,7 @@ def students_beside(
     settings: StudentSettings,
     output_dir: str | Path,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = range(CompareCommand.seeds),
 ) -> Iterator[None]:
     """Distil students of a comparison in another process while this one makes what its other weightings need.
 

@@ -7,12 +7,13 @@ from typing import Any, Protocol
 
 from rlkd import plugins
 from rlkd.agents import train_policy
-from rlkd.agents.settings import OBSERVATION, PolicySettings, episode_names, policy_settings
+from rlkd.agents.settings import OBSERVATION, PolicySettings, policy_settings
 from rlkd.benchmark.arms import fit_router_into
 from rlkd.benchmark.jobs import Context
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
-from rlkd.settings import StudentSettings
+from rlkd.settings import EpisodeSettings, StudentSettings
+from rlkd.settings.knobs import names_of
 
 SMOKE_STEPS = 10
 EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16", "divergence")
@@ -179,11 +180,11 @@ class SystemPolicy:
 
     def episode(self, plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
         """Settings of the students of its training."""
-        own = {name: value for name, value in plan.settings.items() if name in episode_names()}
+        own = {name: value for name, value in plan.settings.items() if name in names_of(EpisodeSettings)}
         return _episode_shared(plan, student) | own
 
     def _switches(self, plan: PolicyPlan) -> dict[str, Any]:
-        others = {"student", "device", *episode_names()}
+        others = {"student", "device", *names_of(EpisodeSettings)}
         return {name: value for name, value in plan.settings.items() if name not in others}
 
 

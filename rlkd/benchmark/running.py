@@ -23,6 +23,7 @@ from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.devices import check_device, one_thread
 from rlkd.errors import ConfigError
 from rlkd.records import check_one_process, digest, environment
+from rlkd.settings import CompareCommand
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ def check_suite(suite: Suite) -> None:
     suite.system.check(suite)
 
 
-def run_suite(suite: Suite, output_dir: str | Path, *, jobs: int = 1, progress: bool = False) -> list[dict[str, Any]]:
+def run_suite(
+    suite: Suite, output_dir: str | Path, *, jobs: int = CompareCommand.jobs, progress: bool = False
+) -> list[dict[str, Any]]:
     """Run what is not finished of a suite.
 
     Several programs may run one suite in one folder: they share the work.

@@ -17,13 +17,13 @@ from rlkd.data.loading import load_task
 from rlkd.data.planted import PlantedSettings
 from rlkd.data.splitting import check_seed
 from rlkd.errors import ConfigError, one_line, unknown_name
-from rlkd.models.training import plan_teachers
 from rlkd.records import check_folder_name
-from rlkd.settings import StudentSettings
+from rlkd.settings import StudentSettings, TeacherTraining
+from rlkd.settings.knobs import names_of
 
 _SUITE_KEYS = ("suite", "description", "tasks", "system")
 _LOADING = frozenset(inspect.signature(load_task).parameters) - {"name"}
-_TEACHING = frozenset(inspect.signature(plan_teachers).parameters) - {"task"} | {"paths", "sets", "device"}
+_TEACHING = names_of(TeacherTraining) | {"kinds", "paths", "sets", "device"}
 _TASK_KEYS = frozenset(f.name for f in fields(TaskPlan)) - {"source", "system"} | {"student", "without"} | _LOADING
 
 

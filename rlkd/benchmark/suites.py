@@ -13,9 +13,10 @@ from rlkd.benchmark.jobs import Context, Distiller
 from rlkd.benchmark.policies import SMOKE_STEPS, PolicyPlan, policy_kind
 from rlkd.benchmark.workers import Unit
 from rlkd.data.planted import PlantedSettings
+from rlkd.devices import found_device
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.records import digest
-from rlkd.settings import StudentSettings, found_device
+from rlkd.settings import BenchRunCommand, StudentSettings
 from rlkd.weighting import WeightingSpec
 
 CONTROLS = ("shuffle", "mean")
@@ -241,9 +242,9 @@ def select(
     *,
     tasks: Sequence[str] = (),
     weightings: Sequence[str] = (),
-    seeds: int | None = None,
+    seeds: int | None = BenchRunCommand.seeds,
     device: str | None = None,
-    smoke: bool = False,
+    smoke: bool = BenchRunCommand.smoke,
 ) -> Suite:
     """A part of a suite, or more than it.
 

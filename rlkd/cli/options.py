@@ -1,18 +1,20 @@
-"""What commands share: flags, groups of flags that arrive as one object, and the file that gives their values."""
+"""Flags out of settings: a parameter of a command that is a dataclass of settings stands for a flag of every field."""
 
 import functools
 import inspect
 import json
 import math
 import os
+import types
+import typing
 from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
 from rlkd.errors import ConfigError, nearest, one_line
 
 
@@ -73,123 +75,86 @@ def writable(path: Path | None) -> Path | None:
     return path
 
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", callback=read_config, is_eager=True, help="YAML file; its keys are these flags."),
-]
-TaskName = Annotated[
-    str, typer.Option("--task", help="Embedded task (docstrings, digits, planted), file, folder of splits, or hub id.")
-]
-TextColumn = Annotated[str, typer.Option(help="Column of the texts.")]
-TextPairColumn = Annotated[str | None, typer.Option(help="Column of the second texts of pairs.")]
-LabelColumn = Annotated[str, typer.Option(help="Column of the labels.")]
-DomainColumn = Annotated[str, typer.Option(help="Column of the domains, if there is one.")]
-SplitSeed = Annotated[int, typer.Option(help="Of splits that are not given.")]
-OutputDir = Annotated[str, typer.Option("--output-dir", "-o", help="Where everything is written.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run with the same settings.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run in the output directory.")]
-Json = Annotated[
-    Path | None, typer.Option("--json", callback=writable, help="Also write the table as a list of flat records.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-CacheDir = Annotated[str, typer.Option("--cache", help="Folder of a logit cache.")]
-StudentName = Annotated[str, typer.Option("--student", help="rlkd/tiny, rlkd/bilstm, rlkd/mlp, a hub id or a path.")]
-StudentLayers = Annotated[int | None, typer.Option(help="Keep only the first layers of a pretrained student.")]
-MaxSteps = Annotated[int, typer.Option(help="Optimisation steps of the student.")]
-BatchSize = Annotated[int, typer.Option(help="Instances a step.")]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        callback=finite,
-        help=f"Of the student; by default {FROM_SCRATCH_RATE:g} from scratch, {FINE_TUNING_RATE:g} pretrained.",
-    ),
-]
-Temperature = Annotated[float, typer.Option(callback=finite, help="Of the distillation loss.")]
-Divergence = Annotated[str, typer.Option(help="Of the distillation term: kl, mse or mse_centred (on logits).")]
-KdRatio = Annotated[float, typer.Option(callback=finite, help="loss = (1 - kd_ratio) * CE + kd_ratio * KD.")]
-MaxLength = Annotated[int, typer.Option(help="Tokens a text is cut to.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Mixed precision: faster where the processor has bfloat16.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: the accelerator where there is one.")]
-Seed = Annotated[int, typer.Option(help="Of the run.")]
+CHECKS: dict[str, dict[str, Any]] = {
+    "config": {"callback": read_config, "is_eager": True},
+    "json": {"callback": writable},
+}
+"""What is done with the value of a flag beside handing it on."""
 
 
-def task_options(
-    *,
-    task: TaskName,
-    text_column: TextColumn = "text",
-    text_pair_column: TextPairColumn = None,
-    label_column: LabelColumn = "label",
-    domain_column: DomainColumn = "domain",
-    split_seed: SplitSeed = 0,
-) -> dict[str, Any]:
-    """Arguments of load_task; columns at their defaults are left out, embedded tasks refuse them."""
-    columns = {
-        "text_column": (text_column, "text"),
-        "label_column": (label_column, "label"),
-        "domain_column": (domain_column, "domain"),
-    }
-    chosen = {name: value for name, (value, default) in columns.items() if value != default}
-    if text_pair_column is not None:
-        chosen["text_pair_column"] = text_pair_column
-    return {"source": task, "seed": split_seed, **chosen}
+def flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of its settings: each parameter is annotated with a dataclass and arrives as one.
+
+    Defaults, help and spelling of the flags are those of the fields, see :func:`rlkd.settings.knobs.knob`. The fields
+    are kept as ``command.knobs``, by flag.
+    """
+    groups = {name: one.annotation for name, one in inspect.signature(command, eval_str=True).parameters.items()}
+    members = {name: {flag_of(f): f for f in fields(group) if not hidden(f)} for name, group in groups.items()}
+    knobs = {flag: one for group in members.values() for flag, one in group.items()}
+    assert len(knobs) == sum(map(len, members.values())), "a flag belongs to one group of settings"
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        made = {
+            name: groups[name](**{one.name: _plain(one, values[flag]) for flag, one in group.items()})
+            for name, group in members.items()
+        }
+        command(**made)
+
+    parameters = [_parameter(flag, one) for flag, one in knobs.items()]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.knobs = knobs  # type: ignore[attr-defined]
+    return call
 
 
-def student_settings(
-    *,
-    student: StudentName = "rlkd/tiny",
-    num_layers: StudentLayers = None,
-    max_steps: MaxSteps = 400,
-    batch_size: BatchSize = 64,
-    learning_rate: LearningRate = None,
-    temperature: Temperature = 1.0,
-    kd_ratio: KdRatio = 1.0,
-    divergence: Divergence = "kl",
-    max_length: MaxLength = 128,
-    bf16: Bf16 = False,
-    device: Device = "auto",
-) -> Any:
-    """A student and its budget, as :class:`rlkd.settings.StudentSettings`."""
-    from rlkd.settings import StudentSettings
+def flag_of(knob: Field[Any]) -> str:
+    """Name of a field's flag, with underscores: that is its key in a file too."""
+    return knob.metadata["flag"] or knob.name
 
-    return StudentSettings(
-        student=student,
-        num_layers=num_layers,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,  # type: ignore[arg-type]  # None: by kind of student
-        temperature=temperature,
-        kd_ratio=kd_ratio,
-        divergence=divergence,  # type: ignore[arg-type]  # checked there
-        max_length=max_length,
-        bf16=bf16,
-        device=device,
+
+def hidden(knob: Field[Any]) -> bool:
+    """Whether a field has no flag."""
+    return bool(knob.metadata["hidden"])
+
+
+def _plain(knob: Field[Any], value: Any) -> Any:
+    """Values of a repeatable flag as settings hold them: a tuple, which is empty where none is given."""
+    if knob.default == () and value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _parameter(flag: str, knob: Field[Any]) -> inspect.Parameter:
+    """A field as typer reads a parameter."""
+    kind, default = _kind(knob), inspect.Parameter.empty if knob.default is MISSING else knob.default
+    if default == ():
+        kind, default = kind | None, None
+    told: dict[str, Any] = {"help": knob.metadata["help"], **CHECKS.get(flag, {})}
+    if kind in (float, float | None):
+        told["callback"] = finite
+    if knob.metadata["argument"]:
+        described: Any = typer.Argument(**told, show_default=False)
+    else:
+        described = typer.Option(*_spellings(flag, knob), **told)
+    return inspect.Parameter(
+        flag, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, described]
     )
 
 
-def grouped(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of a group where it has a parameter: what the group returns arrives as that argument.
+def _spellings(flag: str, knob: Field[Any]) -> list[str]:
+    """``--flag``, with its letter or its opposite: what is on by default can be switched off."""
+    long, short = f"--{flag.replace('_', '-')}", knob.metadata["short"]
+    both = f"{long}/--no-{long[2:]}" if knob.default is True else long
+    return [both] if short is None else [both, f"-{short}"]
 
-    Args:
-        **groups: Parameter of the command to the function whose keyword arguments are flags.
-    """
 
-    def wrap(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True).parameters
-        members = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
-        flags: dict[str, inspect.Parameter] = {}
-        for name, parameter in own.items():
-            inside = members.get(name, {name: parameter})
-            flags |= {flag: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for flag, one in inside.items()}
-
-        @functools.wraps(command)
-        def call(**values: Any) -> None:
-            packed = {
-                name: group(**{flag: values.pop(flag) for flag in members[name]}) for name, group in groups.items()
-            }
-            command(**packed, **values)
-
-        call.__signature__ = inspect.Signature(list(flags.values()))  # type: ignore[attr-defined]
-        call.__annotations__ = {flag: parameter.annotation for flag, parameter in flags.items()}
-        return call
-
-    return wrap
+def _kind(knob: Field[Any]) -> Any:
+    """Type of a flag's value: words among choices are plain ones, which settings check in words of ours."""
+    kind: Any = knob.type
+    if typing.get_origin(kind) is typing.Literal:
+        kind = str
+    if typing.get_origin(kind) is tuple:
+        kind = list[typing.get_args(kind)[0]]  # type: ignore[misc]  # of one type
+    left_open = knob.default is None and not isinstance(kind, types.UnionType)  # a number once the settings are made
+    return kind | None if left_open else kind

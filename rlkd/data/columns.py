@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkd.errors import TaskError
+from rlkd.settings import TaskSettings
 
 KNOWN_PAIRS = (
     ("text_a", "text_b"),
@@ -23,10 +24,10 @@ KNOWN_PAIRS = (
 class Columns:
     """Names of the columns to read."""
 
-    text: str = "text"
-    pair: str | None = None
-    label: str = "label"
-    domain: str = "domain"
+    text: str = TaskSettings.text_column
+    pair: str | None = TaskSettings.text_pair_column
+    label: str = TaskSettings.label_column
+    domain: str = TaskSettings.domain_column
 
 
 @dataclass(frozen=True)

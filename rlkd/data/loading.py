@@ -14,6 +14,7 @@ from rlkd.data.sources import find_source
 from rlkd.data.splitting import Fractions, split_task
 from rlkd.data.task import Table, Task
 from rlkd.errors import ConfigError, TaskError
+from rlkd.settings import TaskSettings
 
 
 def load_task(
@@ -25,7 +26,7 @@ def load_task(
     domain_column: str = Columns.domain,
     label_names: Sequence[str] | None = None,
     name: str | None = None,
-    seed: int = 0,
+    seed: int = TaskSettings.split_seed,
     probe_fraction: float = 0.1,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.15,

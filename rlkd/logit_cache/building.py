@@ -17,7 +17,6 @@ from rlkd.logit_cache.checks import tell_of_teachers
 from rlkd.logit_cache.reading import (
     AFFINITY,
     ARRAYS,
-    DTYPES,
     EMBEDDINGS,
     FORMAT_VERSION,
     MANIFEST,
@@ -28,6 +27,8 @@ from rlkd.logit_cache.reading import (
 from rlkd.logit_cache.sources import LogitCache, joint_knowledge
 from rlkd.prototypes import cosines, group_means, unit_rows
 from rlkd.records import file_hash, held, write_array_atomic, write_json_atomic
+from rlkd.settings import CacheCommand, CacheSettings
+from rlkd.settings.knobs import check
 from rlkd.types import Knowledge
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -44,12 +45,12 @@ def build_cache(
     task: Task,
     directory: str | Path,
     *,
-    batch_size: int = 64,
-    max_length: int = 128,
-    dtype: str = "float32",
+    batch_size: int = CacheSettings.batch_size,
+    max_length: int = CacheSettings.max_length,
+    dtype: str = CacheSettings.dtype,
     embedder: Embedder | None = None,
     keep_embeddings: bool = False,
-    overwrite: bool = False,
+    overwrite: bool = CacheCommand.overwrite,
     progress: bool = False,
 ) -> LogitCache:
     """Ask every teacher about every instance once, and keep the answers on disk.
@@ -75,10 +76,7 @@ def build_cache(
     """
     if not teachers:
         raise TeacherError("a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers")
-    if dtype not in DTYPES:
-        raise CacheError(f"cache dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if batch_size < 1 or max_length < 1:
-        raise ConfigError(f"a cache needs batch_size >= 1 and max_length >= 1, got {batch_size} and {max_length}")
+    check(CacheSettings, batch_size=batch_size, max_length=max_length, dtype=dtype)
     if embedder is not None:
         _texts(task)
     elif keep_embeddings:

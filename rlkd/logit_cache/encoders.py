@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlkd.data.task import Task
 from rlkd.logit_cache.sources import LiveTeachers
+from rlkd.settings import CacheSettings
 from rlkd.types import InnerStates, Wanted
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ class LiveEncoders(LiveTeachers):
     """
 
     def __init__(
-        self, teachers: Sequence["HfTeacher"], task: Task, *, max_length: int = 128, keep_bytes: int = KEEP_BYTES
+        self,
+        teachers: Sequence["HfTeacher"],
+        task: Task,
+        *,
+        max_length: int = CacheSettings.max_length,
+        keep_bytes: int = KEEP_BYTES,
     ) -> None:
         """Hold K frozen encoders.
 

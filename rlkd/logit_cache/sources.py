@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlkd.data.task import Task
 from rlkd.errors import CacheError
+from rlkd.settings import CacheSettings
 from rlkd.types import Knowledge, LogitSource, State
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -194,7 +195,9 @@ class LiveTeachers:
     reliability = None
     embedding_size = 0
 
-    def __init__(self, teachers: Sequence["Teacher"], task: Task, *, max_length: int = 128) -> None:
+    def __init__(
+        self, teachers: Sequence["Teacher"], task: Task, *, max_length: int = CacheSettings.max_length
+    ) -> None:
         """Hold the teachers and the task whose instances they are asked about."""
         self.teacher_names = tuple(teacher.name for teacher in teachers)
         self.knowledge = joint_knowledge(teachers, task)

@@ -15,6 +15,7 @@ from rlkd.errors import TeacherError, one_line
 from rlkd.models.fitting import fit
 from rlkd.models.identity import network_identity
 from rlkd.models.networks import forward_inputs, load_tokenizer, quiet_transformers
+from rlkd.settings import CacheSettings, StepSettings
 
 
 class TextEmbedder:
@@ -24,10 +25,10 @@ class TextEmbedder:
         self,
         name: str,
         *,
-        max_length: int = 128,
-        batch_size: int = 64,
+        max_length: int = CacheSettings.max_length,
+        batch_size: int = CacheSettings.batch_size,
         device: str | None = None,
-        bf16: bool = False,
+        bf16: bool = StepSettings.bf16,
     ) -> None:
         """Load the encoder and its tokenizer.
 

@@ -28,6 +28,7 @@ from rlkd.models.networks import forward_inputs, load_config, load_tokenizer, qu
 from rlkd.models.pair_encoder import PairBiLstmConfig
 from rlkd.models.students import PREFIX, keep_first_layers, label_maps, seeded_weights, tiny_config
 from rlkd.models.tokenizer import task_texts, train_tokenizer
+from rlkd.settings import StepSettings
 
 VOCABULARY = 16_000
 """Words that encoders from scratch know: twice those of a student of one task."""
@@ -217,7 +218,7 @@ def load_multi_task(
 
 
 def check_multi_task(
-    name: str, collection: TaskCollection, *, num_layers: int | None = None, max_length: int = 128
+    name: str, collection: TaskCollection, *, num_layers: int | None = None, max_length: int = StepSettings.max_length
 ) -> None:
     """Raise before any long work what :func:`load_multi_task` and the encoding of its inputs would raise."""
     vocabulary = train_tokenizer(()) if name.startswith(PREFIX) else None

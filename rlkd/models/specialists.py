@@ -10,10 +10,16 @@ from numpy.typing import NDArray
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError
 from rlkd.models.teachers import KnowsBy
+from rlkd.settings import TeacherTraining
 
 
 def specialist_groups(
-    num_groups: int, num_teachers: int, *, share: float = 0.5, variant: int = 0, minimum: int = 1
+    num_groups: int,
+    num_teachers: int,
+    *,
+    share: float = TeacherTraining.share,
+    variant: int = TeacherTraining.variant,
+    minimum: int = 1,
 ) -> list[list[int]]:
     """Deal groups (classes or domains) to teachers, to each about a share of them.
 
@@ -85,7 +91,7 @@ def _is_valid(dealt: Sequence[tuple[int, ...]], num_groups: int, minimum: int) -
 
 
 def known_names(
-    task: Task, specialize: KnowsBy | None, num_teachers: int, variant: int, share: float = 0.5
+    task: Task, specialize: KnowsBy | None, num_teachers: int, variant: int, share: float = TeacherTraining.share
 ) -> list[tuple[str, ...] | None]:
     """Deal a task's classes or domains to teachers by name.
 

@@ -27,6 +27,7 @@ from rlkd.models.architectures import (
 from rlkd.models.fitting import check_problem, fit, limited
 from rlkd.models.networks import holds, load_classifier, load_config, load_tokenizer, quiet_transformers, reads
 from rlkd.models.tokenizer import task_texts, train_tokenizer
+from rlkd.settings import StepSettings
 
 PREFIX = "rlkd/"
 
@@ -107,7 +108,9 @@ def load_student(
     return _pretrained(name, task, num_layers, seed, tokenizer)
 
 
-def check_student(name: str, task: Task, *, num_layers: int | None = None, max_length: int = 128) -> None:
+def check_student(
+    name: str, task: Task, *, num_layers: int | None = None, max_length: int = StepSettings.max_length
+) -> None:
     """Raise before any long work what :func:`load_student` and the encoding of its inputs would raise.
 
     Args:

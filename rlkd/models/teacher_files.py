@@ -20,6 +20,7 @@ from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.models.networks import load_classifier, load_tokenizer, quiet_transformers
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
 from rlkd.records import parse_object, write_atomic, write_json_atomic
+from rlkd.settings import StepSettings
 
 SKLEARN_FILE = "teacher.skops"
 INFO_FILE = "teacher.json"
@@ -58,7 +59,7 @@ def load_teachers(
     task: Task,
     *,
     device: str | torch.device | None = None,
-    bf16: bool = False,
+    bf16: bool = StepSettings.bf16,
 ) -> list[Teacher]:
     """Load teachers and check all of them against a task, so that errors come before long work.
 

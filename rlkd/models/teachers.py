@@ -20,6 +20,7 @@ from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
 from rlkd.models.networks import forward_inputs, holds, reads
 from rlkd.models.probabilities import check_logits, logarithms
+from rlkd.settings import StepSettings
 from rlkd.types import InnerStates, Wanted
 
 KnowsBy = Literal["class", "domain"]
@@ -151,7 +152,7 @@ class HfTeacher(LabelledTeacher):
         knows_by: KnowsBy | None = None,
         allow_missing: bool | None = None,
         device: str | torch.device | None = None,
-        bf16: bool = False,
+        bf16: bool = StepSettings.bf16,
     ) -> None:
         config = model.config
         names = label_names or [config.id2label[index] for index in range(config.num_labels)]

@@ -4,7 +4,6 @@ Everything a run writes for one teacher lies in its own directory. A run that wa
 the same arguments: finished teachers are skipped, the one in work continues from its last epoch.
 """
 
-import math
 import re
 import shutil
 import time
@@ -14,7 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from transformers.trainer_callback import PrinterCallback
 from rlkd.data.batching import LengthBucketSampler, encode_inputs
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task, joined_inputs
-from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
 from rlkd.devices import check_device
 from rlkd.errors import ConfigError, StudentError, TaskError, TeacherError, nearest, one_line
 from rlkd.models.inner_states import read_inner_states
@@ -37,6 +35,7 @@ from rlkd.models.teacher_files import TeacherInfo, write_hf, write_info, write_s
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 from rlkd.records import check_one_process, digest, finished, newest_verified, once, write_manifest
+from rlkd.settings import FINE_TUNING_RATE, FROM_SCRATCH_RATE, TeacherTraining
 from rlkd.types import InnerStates, Wanted
 
 TFIDF = "tfidf"
@@ -90,18 +89,9 @@ def train_teachers(
     output_dir: str | PathLike[str],
     *,
     kinds: Sequence[str],
-    specialize: KnowsBy | None = None,
-    max_length: int = 128,
-    epochs: float = 3,
-    learning_rate: float | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    num_layers: int | None = None,
     progress: bool = False,
     device: str | None = None,
-    variant: int = 0,
-    share: float = 0.5,
-    bf16: bool = False,
+    **settings: Any,
 ) -> list[Path]:
     """Train one teacher per kind on the labelled rows of the training split.
 
@@ -112,19 +102,11 @@ def train_teachers(
         output_dir: One directory per teacher is made here.
         kinds: ``"tfidf"`` (TF-IDF with logistic regression; logistic regression alone for vectors), names of
             ``STUDENTS``, hub ids or paths of pretrained encoders.
-        specialize: Train every teacher only on its own classes or domains (:func:`specialist_groups`).
-            None: on all.
-        max_length: Longest input of networks, in tokens.
-        epochs: Passes of networks over their rows.
-        learning_rate: Peak rate of networks. None: 2e-3 from scratch, 5e-5 pretrained.
-        batch_size: Rows per step of networks.
-        seed: Teacher i is trained with ``seed + i``.
-        num_layers: Keep only the first layers of pretrained encoders.
         progress: Show the trainer's progress bar.
         device: ``"cpu"`` keeps networks off the GPU. None: the GPU where there is one.
-        variant: Another number deals other classes or domains to the teachers.
-        share: Of the classes or domains that each specialist knows, in (0, 1].
-        bf16: Train networks in mixed precision: faster where the processor has bfloat16.
+        **settings: Fields of :class:`rlkd.settings.TeacherTraining`: ``specialize`` (``"class"`` or ``"domain"``),
+            ``variant``, ``share``; of networks ``epochs``, ``learning_rate``, ``batch_size``, ``num_layers``,
+            ``max_length``, ``bf16``; ``seed``: teacher i is trained with ``seed + i``.
 
     Returns:
         The teachers' directories, in the order of ``kinds``; :func:`load_teachers` reads them.
@@ -136,20 +118,7 @@ def train_teachers(
         TeacherError: A specialist's rows are too few to learn from.
     """
     check_one_process("teachers are trained")
-    plans = plan_teachers(
-        task,
-        kinds=kinds,
-        specialize=specialize,
-        max_length=max_length,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        num_layers=num_layers,
-        variant=variant,
-        share=share,
-        bf16=bf16,
-    )
+    plans = plan_teachers(task, kinds=kinds, **settings)
     check_device(device)
     tokenizer = _shared_tokenizer(task, kinds)
     paths = [Path(output_dir) / _name(plan, index) for index, plan in enumerate(plans)]
@@ -159,21 +128,7 @@ def train_teachers(
     return paths
 
 
-def plan_teachers(
-    task: Task,
-    *,
-    kinds: Sequence[str],
-    specialize: KnowsBy | None = None,
-    max_length: int = 128,
-    epochs: float = 3,
-    learning_rate: float | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    num_layers: int | None = None,
-    variant: int = 0,
-    share: float = 0.5,
-    bf16: bool = False,
-) -> list[Plan]:
+def plan_teachers(task: Task, *, kinds: Sequence[str], **settings: Any) -> list[Plan]:
     """Make the plans of :func:`train_teachers`, one per kind, from the same arguments; writes nothing.
 
     Raises:
@@ -181,41 +136,37 @@ def plan_teachers(
         TaskError: Likewise.
         TeacherError: Likewise.
     """
+    training = TeacherTraining(**settings)
     if not kinds:
         raise ConfigError("expected at least one kind of teacher, got none; name for example 'tfidf'")
-    rate = FINE_TUNING_RATE if learning_rate is None else learning_rate
-    if batch_size < 1 or not 0 < epochs < math.inf or not 0 < rate < math.inf:
-        raise ConfigError(
-            f"expected batch_size >= 1, epochs > 0 and learning_rate > 0, got {batch_size}, {epochs} and "
-            f"{learning_rate}; change them"
-        )
-    check_seed(seed)
-    if num_layers is not None and all(kind in STUDENTS or kind == TFIDF for kind in kinds):
-        raise ConfigError(f"num_layers {num_layers} would be ignored: no kind is pretrained; leave it out")
+    check_seed(training.seed)
+    layers, knows_by = training.num_layers, cast("KnowsBy | None", training.specialize)
+    if layers is not None and all(kind in STUDENTS or kind == TFIDF for kind in kinds):
+        raise ConfigError(f"num_layers {layers} would be ignored: no kind is pretrained; leave it out")
     if len(task.labelled_ids("train")) == 0:
         raise TaskError(f"task {task.name!r} has no labelled training rows to train teachers on; add labels")
-    if bf16 and all(kind == TFIDF for kind in kinds):
+    if training.bf16 and all(kind == TFIDF for kind in kinds):
         raise ConfigError("bf16 would be ignored: no kind is a network; leave it out")
-    known = known_names(task, specialize, len(kinds), variant, share)
+    known = known_names(task, knows_by, len(kinds), training.variant, training.share)
     plans = [
         Plan(
             kind=kind,
             known=known[index],
-            knows_by=specialize,
-            max_length=max_length,
-            epochs=epochs,
-            learning_rate=learning_rate or (FROM_SCRATCH_RATE if kind in STUDENTS else FINE_TUNING_RATE),
-            batch_size=batch_size,
-            seed=seed + index,
-            num_layers=None if kind in STUDENTS or kind == TFIDF else num_layers,
-            bf16=bf16 and kind != TFIDF,
+            knows_by=knows_by,
+            max_length=training.max_length,
+            epochs=training.epochs,
+            learning_rate=training.learning_rate or (FROM_SCRATCH_RATE if kind in STUDENTS else FINE_TUNING_RATE),
+            batch_size=training.batch_size,
+            seed=training.seed + index,
+            num_layers=None if kind in STUDENTS or kind == TFIDF else layers,
+            bf16=training.bf16 and kind != TFIDF,
         )
         for index, kind in enumerate(kinds)
     ]
     for index, plan in enumerate(plans):
         check_rows(task, plan, _name(plan, index))
-    for kind, layers in {(plan.kind, plan.num_layers) for plan in plans if plan.kind != TFIDF}:
-        _check_kind(task, kind, layers, max_length)
+    for kind, kept in {(plan.kind, plan.num_layers) for plan in plans if plan.kind != TFIDF}:
+        _check_kind(task, kind, kept, training.max_length)
     return plans
 
 

@@ -12,8 +12,9 @@ import torch
 from transformers import TrainingArguments
 
 from rlkd.errors import ConfigError
-from rlkd.losses import DIVERGENCES, MIXES, check_loss_settings
 from rlkd.records import check_launcher
+from rlkd.settings import LossSettings, StepSettings, check_loss_settings
+from rlkd.settings.knobs import field_of
 
 BY_THE_TRAINER = frozenset(
     """
@@ -82,6 +83,12 @@ TRAINER_REFUSED: Mapping[str, str] = {
 """What :class:`transformers.Trainer` itself takes, sorted likewise."""
 
 
+def _argument(settings: type, name: str) -> Any:
+    """A setting as transformers takes one: of what is known of it, ``HfArgumentParser`` reads the help alone."""
+    there = field_of(settings, name)
+    return field(default=there.default, metadata={"help": there.metadata["help"]})
+
+
 @dataclass
 class DistillationArguments(TrainingArguments):
     """Training arguments with the settings of the distillation loss; see :func:`rlkd.losses.distillation_loss`.
@@ -89,12 +96,12 @@ class DistillationArguments(TrainingArguments):
     A process uses one device; several are used by as many processes, started by ``torchrun``.
     """
 
-    temperature: float = field(default=1.0, metadata={"help": "Softens teachers and student in the loss; > 0."})
-    kd_ratio: float = field(default=1.0, metadata={"help": "loss = (1 - kd_ratio) * CE + kd_ratio * KL; in [0, 1]."})
-    mix: str = field(default="probability", metadata={"help": f"How teachers are mixed: {' or '.join(MIXES)}."})
-    scale_by_temperature: bool = field(default=True, metadata={"help": "Multiply the KD term by temperature ** 2."})
-    divergence: str = field(default="kl", metadata={"help": f"Of the KD term: {', '.join(DIVERGENCES)}."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a text is cut to."})
+    temperature: float = _argument(LossSettings, "temperature")
+    kd_ratio: float = _argument(LossSettings, "kd_ratio")
+    mix: str = _argument(LossSettings, "mix")
+    scale_by_temperature: bool = _argument(LossSettings, "scale_by_temperature")
+    divergence: str = _argument(LossSettings, "divergence")
+    max_length: int = _argument(StepSettings, "max_length")
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: batches hold instance ids."})
 
     def __post_init__(self) -> None:

@@ -11,15 +11,13 @@ from rlkd.cost import metered
 from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.subset import drop_unlabelled
-from rlkd.defaults import FINE_TUNING_RATE, FROM_SCRATCH_RATE
-from rlkd.errors import ConfigError, TaskError
+from rlkd.errors import TaskError
 from rlkd.logit_cache import LogitCache
-from rlkd.losses import Divergence
 from rlkd.models.multi_task import ENCODERS, load_multi_task
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.teacher_files import write_hf
 from rlkd.records import digest, finished, once
-from rlkd.settings import StudentSettings
+from rlkd.settings import FINE_TUNING_RATE, FROM_SCRATCH_RATE, Phase, TeacherTraining
 from rlkd.trainer.making import training_arguments, without_printer
 from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.weighting import WeightingSpec, build_weighting
@@ -27,64 +25,9 @@ from rlkd.weighting import WeightingSpec, build_weighting
 _WARMUP_SHARE = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One training of a multi-task model, its budget counted in passes over the training rows.
-
-    So a student of one task and a joint student see every row equally often.
-    """
-
-    epochs: float
-    """Passes. Range: > 0."""
-    learning_rate: float
-    """Peak rate of AdamW, falling linearly to zero. Range: >= 0."""
-    batch_size: int = 32
-    """Instances a step, all of one task. Range: >= 1."""
-    max_length: int = 64
-    """Tokens a text is cut to. Range: >= 1."""
-    kd_ratio: float = 1.0
-    """Share of the distillation term; 0 learns from labels alone. Range: [0, 1]."""
-    divergence: Divergence = "mse"
-    """Of the distillation term. The paper: squared error on logits, not centred."""
-    temperature: float = 1.0
-    """Of the ``kl`` divergence. Range: > 0."""
-    warmup: float = 0.0
-    """Share of the steps in which the rate rises. Range: [0, 1)."""
-    bf16: bool = False
-    """Compute forward passes in bfloat16 where that is safe."""
-    device: str = "cpu"
-    """``cpu``, or anything else for the accelerator that is found."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not 0 < self.epochs < float("inf") or not 0 <= self.warmup < 1:
-            raise ConfigError(
-                f"training needs epochs > 0 and warmup in [0, 1), got {self.epochs} and {self.warmup}; change them"
-            )
-        self.settings("", 1)
-
-    def settings(self, student: str, max_steps: int) -> StudentSettings:
-        """The same as settings of a student."""
-        return StudentSettings(
-            student=student,
-            max_steps=max_steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            temperature=self.temperature,
-            kd_ratio=self.kd_ratio,
-            divergence=self.divergence,
-            max_length=self.max_length,
-            bf16=self.bf16,
-            device=self.device,
-        )
-
-    def steps(self, collection: TaskCollection) -> int:
-        """Optimisation steps on a collection."""
-        batches = sum(-(-len(task.splits["train"]) // self.batch_size) for task in collection)
-        return max(1, round(self.epochs * batches))
-
-
-def teacher_phase(kind: str, *, epochs: float = 3, learning_rate: float | None = None, **settings: Any) -> Phase:
+def teacher_phase(
+    kind: str, *, epochs: float = TeacherTraining.epochs, learning_rate: float | None = None, **settings: Any
+) -> Phase:
     """How teachers learn: from labels alone.
 
     Args:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.errors import ConfigError
+from rlkd.settings import EpisodeSettings
+from rlkd.settings.knobs import check
 from rlkd.types import State, pick_teachers
 
 
@@ -18,19 +19,15 @@ class TeacherSets:
     agreement cheap: a teacher and its copy agree without being right.
     """
 
-    copies: int = 0
+    copies: int = EpisodeSettings.teacher_copies
     """At most so many further places in the set, each held by a copy of a teacher drawn for the instance; how many are
     held is drawn too, so that the real set is met beside larger ones. Range: >= 0."""
-    dropout: float = 0.0
+    dropout: float = EpisodeSettings.teacher_dropout
     """Chance that a place is empty. Range: [0, 1)."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.copies < 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                "sets of teachers need teacher_copies >= 0 and teacher_dropout in [0, 1), got "
-                f"{self.copies} and {self.dropout}; mend the one out of range"
-            )
+        check(EpisodeSettings, teacher_copies=self.copies, teacher_dropout=self.dropout)
 
     @property
     def vary(self) -> bool:

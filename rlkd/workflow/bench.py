@@ -13,9 +13,10 @@ from rlkd.benchmark.suites import Suite, select
 from rlkd.errors import OutputDirectoryError
 from rlkd.records import read_jsonl
 from rlkd.report import failures, untraced, write_benchmark_report
+from rlkd.settings import BenchReportCommand, BenchRunCommand
 from rlkd.workflow.teachers import Rows
 
-BENCH_FOLDER = Path("runs/bench")
+BENCH_FOLDER = Path(BenchReportCommand.output_dir)
 MOST_PROCESSES = 8
 """Unless more are asked for: each holds a task and a student."""
 HEADROOM = ("best_teacher", "equal_mixture", "best_per_instance", "room", "disagreement")
@@ -27,9 +28,9 @@ def plan_bench(
     *,
     tasks: Sequence[str] = (),
     weightings: Sequence[str] = (),
-    seeds: int | None = None,
-    device: str | None = None,
-    smoke: bool = False,
+    seeds: int | None = BenchRunCommand.seeds,
+    device: str | None = BenchRunCommand.device,
+    smoke: bool = BenchRunCommand.smoke,
 ) -> tuple[Suite, Path]:
     """What a call would run, and where; everything that can be refused is refused here, before anything is written."""
     chosen = select(load_suite(suite), tasks=tasks, weightings=weightings, seeds=seeds, device=device, smoke=smoke)
@@ -56,7 +57,9 @@ def bench_plan_rows(suite: Suite, folder: Path) -> Rows:
     ]
 
 
-def run_bench(suite: Suite, folder: Path, *, jobs: int | None = None, progress: bool = False) -> tuple[Rows, list[str]]:
+def run_bench(
+    suite: Suite, folder: Path, *, jobs: int | None = BenchRunCommand.jobs, progress: bool = False
+) -> tuple[Rows, list[str]]:
     """Run what is not finished: mean scores by task and weighting, and sentences on what failed."""
     processes = min(os.cpu_count() or 1, MOST_PROCESSES) if jobs is None else jobs
     records = run_suite(suite, folder, jobs=processes, progress=progress)

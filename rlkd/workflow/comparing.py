@@ -16,7 +16,7 @@ from rlkd.records import (
     write_json_atomic,
 )
 from rlkd.report import brief_sentences, task_sentences, task_table, write_report
-from rlkd.settings import StudentSettings
+from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.stats import group_runs, task_rows
 from rlkd.workflow.students import inputs_record
 from rlkd.workflow.teachers import Rows
@@ -39,11 +39,11 @@ def run_compare(
     *,
     settings: StudentSettings,
     weightings: Sequence[str] = (),
-    policy: str | None = None,
-    seeds: int = 3,
-    jobs: int = 1,
-    resume: bool = False,
-    overwrite: bool = False,
+    policy: str | None = CompareCommand.policy,
+    seeds: int = CompareCommand.seeds,
+    jobs: int = CompareCommand.jobs,
+    resume: bool = CompareCommand.resume,
+    overwrite: bool = CompareCommand.overwrite,
     progress: bool = False,
 ) -> tuple[Rows, list[str]]:
     """Distil one student per weighting and seed, paired; the table and what it says."""

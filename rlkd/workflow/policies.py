@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlkd.agents import PolicyTraining, prepare_training
+from rlkd.agents import prepare_training
 from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
-from rlkd.defaults import TEACHER_COPIES, student_rate
-from rlkd.devices import check_device
+from rlkd.devices import check_device, found_device
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache
 from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl, read_object
 from rlkd.report import write_report
-from rlkd.settings import AUTO, found_device
+from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, student_rate
 from rlkd.workflow.teachers import Rows
 
 
@@ -23,14 +22,14 @@ def run_train_policy(
     output_dir: str,
     *,
     student: str,
-    reward: str = "logit_gain",
+    reward: str = PolicyStudents.reward,
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
     episode: Mapping[str, Any] | None = None,
-    device: str = AUTO,
-    tensorboard: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
+    device: str = PolicyStudents.device,
+    tensorboard: bool = TrainPolicyCommand.tensorboard,
+    resume: bool = ResumableCommand.resume,
+    overwrite: bool = ResumableCommand.overwrite,
     progress: bool = False,
 ) -> Rows:
     """Train a policy into ``output_dir/policy`` with its learning curve and a report."""
@@ -39,7 +38,11 @@ def run_train_policy(
         observation or ObservationConfig(),
         found_device(device),
     )
-    episode = {"teacher_copies": TEACHER_COPIES, "learning_rate": student_rate(student), **(episode or {})}
+    episode = {
+        "teacher_copies": PolicyStudents.teacher_copies,
+        "learning_rate": student_rate(student),
+        **(episode or {}),
+    }
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     check_device(device)
     check_seed(training.seed)

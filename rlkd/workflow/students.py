@@ -19,7 +19,8 @@ from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.students import check_student
 from rlkd.records import RunDirectory, check_output_dir, once, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
-from rlkd.settings import StudentSettings
+from rlkd.settings import DistillCommand, StudentSettings
+from rlkd.settings.knobs import check
 from rlkd.trainer import DistillationArguments, MetricsCallback, make_trainer
 from rlkd.weighting import WeightingSpec, build_weighting
 from rlkd.workflow.teachers import Rows
@@ -50,10 +51,10 @@ def run_distill(
     *,
     weighting: str,
     settings: StudentSettings,
-    seed: int = 0,
-    save_steps: int = 200,
-    resume: bool = False,
-    overwrite: bool = False,
+    seed: int = DistillCommand.seed,
+    save_steps: int = DistillCommand.save_steps,
+    resume: bool = DistillCommand.resume,
+    overwrite: bool = DistillCommand.overwrite,
     progress: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> Rows:
@@ -122,8 +123,7 @@ def _checked_arguments(arguments: Mapping[str, Any], settings: StudentSettings, 
                 f"unknown training argument {name!r}; {nearest(name, known)}expected a field of "
                 "transformers.TrainingArguments, or mix or scale_by_temperature"
             )
-    if save_steps < 1:
-        raise ConfigError(f"save_steps must be 1 or more, got {save_steps}; raise it")
+    check(DistillCommand, save_steps=save_steps)
     checked: dict[str, Any] = {
         "report_to": "none",
         "save_strategy": "steps",

@@ -16,6 +16,7 @@ from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.training import plan_teachers
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object
+from rlkd.settings import CacheCommand, CacheSettings, HeadroomCommand, TrainTeachersCommand
 from rlkd.stats import expected_calibration_error
 
 Rows = list[dict[str, Any]]
@@ -56,8 +57,8 @@ def run_train_teachers(
     output_dir: str,
     *,
     device: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
+    resume: bool = TrainTeachersCommand.resume,
+    overwrite: bool = TrainTeachersCommand.overwrite,
     progress: bool = False,
     **settings: Any,
 ) -> Rows:
@@ -87,11 +88,11 @@ def run_cache(
     teachers: Sequence[str],
     output_dir: str,
     *,
-    batch_size: int = 64,
-    max_length: int = 128,
-    dtype: str = "float32",
-    embedder: str | None = None,
-    overwrite: bool = False,
+    batch_size: int = CacheSettings.batch_size,
+    max_length: int = CacheSettings.max_length,
+    dtype: str = CacheSettings.dtype,
+    embedder: str | None = CacheCommand.embedder,
+    overwrite: bool = CacheCommand.overwrite,
     progress: bool = False,
     device: str | None = None,
 ) -> Rows:
@@ -122,7 +123,9 @@ def _teacher_scores(task: Task, cache: LogitCache, split: str) -> Rows:
     ]
 
 
-def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = "validation") -> tuple[Rows, str]:
+def run_headroom(
+    task_options: Mapping[str, Any], cache_dir: str, split: str = HeadroomCommand.split
+) -> tuple[Rows, str]:
     """How much could instance weighting gain? Figures of the set and of each teacher, and a sentence."""
     task = load_task(**task_options)
     if split not in task.splits:

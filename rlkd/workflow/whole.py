@@ -5,16 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rlkd.agents import PolicyTraining
 from rlkd.benchmark import students_beside
 from rlkd.data import Task, load_task
-from rlkd.defaults import TOTAL_TIMESTEPS
 from rlkd.devices import one_thread
 from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_teachers, train_teachers
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir
-from rlkd.settings import StudentSettings
+from rlkd.settings import PolicyTraining, QuickstartCommand, StudentSettings
 from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_arms
 from rlkd.workflow.policies import learning_curve, run_train_policy
 from rlkd.workflow.teachers import Rows
@@ -30,11 +28,11 @@ QUICKSTART_STUDENT = StudentSettings(
 def run_quickstart(
     output_dir: str,
     *,
-    seeds: int = 3,
-    jobs: int | None = None,
-    total_timesteps: int = TOTAL_TIMESTEPS,
-    resume: bool = False,
-    overwrite: bool = False,
+    seeds: int = QuickstartCommand.seeds,
+    jobs: int | None = QuickstartCommand.jobs,
+    total_timesteps: int = QuickstartCommand.total_timesteps,
+    resume: bool = QuickstartCommand.resume,
+    overwrite: bool = QuickstartCommand.overwrite,
     progress: bool = False,
 ) -> tuple[Rows, list[str]]:
     """The whole main job on the embedded text task: specialists, cache, policy, paired students, table."""

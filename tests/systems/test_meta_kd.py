@@ -35,13 +35,13 @@ from rlkd.metrics import classification_metrics
 from rlkd.models import load_teachers, train_tokenizer
 from rlkd.models.networks import quiet_transformers
 from rlkd.models.small import save_small_encoder
-from rlkd.prototypes import PrototypeSettings, prototype_scores
+from rlkd.prototypes import prototype_scores
 from rlkd.records import read_jsonl
-from rlkd.settings import StudentSettings
-from rlkd.systems.meta_kd.distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
+from rlkd.settings import PrototypeSettings, StudentSettings
+from rlkd.systems.meta_kd.distillation import TINY_BERT, Lesson, distil_meta_student
+from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     DomainCorruption,
-    MetaKdSettings,
     MetaTeacherObjective,
     content,
     domain_task,
@@ -114,9 +114,9 @@ def test_scores_that_cannot_be_made_are_refused():
         prototype_scores(np.full((6, 2), np.nan), LABELS, DOMAINS, rows=ALL)
     with pytest.raises(TaskError, match="a class without any"):
         prototype_scores(VECTORS, LABELS, DOMAINS, rows=np.array([2, 4, 5]))
-    with pytest.raises(UnknownNameError, match="kind of prototype 'classes'"):
+    with pytest.raises(ConfigError, match="kind must be one of class, domain, got 'classes'"):
         PrototypeSettings(kind="classes")
-    with pytest.raises(ConfigError, match=r"own_share must lie between 0 and 1, got 1"):
+    with pytest.raises(ConfigError, match=r"own_share must lie in \(0, 1\), got 1"):
         PrototypeSettings(own_share=1)
     unlabelled = prototype_scores(VECTORS, np.array([0, 0, 1, 0, 1, -1]), DOMAINS, rows=ALL[:5])
     assert np.isnan(unlabelled[5])
@@ -387,7 +387,7 @@ def test_recipes_that_cannot_be_followed_are_refused(task, trained, start, encod
     two = replace(lesson, encoders=lesson.encoders * 2, corruption=load_corruption(trained["meta"], 3, 16))
     with pytest.raises(ConfigError, match="one meta-teacher's, got 2 teachers"):
         distil_meta_student(two, start, BRIEF, STEPS, tmp_path)
-    with pytest.raises(UnknownNameError, match="schedule 'both'"):
+    with pytest.raises(ConfigError, match="schedule must be one of two_step, joint, got 'both'"):
         DistillationSettings(schedule="both")
     with pytest.raises(ConfigError, match="feature_steps"):
         DistillationSettings(feature_steps=0)
@@ -452,8 +452,8 @@ def test_the_command_trains_a_meta_teacher_and_students_and_continues(data, enco
         (["--domain", "toys"], "unknown domain of task"),
         (["--num-layers", "3"], "3 layers must divide 4"),
         (["--hidden-size", "9"], "multiple of its 2 heads"),
-        (["--schedule", "both"], "unknown schedule 'both'"),
-        (["--prototypes", "classes"], "unknown kind of prototype 'classes'"),
+        (["--schedule", "both"], "schedule must be one of two_step, joint, got 'both'"),
+        (["--prototypes", "classes"], "prototypes must be one of class, domain, got 'classes'"),
     ],
 )
 def test_the_command_refuses_in_one_line_before_anything_is_written(data, encoder, tmp_path, capsys, wrong, said):

@@ -26,16 +26,16 @@ from rlkd.data.splitting import split_task
 from rlkd.data.task import Table, Task
 from rlkd.errors import ConfigError, OutputDirectoryError, StudentError, TaskError, TeacherError, WeightingError
 from rlkd.logit_cache import LogitCache
-from rlkd.losses import check_loss_settings, distillation_loss, divergence_gradients
+from rlkd.losses import distillation_loss, divergence_gradients
 from rlkd.models import MultiTaskConfig, load_multi_task, load_teachers
 from rlkd.models.networks import quiet_transformers
 from rlkd.records import unpack_bits, verify_manifest
-from rlkd.settings import StudentSettings
+from rlkd.settings import Phase, StudentSettings, check_loss_settings
 from rlkd.stats import group_runs, task_rows
 from rlkd.systems.mkd.training import build_mkd_caches, train_mkd_teachers
 from rlkd.trainer import make_trainer, training_arguments
 from rlkd.trainer.multi_task import JointSource, JointWeighting, MultiTaskTrainer, OnlineJointWeighting, task_batches
-from rlkd.trainer.multi_task_training import Lessons, Phase, teacher_phase, train_model
+from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
 from rlkd.weighting import WeightingSpec, build_weighting
 from rlkd.weighting.fixed import Uniform
 
@@ -434,12 +434,12 @@ def test_the_command_runs_on_files_and_continues(collection, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--teachers", "all"], "multi, single or both, got 'all'"),
+        (["--teachers", "all"], "teachers must be one of multi, single, both, got 'all'"),
         (["--weighting", "entropy"], "'entropy' would be ignored"),
         (["--weighting", "entropie", "--teachers", "both"], "did you mean 'entropy'"),
         (["--divergence", "l2"], "divergence must be one of"),
         (["--student", "rlkd/mlp"], "unknown multi-task student"),
-        (["--epochs", "0"], "epochs > 0"),
+        (["--epochs", "0"], "epochs must be > 0, got 0.0"),
         (["--max-length", "2"], "max_length must be at least"),
         (["--task", "digits"], "'digits' has vectors"),
     ],

@@ -12,10 +12,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.acting import make_acting_env, make_agent
 from rlkd.agents.reinforce import Reinforce, others_mean
-from rlkd.agents.run import PolicyRun, PolicyTraining
+from rlkd.agents.run import PolicyRun
 from rlkd.agents.slots import SlotsVecEnv
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
+from rlkd.settings import PolicyTraining
 from rlkd.systems.mtkd_rl.released import released_loss
 from rlkd.systems.mtkd_rl.training import MtkdRlSettings, agent_algorithm, make_mtkd_rl_agent
 from rlkd.systems.rl_kd.training import RlKdSettings, make_selector, reinforce_settings

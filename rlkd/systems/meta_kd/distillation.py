@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from rlkd.cost import NO_COST, cost_in, metered
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError, unknown_name
+from rlkd.errors import ConfigError
 from rlkd.feature_losses import (
     EncoderSizes,
     FeatureBatch,
@@ -43,6 +43,7 @@ from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
 from rlkd.records import digest, file_hash, once
 from rlkd.settings import StudentSettings
+from rlkd.systems.meta_kd.settings import DistillationSettings
 from rlkd.systems.meta_kd.teachers import DomainCorruption, content
 from rlkd.systems.meta_kd.weighting import DomainExpertise
 from rlkd.trainer import DistillationTrainer, make_trainer
@@ -50,48 +51,12 @@ from rlkd.types import LogitSource, Wanted
 from rlkd.weighting import Weighting
 from rlkd.weighting.fixed import Uniform
 
-SCHEDULES = ("two_step", "joint")
 WEIGHTS = "model.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistillationSettings:
-    """What students learn from encoders beside their logits; the defaults are meta-distillation."""
-
-    embedding: float = 1.0
-    """Weight of the embedding loss. Range: >= 0."""
-    hidden: float = 1.0
-    """Of the hidden loss. Range: >= 0."""
-    attention: float = 1.0
-    """Of the attention loss. Range: >= 0."""
-    transfer: float = 0.5
-    """Of the loss on the transferable feature, the paper's gamma_2. Range: >= 0."""
-    expertise: bool = True
-    """Multiply the other losses of each instance by the domain expertise lambda."""
-    schedule: str = "two_step"
-    """``two_step``: features, then logits without lambda, as in the released code; ``joint``: all at once, as in the
-    paper, for the steps of both."""
-    feature_steps: int = 400
-    """Steps of the first of the two. Range: >= 1."""
-    feature_learning_rate: float = 1e-3
-    """Of its AdamW, constant. Range: > 0."""
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        if self.schedule not in SCHEDULES:
-            raise unknown_name("schedule", self.schedule, SCHEDULES)
-        if not self.transfer >= 0 or self.feature_steps < 1 or not self.feature_learning_rate > 0:
-            raise ConfigError(
-                "meta-distillation needs transfer >= 0, feature_steps >= 1 and feature_learning_rate > 0, got "
-                f"{self.transfer}, {self.feature_steps} and {self.feature_learning_rate}; mend the wrong one"
-            )
-        if not self.transfer and not (self.embedding or self.hidden or self.attention):
-            raise ConfigError("the first step needs a feature loss whose weight is not 0, got none; raise one")
-        self.features(logits=0)
-
-    def features(self, *, logits: float) -> FeatureSettings:
-        """The ordinary feature losses, beside the logits with that weight."""
-        return FeatureSettings(embedding=self.embedding, hidden=self.hidden, attention=self.attention, logits=logits)
+def feature_settings(recipe: DistillationSettings, *, logits: float) -> FeatureSettings:
+    """The ordinary feature losses of a recipe, beside the logits with that weight."""
+    return FeatureSettings(embedding=recipe.embedding, hidden=recipe.hidden, attention=recipe.attention, logits=logits)
 
 
 def check_sizes(encoder: str, teacher_layers: int | None, *, num_layers: int, hidden_size: int) -> None:
@@ -331,7 +296,7 @@ def _with_features(
         sizes = EncoderSizes.of(student)
         others = [EncoderSizes.of(teacher.model) for teacher in lesson.encoders]
         projections = Projections(sizes, others, seed=seed)
-        terms = feature_terms(sizes, others, recipe.features(logits=logits_weight), projections)
+        terms = feature_terms(sizes, others, feature_settings(recipe, logits=logits_weight), projections)
         if recipe.transfer and lesson.corruption is not None:
             terms.append(TransferTerm(sizes, others, projections, lesson.corruption, weight=recipe.transfer, seed=seed))
         return FeatureLosses(terms, logits_weight=logits_weight)

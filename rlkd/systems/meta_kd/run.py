@@ -23,10 +23,10 @@ from rlkd.models.teachers import HfTeacher
 from rlkd.records import RunDirectory, check_output_dir, folder_of, once, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
-from rlkd.systems.meta_kd.distillation import DistillationSettings, Lesson, check_sizes, distil_meta_student
+from rlkd.systems.meta_kd.distillation import Lesson, check_sizes, distil_meta_student
+from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdCommand, MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     META,
-    MetaKdSettings,
     check_meta_kd,
     corruption_of,
     domain_task,
@@ -49,9 +49,9 @@ def run_meta_kd(
     num_layers: int,
     hidden_size: int,
     domains: Sequence[str] = (),
-    seed: int = 0,
-    resume: bool = False,
-    overwrite: bool = False,
+    seed: int = MetaKdCommand.seed,
+    resume: bool = MetaKdCommand.resume,
+    overwrite: bool = MetaKdCommand.overwrite,
     progress: bool = False,
 ) -> Rows:
     """Train the meta-teacher and distil a small student of each domain; one row a domain and model.

@@ -31,17 +31,16 @@ from rlkd.logit_cache import LiveEncoders, LogitCache, build_cache, compute_affi
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teachers import HfTeacher
 from rlkd.models.training import training_seconds
-from rlkd.prototypes import PrototypeSettings
 from rlkd.records import check_folder_name, digest, once
-from rlkd.settings import StudentSettings
-from rlkd.systems.meta_kd.distillation import TINY_BERT, DistillationSettings, Lesson, distil_meta_student
+from rlkd.settings import PrototypeSettings, StudentSettings
+from rlkd.systems.meta_kd.distillation import TINY_BERT, Lesson, distil_meta_student
+from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     META,
     MIXED,
     MULTI_TASK,
     DomainCorruption,
     DomainHeads,
-    MetaKdSettings,
     corruption_of,
     domain_task,
     instance_embeddings,

@@ -6,8 +6,8 @@ the content keeps what domains share. Students are distilled in :mod:`rlkd.syste
 
 Source:
     Pan, Wang, Qiu, Zhang, Li, Huang 2021, "Meta-KD: A Meta Knowledge Distillation Framework for Language Model
-    Compression across Domains", arXiv:2012.01266, and its released code. Where the two differ, :class:`MetaKdSettings`
-    has a switch.
+    Compression across Domains", arXiv:2012.01266, and its released code. Where the two differ,
+    :class:`~rlkd.systems.meta_kd.settings.MetaKdSettings` has a switch.
 Deviation:
     The classifier is transformers' own, with dropout and without the code's ReLU. Means leave padding out. Teachers
     answer in eval mode; the released code leaves their dropout on.
@@ -15,7 +15,7 @@ Deviation:
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ from torch.nn import functional as F
 
 from rlkd.data.collection import TaskCollection, keep_domains
 from rlkd.data.task import Task, joined_inputs
-from rlkd.defaults import FINE_TUNING_RATE
-from rlkd.errors import ConfigError, TaskError, TeacherError, one_line, unknown_name
+from rlkd.errors import TaskError, TeacherError, one_line, unknown_name
 from rlkd.losses import cross_entropy
 from rlkd.models import load_teachers
 from rlkd.models.embedding import TextEmbedder
@@ -39,48 +38,16 @@ from rlkd.models.specialists import known_rows
 from rlkd.models.students import PREFIX, check_student, seeded_weights
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.models.training import Plan, check_rows, plan_teachers, train_teacher
-from rlkd.prototypes import PrototypeSettings, prototype_scores
+from rlkd.prototypes import prototype_scores
 from rlkd.records import held, read_object, write_array_atomic
+from rlkd.settings import PrototypeSettings
+from rlkd.systems.meta_kd.settings import MetaKdSettings
 from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
 from rlkd.types import InnerStates, Wanted
 
 SINGLE, MIXED, MULTI_TASK, META = "single", "mixed", "multi_task", "meta"
 CORRUPTION_FILE = "corruption.safetensors"
 EMBEDDINGS_FILE = "embeddings.npy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaKdSettings:
-    """How teachers are trained; the meta-teacher's own switches last."""
-
-    encoder: str
-    """Hub id or path of the pretrained encoder that all teachers are fine-tuned from."""
-    num_layers: int | None = None
-    """Keep only its first layers."""
-    epochs: float = 3
-    """Passes over the rows. Range: > 0."""
-    learning_rate: float = FINE_TUNING_RATE
-    """Peak rate. Range: > 0."""
-    batch_size: int = 32
-    """Rows a step. Range: >= 1."""
-    max_length: int = 128
-    """Tokens a text is cut to."""
-    bf16: bool = False
-    """Train in mixed precision: faster where the processor has bfloat16."""
-    seed: int = 0
-    """Of heads, order of batches and dropout."""
-    prototypes: PrototypeSettings = field(default_factory=PrototypeSettings)
-    """How the prototype score t is made."""
-    weighted: bool = True
-    """Multiply each instance's loss by t."""
-    corruption_weight: float = 0.5
-    """Of the domain-corruption loss; the paper's gamma_1. 0 leaves its module at random values, as the released script
-    does, which never switches the loss on. Range: >= 0."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not self.corruption_weight >= 0:
-            raise ConfigError(f"corruption_weight must be >= 0, got {self.corruption_weight}; 0.5 is usual")
 
 
 class DomainCorruption(nn.Module):

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from rlkd.data import TaskCollection, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
-from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.records import RunDirectory, check_output_dir, folder_of, prepare_output_dir, write_json_atomic
 from rlkd.report import write_report
+from rlkd.settings import Phase
+from rlkd.settings.knobs import check
+from rlkd.systems.mkd.settings import MkdCommand
 from rlkd.systems.mkd.training import build_mkd_caches, check_mkd, check_parts, train_mkd_teachers
 from rlkd.trainer import MetricsCallback
-from rlkd.trainer.multi_task_training import Lessons, Phase, train_model
+from rlkd.trainer.multi_task_training import Lessons, train_model
 from rlkd.weighting import WeightingSpec
 from rlkd.workflow.teachers import Rows
 
@@ -37,12 +39,12 @@ def run_mkd(
     distilling: Phase,
     refining: Phase | None,
     parts: Sequence[str] = ("multi",),
-    weighting: str = "uniform",
-    num_layers: int | None = None,
-    seed: int = 0,
-    save_steps: int = 500,
-    resume: bool = False,
-    overwrite: bool = False,
+    weighting: str = MkdCommand.weighting,
+    num_layers: int | None = MkdCommand.num_layers,
+    seed: int = MkdCommand.seed,
+    save_steps: int = MkdCommand.save_steps,
+    resume: bool = MkdCommand.resume,
+    overwrite: bool = MkdCommand.overwrite,
     progress: bool = False,
 ) -> Rows:
     """Teachers, caches, a joint student and refined ones, each kept when it is finished; scores by task and model.
@@ -68,8 +70,7 @@ def run_mkd(
     check_seed(seed)
     check_parts(parts)
     spec = WeightingSpec.parse(weighting)
-    if save_steps < 1:
-        raise ConfigError(f"save_steps must be 1 or more, got {save_steps}; raise it")
+    check(MkdCommand, save_steps=save_steps)
     collection = TaskCollection(tuple(load_task(**options) for options in tasks))
     phases = [teaching, distilling, *([] if refining is None else [refining])]
     check_mkd(collection, teacher, student, phases, num_layers)

@@ -26,10 +26,10 @@ from rlkd.errors import ConfigError
 from rlkd.metrics import told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.records import digest, folder_of
-from rlkd.settings import StudentSettings
+from rlkd.settings import Phase, StudentSettings
 from rlkd.systems.mkd.arms import LABELS, TEACHERS, MkdArm, MkdBudget, parse_arm
 from rlkd.systems.mkd.training import refinement_phase
-from rlkd.trainer.multi_task_training import Lessons, Phase, teacher_phase, train_model
+from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
 
 MODELS_FOLDER = "models"
 """Students between their training and the last run that needs them."""

@@ -20,14 +20,18 @@ from rlkd.models.multi_task import check_multi_task
 from rlkd.models.teacher_files import load_teachers
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import folder_of
-from rlkd.trainer.multi_task_training import Lessons, Phase, train_model
+from rlkd.settings import Phase
+from rlkd.systems.mkd.settings import MkdCommand
+from rlkd.trainer.multi_task_training import Lessons, train_model
 
 Part = Literal["single", "multi"]
 PARTS: tuple[str, ...] = get_args(Part)
 """What teachers there are: one for each task alone, and one for all."""
 
 
-def refinement_phase(phase: Phase, *, epochs: float = 3, kd_ratio: float = 0.0) -> Phase:
+def refinement_phase(
+    phase: Phase, *, epochs: float = MkdCommand.refine_epochs, kd_ratio: float = MkdCommand.refine_kd_ratio
+) -> Phase:
     """How a student that was distilled jointly is refined on one task: by default fine-tuned on its labels.
 
     Args:
@@ -92,9 +96,9 @@ def build_mkd_caches(
     paths: Mapping[str, Mapping[str, Path]],
     folder: str | Path,
     *,
-    max_length: int = 64,
-    bf16: bool = False,
-    device: str | None = "cpu",
+    max_length: int = Phase.max_length,
+    bf16: bool = Phase.bf16,
+    device: str | None = Phase.device,
     progress: bool = False,
 ) -> dict[str, LogitCache]:
     """The logits of a task's teachers, one cache a task; teachers are called by their part.

@@ -85,7 +85,7 @@ def train_mtkd_rl(
         task: The task; its test rows are cut off before anything sees them.
         cache: The teachers' logits.
         student: Name or path of the student, or a function of a seed; None: the smallest from scratch.
-        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``.
+        episode: Settings of the students' runs: fields of ``rlkd.settings.EpisodeSettings``.
         output_dir: For config, metrics, checkpoints and ``policy/``; None writes nothing.
         resume: Continue from the newest checkpoint that verifies; the settings must be the same.
         device: Of the students; the agent stays on the CPU while it is trained.

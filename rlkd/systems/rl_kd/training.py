@@ -147,7 +147,7 @@ def train_rl_kd(
         cache: The teachers' logits.
         preset: ``published`` or ``repaired``.
         student: Name or path of the student, or a function of a seed; None: the smallest from scratch.
-        episode: Settings of the students' runs: fields of ``rlkd_envs.episode.EpisodeSettings``; the paper's
+        episode: Settings of the students' runs: fields of ``rlkd.settings.EpisodeSettings``; the paper's
             ``kd_ratio`` is 0.2, 0.5 or 0.7.
         output_dir: For config, metrics, checkpoints and ``policy/``; None writes nothing.
         resume: Continue from the newest checkpoint that verifies; the settings must be the same.

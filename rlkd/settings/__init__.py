@@ -1,0 +1,85 @@
+"""Every knob once, free of torch: default, range and help of what users set.
+
+Flags of commands, keys of YAML files and keyword arguments are read from these dataclasses. A published system that is
+behind the fence has its own, made of the same :func:`~rlkd.settings.knobs.knob` s.
+"""
+
+from rlkd.settings.commands import (
+    BenchReportCommand,
+    BenchRunCommand,
+    CacheCommand,
+    CacheSettings,
+    CompareCommand,
+    DistillCommand,
+    HeadroomCommand,
+    QuickstartCommand,
+    ResumableCommand,
+    TableCommand,
+    TaskSettings,
+    TeacherTraining,
+    TrainPolicyCommand,
+    TrainTeachersCommand,
+    WritingCommand,
+)
+from rlkd.settings.policies import (
+    FROM_NOTHING,
+    EpisodeSettings,
+    ObservationSettings,
+    PolicyStudents,
+    PolicyTraining,
+)
+from rlkd.settings.prototypes import PrototypeSettings
+from rlkd.settings.students import (
+    AUTO,
+    BY_KIND,
+    DIVERGENCES,
+    FINE_TUNING_RATE,
+    FROM_SCRATCH_RATE,
+    MIXES,
+    Divergence,
+    LossSettings,
+    Mix,
+    Phase,
+    StepSettings,
+    StudentSettings,
+    check_loss_settings,
+    student_rate,
+)
+
+__all__ = [
+    "AUTO",
+    "BY_KIND",
+    "DIVERGENCES",
+    "FINE_TUNING_RATE",
+    "FROM_NOTHING",
+    "FROM_SCRATCH_RATE",
+    "MIXES",
+    "BenchReportCommand",
+    "BenchRunCommand",
+    "CacheCommand",
+    "CacheSettings",
+    "CompareCommand",
+    "DistillCommand",
+    "Divergence",
+    "EpisodeSettings",
+    "HeadroomCommand",
+    "LossSettings",
+    "Mix",
+    "ObservationSettings",
+    "Phase",
+    "PolicyStudents",
+    "PolicyTraining",
+    "PrototypeSettings",
+    "QuickstartCommand",
+    "ResumableCommand",
+    "StepSettings",
+    "StudentSettings",
+    "TableCommand",
+    "TaskSettings",
+    "TeacherTraining",
+    "TrainPolicyCommand",
+    "TrainTeachersCommand",
+    "WritingCommand",
+    "check_loss_settings",
+    "student_rate",
+]

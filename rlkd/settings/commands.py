@@ -1,0 +1,213 @@
+"""What commands take beside students and policies: a task, an output directory, and what each command is asked to do.
+
+A class named after a command holds the flags that are its own, with those that commands share below it.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rlkd.settings.knobs import Range, Settings, above, at_least, knob, like, required
+from rlkd.settings.policies import PolicyTraining
+from rlkd.settings.students import BY_KIND, StepSettings, StudentSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(Settings):
+    """A task's data, see :func:`rlkd.data.load_task`."""
+
+    task: str = required(
+        "Task: an embedded one (docstrings, digits, planted), a file, a folder of splits, or a hub id."
+    )
+    text_column: str = knob("text", "Column of the texts.")
+    text_pair_column: str | None = knob(None, "Column of the second texts of pairs.")
+    label_column: str = knob("label", "Column of the labels.")
+    domain_column: str = knob("domain", "Column of the domains, if there is one.")
+    split_seed: int = knob(0, "Seed of the splits that the data do not give.")
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``load_task``; columns at their defaults are left out: embedded tasks refuse them."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_column")}
+        chosen = {name: value for name, value in columns.items() if value != getattr(type(self), name)}
+        return {"source": self.task, "seed": self.split_seed, **chosen}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCommand(Settings):
+    """A command that prints a table."""
+
+    json: Path | None = knob(None, "File to write the table to as well, as a list of flat records.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(TableCommand):
+    """A command whose flags a file may give."""
+
+    config: Path | None = knob(None, "YAML file whose keys are the flags of the command; flags win over it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingCommand(Command):
+    """A command that writes into a directory of its own."""
+
+    output_dir: str = required("Directory that everything is written to.", short="o")
+    overwrite: bool = knob(False, "Delete an earlier run in the output directory.")
+    quiet: bool = knob(False, "Show no progress bars.")
+
+    def handling(self) -> dict[str, Any]:
+        """How the output directory is treated and what is shown, as functions of :mod:`rlkd.workflow` take it."""
+        resume = {"resume": self.resume} if isinstance(self, ResumableCommand) else {}
+        return {**resume, "overwrite": self.overwrite, "progress": not self.quiet}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumableCommand(WritingCommand):
+    """A command whose interrupted run can be continued."""
+
+    resume: bool = knob(False, "Continue an interrupted run with the same settings.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheReader(Settings):
+    """Something that reads teachers' logits."""
+
+    cache: str = required("Folder of the logit cache.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherTraining(Settings):
+    """How a set of teachers is trained."""
+
+    specialize: str | None = knob(
+        None,
+        "What specialists are told apart by: class or domain, of which each teacher sees only some; by default all see "
+        "everything.",
+        choices=("class", "domain"),
+    )
+    variant: int = knob(0, "Which classes or domains specialists get: another number deals others.")
+    share: float = knob(0.5, "Share of the classes or domains that a specialist knows.", Range(0, 1, open_low=True))
+    epochs: float = knob(3, "Passes over the training rows.", above(0))
+    learning_rate: float | None = knob(None, f"Peak learning rate of a teacher; {BY_KIND}.", above(0))
+    batch_size: int = like(StepSettings, "batch_size", default=32)
+    num_layers: int | None = knob(None, "Keep only so many first layers of pretrained teachers.")
+    max_length: int = like(StepSettings, "max_length")
+    bf16: bool = like(StepSettings, "bf16")
+    seed: int = like(PolicyTraining, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTeachersCommand(ResumableCommand):
+    """``rlkd train-teachers``, beside the task and the training."""
+
+    kind: tuple[str, ...] = required(
+        "Kind of a teacher, repeatable, one teacher each: tfidf, rlkd/bilstm, rlkd/tiny, rlkd/mlp, a hub id or a path."
+    )
+    device: str = like(StudentSettings, "device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings(Settings):
+    """How teachers are asked, see :func:`rlkd.logit_cache.build_cache`."""
+
+    batch_size: int = knob(64, "Instances a forward pass.", at_least(1))
+    max_length: int = like(StepSettings, "max_length")
+    dtype: str = knob(
+        "float32", "Number format of the logits on disk: float32 or float16.", choices=("float32", "float16")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheCommand(WritingCommand):
+    """``rlkd cache``, beside the task and how teachers are asked."""
+
+    teachers: tuple[str, ...] = required(
+        "Folder of a teacher or of several, repeatable. Logits: a folder of train.npy, validation.npy and test.npy, "
+        "rows in the order of your files, columns in that of the classes or named in label_names.json."
+    )
+    embedder: str | None = knob(None, "Encoder for the affinity feature: a hub id or a path.")
+    device: str = like(StudentSettings, "device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadroomCommand(Command, CacheReader):
+    """``rlkd headroom``, beside the task."""
+
+    split: str = knob("validation", "Split that is looked at: validation, or another one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPolicyCommand(ResumableCommand, CacheReader):
+    """``rlkd train-policy``, beside the task, the students, the training and the observation."""
+
+    tensorboard: bool = knob(False, "Write TensorBoard logs.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillCommand(ResumableCommand, CacheReader):
+    """``rlkd distill``, beside the task and the student."""
+
+    weighting: str = knob(
+        "uniform", "Weighting of the teachers: uniform, entropy, router, policy:PATH, ... or package.module:Name."
+    )
+    save_steps: int = knob(200, "Steps between checkpoints.", at_least(1))
+    training_args: str | None = knob(None, 'Further TrainingArguments as JSON, such as {"weight_decay": 0.01}.')
+    seed: int = like(PolicyTraining, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareCommand(ResumableCommand, CacheReader):
+    """``rlkd compare``, beside the task and the student."""
+
+    weighting: tuple[str, ...] = knob(
+        (), "Weighting to compare, repeatable; by default the baselines, the policy and its controls."
+    )
+    policy: str | None = knob(None, "Folder of the policy that the default weightings contain.")
+    seeds: int = knob(3, "Number of paired seeds; three are a look, five a claim.")
+    jobs: int = knob(1, "Number of processes; each run has one thread.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartCommand(ResumableCommand):
+    """``rlkd quickstart``."""
+
+    output_dir: str = like(WritingCommand, "output_dir", default="runs/quickstart")
+    seeds: int = like(CompareCommand, "seeds")
+    jobs: int | None = knob(None, "Number of processes; by default one a core.")
+    total_timesteps: int = like(PolicyTraining, "total_timesteps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRunCommand(Command):
+    """``rlkd bench run``."""
+
+    suite: Path = required("A suite in YAML, see benchmarks/suites.", argument=True)
+    output_dir: str | None = like(
+        WritingCommand,
+        "output_dir",
+        default=None,
+        help="Directory that everything is written to; by default runs/bench/ and the suite's name.",
+    )
+    jobs: int | None = knob(None, "Number of processes, each with one thread; by default one a core.")
+    task: tuple[str, ...] = knob((), "Name of a task to run alone, repeatable.")
+    weighting: tuple[str, ...] = knob(
+        (), "Weighting to run beside the suite's own, such as my_module:MyWeighting, repeatable."
+    )
+    seeds: int | None = knob(None, "Number of seeds of every task; by default the suite's own.")
+    device: str | None = knob(
+        None, "Device of the networks: cpu, cuda or auto; by default as the suite says, else cpu."
+    )
+    dry_run: bool = knob(False, "Say what would be run, and stop.")
+    smoke: bool = knob(False, "Few rows and steps, to see that everything runs; no figure means anything.")
+    quiet: bool = like(WritingCommand, "quiet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReportCommand(Command):
+    """``rlkd bench report``."""
+
+    paths: tuple[Path, ...] = knob(
+        (), "Files of results or folders that hold them; by default runs/bench.", argument=True
+    )
+    output_dir: str = like(
+        WritingCommand, "output_dir", default="runs/bench", help="Directory that the pages are written to."
+    )

@@ -1,0 +1,152 @@
+"""A policy's training: its agent, what it observes, and the students that it weights teachers for."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from rlkd.errors import ConfigError
+from rlkd.settings.knobs import SHARE, Range, Settings, above, at_least, knob, like, names_of
+from rlkd.settings.students import (
+    BY_KIND,
+    LossSettings,
+    Mix,
+    StepSettings,
+    StudentSettings,
+    check_loss_settings,
+    student_rate,
+)
+
+REFINING = {"agent_learning_rate": 1e-3, "log_std": -1.6}
+"""A warm start is refined, not explored away: smaller steps and less noise than from nothing."""
+FROM_NOTHING = {"agent_learning_rate": 2e-3, "log_std": -0.7}
+"""Of a policy that has everything to find out."""
+
+
+def _by_start(name: str) -> str:
+    return f"by default {REFINING[name]:g}, or {FROM_NOTHING[name]:g} without a warm start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyTraining(Settings):
+    """How a policy is trained."""
+
+    total_timesteps: int = knob(
+        46_080,  # six episodes of 120 steps of 64
+        "Instances that the policy weights while it is trained, over all episodes.",
+        at_least(1),
+    )
+    algorithm: str = knob("ppo", "Learning algorithm of the policy: ppo or a2c.", choices=("ppo", "a2c"))
+    n_steps: int = knob(30, "Student steps of a rollout; they must divide the horizon.", at_least(2))
+    gamma: float = knob(
+        0.0, "Discount of later rewards. 0: an instance's reward is its own, the next has nothing to do with it.", SHARE
+    )
+    agent_learning_rate: float = knob(  # a number once the settings are made
+        None, f"Learning rate of the policy and its critic; {_by_start('agent_learning_rate')}.", above(0)
+    )
+    log_std: float = knob(  # likewise
+        None, f"Initial log standard deviation of the actions; {_by_start('log_std')}."
+    )
+    warm_start: bool = knob(True, "Clone the supervised router first, and learn from there.")
+    warm_start_rows: int | None = knob(
+        None, "Labelled rows that the warm start uses at most; by default all.", at_least(1)
+    )
+    trials: int = knob(
+        2,
+        "Students an episode by whose validation loss a policy is kept; others tell whether it does harm.",
+        at_least(1),
+    )
+    refined_trials: bool = knob(
+        False,
+        "Refit the temperature of trial students before they are compared: by how well they tell classes apart, not by "
+        "how sure they are.",
+    )
+    seed: int = knob(0, "Seed of everything random in the run.")
+
+    def __post_init__(self) -> None:
+        """Put in what is left to us, and check names and ranges."""
+        for name, value in (REFINING if self.warm_start else FROM_NOTHING).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        super().__post_init__()
+        if self.warm_start_rows is not None and not self.warm_start:
+            raise ConfigError("warm_start_rows would be ignored without warm_start; switch it on or leave the rows out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationSettings(Settings):
+    """Which groups of features a policy observes, see :class:`rlkd.features.ObservationConfig`."""
+
+    student: bool = knob(
+        False,
+        "Observe the student and the progress; without them a policy is portable between runs, students and ages.",
+        flag="observe_student",
+    )
+    affinity: bool = knob(
+        False,
+        "Observe the affinity of instance and teacher; the cache must have been built with an embedder.",
+        flag="observe_affinity",
+    )
+    reliability: bool = knob(
+        False,
+        "Observe how good and how overconfident each teacher is on the labelled validation rows.",
+        flag="observe_reliability",
+    )
+    labelled: bool = knob(
+        False, "Observe the teacher's probability of the label; deployment needs labels then.", flag="observe_labels"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSettings(StepSettings):
+    """How the student of an episode is trained; ``batch_size`` is the number of slots of the vector face."""
+
+    YOUNGER: ClassVar = frozenset({"divergence", "mix", "num_layers"})
+
+    horizon: int = knob(120, "Steps of the student in an episode.", at_least(2))
+    teacher_dropout: float = knob(
+        0.0,
+        "Chance that a teacher is absent for an instance, so that policies meet sets of every size.",
+        Range(0, 1, open_high=True),
+    )
+    teacher_copies: int = knob(
+        0,
+        "Further places at most in an instance's set of teachers, held by copies of some: for policies that travel.",
+        at_least(0),
+    )
+    probe_size: int = knob(64, "Probe rows drawn each step, for the rewards that read them.", at_least(1), hidden=True)
+    mix: Mix = like(LossSettings, "mix")
+    num_layers: int | None = like(StudentSettings, "num_layers")
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        check_loss_settings(self.temperature, self.kd_ratio, self.mix, self.divergence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyStudents(EpisodeSettings):
+    """The students of a policy's training as the command line and :func:`rlkd.agents.train_policy` have them.
+
+    They learn at the rate of their own kind, and with copies of teachers: the policy is to serve on other sets too.
+    """
+
+    student: str = like(StudentSettings, "student")
+    learning_rate: float = knob(  # a number once the settings are made
+        None, f"Learning rate of the student; {BY_KIND}.", at_least(0)
+    )
+    teacher_copies: int = like(EpisodeSettings, "teacher_copies", default=2)
+    device: str = like(StudentSettings, "device")
+    reward: str = knob(
+        "logit_gain",
+        "Reward of the policy: logit_gain, student_gain, influence, refined_influence or probe_gain.",
+    )
+
+    def __post_init__(self) -> None:
+        """Put in what is left to us, and check ranges."""
+        rate: Any = self.learning_rate
+        if rate is None:
+            object.__setattr__(self, "learning_rate", student_rate(self.student))
+        super().__post_init__()
+
+    def episode(self) -> dict[str, Any]:
+        """The fields of :class:`EpisodeSettings` among them."""
+        return {name: value for name, value in asdict(self).items() if name in names_of(EpisodeSettings)}
