@@ -175,7 +175,7 @@ def test_run_directories_hold_what_made_them(chain: Chain) -> None:
     expected = {
         "teachers": {"tfidf-0", "tfidf-1", "bilstm-2"},
         "policy": {"metrics.jsonl", "policy", "report.html"},
-        "distilled": {"metrics.jsonl", "student", "checkpoints", "results.json", "report.html"},
+        "distilled": {"metrics.jsonl", "student", "checkpoints", "results.json", "report.html", "done.json"},
         "compared": {"runs.jsonl", "weights", "table.json", "report.html"},
     }
     for name, files in expected.items():

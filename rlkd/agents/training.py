@@ -1,6 +1,5 @@
 """Train a weighting policy: task and teachers in, policy out."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rlkd.data.task import Task
 from rlkd.devices import found_device
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
-from rlkd.records import RunDirectory, commit, once
+from rlkd.records import RunDirectory, commit, finished
 from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, student_rate
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
@@ -111,28 +110,20 @@ class PreparedTraining:
         callback: BaseCallback | None = None,
     ) -> Policy:
         """Train; arguments and result are those of :func:`train_policy`."""
-
-        def trained(directory: RunDirectory | None) -> Policy:
-            run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
-            if resume:
-                run.resume()
-            run.learn(progress=progress, callback=callback)
-            kept = self._kept(run, progress=progress)
-            self.env.close()
-            return kept.eval()
-
-        if output_dir is None:
-            return trained(None)
-        directory = RunDirectory(output_dir, {"command": "train-policy", **self.settings})
-        folder = directory.path / "policy"
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-
-        def make() -> None:
-            trained(directory).save_pretrained(folder)
-
-        once(folder, directory.key, make)
-        return load_policy(folder)
+        directory = (
+            None if output_dir is None else RunDirectory(output_dir, {"command": "train-policy", **self.settings})
+        )
+        if directory is not None and resume and finished(directory.path / "policy") is not None:
+            return load_policy(directory.path / "policy")
+        run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
+        if resume:
+            run.resume()
+        run.learn(progress=progress, callback=callback)
+        kept = self._kept(run, progress=progress)
+        self.env.close()
+        if directory is not None:
+            kept.save_pretrained(directory.path / "policy")
+        return kept.eval()
 
     def _kept(self, run: PolicyRun[Policy], *, progress: bool) -> Policy:
         """The policy that was best, which remembers when that was: at 0 it is what training started from."""

@@ -67,7 +67,7 @@ def once(
 
 
 def finished(folder: str | Path) -> Finished | None:
-    """What the marker of a folder says, of this release or of an earlier one; None where it is not finished.
+    """What a finished folder says of itself, in the marker of this release or of an earlier one; None for any other.
 
     Raises:
         OutputDirectoryError: The marker is damaged.
@@ -75,14 +75,14 @@ def finished(folder: str | Path) -> Finished | None:
     folder = Path(folder)
     content = read_object(folder / DONE) if (folder / DONE).is_file() else {}
     if "made" not in content:
-        return _of_an_earlier_release(folder)
+        return _without_marker(folder)
     if content["sealed"] and not verify_manifest(folder):
         return None
     return Finished(content["made_of"], content["made"])
 
 
-def _of_an_earlier_release(folder: Path) -> Finished | None:
-    """What used to be written last, by kind of folder."""
+def _without_marker(folder: Path) -> Finished | None:
+    """What earlier releases wrote last, by kind of folder; and a policy, which is published as it is."""
 
     def has(*names: str) -> bool:
         return all((folder / name).is_file() for name in names)
@@ -95,6 +95,7 @@ def _of_an_earlier_release(folder: Path) -> Finished | None:
     if has("teacher.json"):  # which people write too, without settings: no training made that
         content = read_object(folder / "teacher.json")
         return Finished(content.get("settings") or "", content.get("metrics") or {})
+    # Of a policy, ``config.json`` is written last.
     distilled = has("student/config.json", "student/model.safetensors", "results.json", "report.html")
     policy = has("README.md", "model.safetensors", "config.json")
     return Finished(None, {}) if distilled or policy else None
