@@ -201,7 +201,7 @@ TRAINED = {
     "mtkd_rl": lambda cls: cls(["a", "b"], 3, training={"settings": {"log_std": 0.0}}),
 }
 """Policies of systems that may not be here."""
-for name in TRAINED.keys() & plugins.registered("weightings").keys():
+for name in (name for name in TRAINED if name in plugins.registered("weightings")):
     SAVED[plugins.load("weightings", name)] = partial(TRAINED[name], plugins.load("weightings", name))
 OTHERS = {
     "strength": [0.0, 0.5],
