@@ -315,7 +315,7 @@ def test_a_warm_start_is_the_router(unclear, routers):
         ({"n_steps": 7}, ConfigError, "n_steps must divide the horizon 60, got 7"),
         ({"training": PolicyTraining(), "seed": 1}, ConfigError, "got both"),
         ({"resume": True}, ConfigError, "output_dir"),
-        ({"algorithm": "pp0"}, UnknownNameError, "'ppo'"),
+        ({"algorithm": "pp0"}, ConfigError, "'ppo'"),
         ({"gamma": 2.0}, ConfigError, "gamma"),
         ({"total_timesteps": 0}, ConfigError, "total_timesteps"),
         ({"warm_start": False, "warm_start_rows": 10}, ConfigError, "warm_start"),

@@ -127,7 +127,7 @@ def check(settings: type, **values: Any) -> None:
             near = nearest(str(value), choices)
             raise ConfigError(f"{one.name} must be one of {', '.join(choices)}, got {value!r}; {near}choose one{usual}")
         if allowed is not None and value not in allowed:
-            raise ConfigError(f"{one.name} must {allowed}, got {value}; {allowed.remedy(value)}{usual}")
+            raise ConfigError(f"{one.name} must {allowed}, got {value!r}; {allowed.remedy(value)}{usual}")
 
 
 class Settings:
