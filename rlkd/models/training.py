@@ -4,16 +4,14 @@ Everything a run writes for one teacher lies in its own directory. A run that wa
 the same arguments: finished teachers are skipped, the one in work continues from its last epoch.
 """
 
-import re
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,65 +21,22 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rlkd.data.batching import LengthBucketSampler, encode_inputs
-from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task, joined_inputs
 from rlkd.devices import check_device
-from rlkd.errors import ConfigError, StudentError, TaskError, TeacherError, nearest, one_line
+from rlkd.errors import TeacherError, one_line
 from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import StepBar, attached, forward_inputs, quiet_transformers
-from rlkd.models.specialists import known_names, known_rows
-from rlkd.models.students import PREFIX, STUDENTS, check_student, load_student
+from rlkd.models.specialists import known_rows
+from rlkd.models.students import PREFIX, STUDENTS, load_student
 from rlkd.models.teacher_files import TeacherInfo, write_hf, write_info, write_sklearn
-from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher
+from rlkd.models.teacher_plans import TFIDF, Objective, Plan, plan_teachers
+from rlkd.models.teachers import HfTeacher, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
-from rlkd.records import check_one_process, digest, finished, newest_verified, once, write_manifest
-from rlkd.settings import FINE_TUNING_RATE, FROM_SCRATCH_RATE, TeacherTraining
-from rlkd.types import InnerStates, Wanted
+from rlkd.records import check_one_process, finished, newest_verified, once, write_manifest
 
-TFIDF = "tfidf"
 IDS = "instance_ids"
 OBJECTIVE = "rlkd_objective"
 _WARMUP_SHARE = 0.1
-
-
-class Objective(Protocol):
-    """What a network is trained on instead of the cross entropy to the label."""
-
-    wanted: Wanted
-    """Inner states of the network that it reads."""
-    module: nn.Module
-    """Trained beside the network; no part of the classifier that is saved."""
-
-    def losses(self, logits: Tensor, inside: InnerStates, ids: Tensor, labels: Tensor) -> Tensor:
-        """One value for each instance of a batch, shape (B,), of logits (B, C), ``ids`` (B,) and ``labels`` (B,)."""
-
-    def described(self) -> Mapping[str, Any]:
-        """Plain values that change with anything that changes the losses."""
-
-    def save(self, directory: Path) -> None:
-        """Write what was trained beside the network."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that decides one teacher's weights."""
-
-    kind: str
-    known: tuple[str, ...] | None
-    knows_by: KnowsBy | None
-    max_length: int
-    epochs: float
-    learning_rate: float
-    batch_size: int
-    seed: int
-    num_layers: int | None
-    bf16: bool = False
-
-    def fingerprint(self, task: Task, objective: Objective | None = None) -> str:
-        """Hash of the plan, of the task's data and of the objective."""
-        special = [] if objective is None else [dict(objective.described())]
-        plan = {name: value for name, value in asdict(self).items() if name != "bf16" or value}  # older than bf16
-        return digest([task.fingerprint, plan, *special], 16, in_order=True)
 
 
 def train_teachers(
@@ -121,83 +76,11 @@ def train_teachers(
     plans = plan_teachers(task, kinds=kinds, **settings)
     check_device(device)
     tokenizer = _shared_tokenizer(task, kinds)
-    paths = [Path(output_dir) / _name(plan, index) for index, plan in enumerate(plans)]
+    paths = [Path(output_dir) / plan.name(index) for index, plan in enumerate(plans)]
     for path, plan in zip(paths, plans, strict=True):
         own = tokenizer if plan.kind.startswith(PREFIX) else None
         train_teacher(task, path, plan, own, progress=progress, device=device)
     return paths
-
-
-def plan_teachers(task: Task, *, kinds: Sequence[str], **settings: Any) -> list[Plan]:
-    """Make the plans of :func:`train_teachers`, one per kind, from the same arguments; writes nothing.
-
-    Raises:
-        ConfigError: See :func:`train_teachers`.
-        TaskError: Likewise.
-        TeacherError: Likewise.
-    """
-    training = TeacherTraining(**settings)
-    if not kinds:
-        raise ConfigError("expected at least one kind of teacher, got none; name for example 'tfidf'")
-    check_seed(training.seed)
-    layers, knows_by = training.num_layers, cast("KnowsBy | None", training.specialize)
-    if layers is not None and all(kind in STUDENTS or kind == TFIDF for kind in kinds):
-        raise ConfigError(f"num_layers {layers} would be ignored: no kind is pretrained; leave it out")
-    if len(task.labelled_ids("train")) == 0:
-        raise TaskError(f"task {task.name!r} has no labelled training rows to train teachers on; add labels")
-    if training.bf16 and all(kind == TFIDF for kind in kinds):
-        raise ConfigError("bf16 would be ignored: no kind is a network; leave it out")
-    known = known_names(task, knows_by, len(kinds), training.variant, training.share)
-    plans = [
-        Plan(
-            kind=kind,
-            known=known[index],
-            knows_by=knows_by,
-            max_length=training.max_length,
-            epochs=training.epochs,
-            learning_rate=training.learning_rate or (FROM_SCRATCH_RATE if kind in STUDENTS else FINE_TUNING_RATE),
-            batch_size=training.batch_size,
-            seed=training.seed + index,
-            num_layers=None if kind in STUDENTS or kind == TFIDF else layers,
-            bf16=training.bf16 and kind != TFIDF,
-        )
-        for index, kind in enumerate(kinds)
-    ]
-    for index, plan in enumerate(plans):
-        check_rows(task, plan, _name(plan, index))
-    for kind, kept in {(plan.kind, plan.num_layers) for plan in plans if plan.kind != TFIDF}:
-        _check_kind(task, kind, kept, training.max_length)
-    return plans
-
-
-def check_rows(task: Task, plan: Plan, name: str) -> None:
-    """Refuse a teacher whose training rows are of fewer than two classes.
-
-    Raises:
-        TeacherError: Names the teacher.
-    """
-    rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
-    if len(np.unique(task.table.labels[rows])) < 2:
-        raise TeacherError(
-            f"expected training rows of two or more classes for teacher {name!r}, got {len(rows)} "
-            "rows of fewer; give more labelled rows or train fewer teachers"
-        )
-
-
-def _check_kind(task: Task, kind: str, num_layers: int | None, max_length: int) -> None:
-    try:
-        check_student(kind, task, num_layers=num_layers, max_length=max_length)
-    except StudentError as error:
-        if kind in STUDENTS:
-            raise
-        raise TeacherError(
-            f"expected kinds of teachers among {TFIDF}, {', '.join(STUDENTS)}, hub ids and paths, got {kind!r}; "
-            f"{nearest(kind, [TFIDF, *STUDENTS])}{error}"
-        ) from error
-
-
-def _name(plan: Plan, index: int) -> str:
-    return f"{_slug(plan.kind)}-{index}"
 
 
 def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBase | None:
@@ -220,7 +103,7 @@ def train_teacher(
     Args:
         task: The task.
         path: The teacher's directory; its name is the teacher's.
-        plan: As :func:`plan_teachers` makes it.
+        plan: As :func:`~rlkd.models.teacher_plans.plan_teachers` makes it.
         tokenizer: Of networks from scratch.
         objective: Of a network, instead of the cross entropy.
         progress: Show the trainer's progress bar.
@@ -389,7 +272,3 @@ class _TeacherTrainer(Trainer):
 
 def _mean(right: NDArray[np.bool_]) -> float | None:
     return round(float(right.mean()), 4) if len(right) else None
-
-
-def _slug(kind: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", kind.rstrip("/").rpartition("/")[2]) or "teacher"

@@ -14,7 +14,7 @@ from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom, headroom_verdict
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
-from rlkd.models.training import plan_teachers
+from rlkd.models.teacher_plans import plan_teachers
 from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object
 from rlkd.settings import CacheCommand, CacheSettings, HeadroomCommand, TrainTeachersCommand
 from rlkd.stats import expected_calibration_error

@@ -27,7 +27,7 @@ from rlkd.data import load_task
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache, read_state
 from rlkd.records import read_jsonl
-from rlkd.systems.mkd.suite import ScoredStudent
+from rlkd.systems.mkd.units import ScoredStudent
 from rlkd.systems.mtkd_rl.training import train_mtkd_rl
 from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State

@@ -38,15 +38,17 @@ from rlkd.models.small import save_small_encoder
 from rlkd.prototypes import prototype_scores
 from rlkd.records import read_jsonl
 from rlkd.settings import PrototypeSettings, StudentSettings
-from rlkd.systems.meta_kd.distillation import TINY_BERT, Lesson, distil_meta_student
-from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdSettings
-from rlkd.systems.meta_kd.teachers import (
+from rlkd.systems.meta_kd.corruption import (
     DomainCorruption,
     MetaTeacherObjective,
     content,
-    domain_task,
     false_domains,
     load_corruption,
+)
+from rlkd.systems.meta_kd.distillation import TINY_BERT, Lesson, distil_meta_student
+from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdSettings
+from rlkd.systems.meta_kd.teachers import (
+    domain_task,
     load_meta_kd_teachers,
     teacher_names,
     train_meta_kd_teachers,

@@ -43,8 +43,8 @@ from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
 from rlkd.records import digest, file_hash, once
 from rlkd.settings import StudentSettings
+from rlkd.systems.meta_kd.corruption import DomainCorruption, content
 from rlkd.systems.meta_kd.settings import DistillationSettings
-from rlkd.systems.meta_kd.teachers import DomainCorruption, content
 from rlkd.systems.meta_kd.weighting import DomainExpertise
 from rlkd.trainer import DistillationTrainer, make_trainer
 from rlkd.types import LogitSource, Wanted
@@ -184,36 +184,22 @@ def distil_meta_student(
     """
     if recipe.transfer and lesson.corruption is None:
         raise ConfigError("the transferable feature needs a meta-teacher's module, got none; set transfer to 0")
-    shared = {} if shared is None else shared
+    if recipe.schedule == "joint" and (lesson.weighting is not None or lesson.source is not None):
+        raise ConfigError(
+            "the joint schedule reads logits of the teachers of features, a source or weighting of other logits "
+            "would be ignored; use two_step"
+        )
     live = lesson.live or LiveEncoders(lesson.encoders, lesson.task, max_length=settings.max_length)
-    lesson = replace(lesson, live=live)
+    steps = _Steps(
+        lesson, live, Path(start), recipe, settings, Path(folder), seed=seed, shared={} if shared is None else shared
+    )
+    kept: dict[str, Any] = {"callbacks": callbacks, **arguments}
     if recipe.schedule == "joint":
-        if lesson.weighting is not None or lesson.source is not None:
-            raise ConfigError(
-                "the joint schedule reads logits of the teachers of features, a source or weighting of other logits "
-                "would be ignored; use two_step"
-            )
-        both = replace(
-            settings, student=str(start), num_layers=None, max_steps=recipe.feature_steps + settings.max_steps
-        )
-        trainer = _with_features(
-            lesson, recipe, both, Path(folder), 1.0, seed, shared, callbacks=callbacks, **arguments
-        )
+        trainer = steps.joint(**kept)
         _train(trainer, arguments)
         return trainer, {"feature_seconds": 0.0, "feature_cost": dict(NO_COST), "features_reused": False}
-    first, figures = _first_step(lesson, Path(start), recipe, settings, Path(folder), seed, shared)
-    second = replace(settings, student=str(first), num_layers=None)
-    trainer = make_trainer(
-        lesson.task,
-        lesson.source or live,
-        lesson.weighting or Uniform(),
-        second,
-        Path(folder) / "logits",
-        seed=seed,
-        shared=shared,
-        callbacks=callbacks,
-        **arguments,
-    )
+    first, figures = steps.first()
+    trainer = steps.on_logits(first, **kept)
     _train(trainer, arguments)
     if not keep_features:
         shutil.rmtree(first)
@@ -225,94 +211,94 @@ def _train(trainer: DistillationTrainer, arguments: Mapping[str, Any]) -> None:
     trainer.train(resume_from_checkpoint=True if arguments.get("save_strategy", "no") != "no" else None)
 
 
-def _first_step(
-    lesson: Lesson,
-    start: Path,
-    recipe: DistillationSettings,
-    settings: StudentSettings,
-    folder: Path,
-    seed: int,
-    shared: dict[str, Any],
-) -> tuple[Path, dict[str, Any]]:
-    """The student after the step on features; students that differ only in what comes after share it."""
-    made_of = _made_of(lesson, start, recipe, settings, seed)
-    path, reused = folder / f"features-{made_of}", True
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of one student: its trainers, and the student between them."""
 
-    def make() -> dict[str, Any]:
-        nonlocal reused
-        reused = False
-        step = replace(
-            settings,
-            student=str(start),
-            num_layers=None,
-            max_steps=recipe.feature_steps,
-            learning_rate=recipe.feature_learning_rate,
-        )
-        trainer = _with_features(
-            lesson, recipe, step, folder, 0.0, seed, shared, lr_scheduler_type="constant", callbacks=()
-        )
-        with metered() as cost:
-            trainer.train()
-        with quiet_transformers():
-            write_hf(trainer.model, trainer.processing_class, path)
-        return cost.record()
+    lesson: Lesson
+    live: LiveEncoders
+    start: Path
+    recipe: DistillationSettings
+    settings: StudentSettings
+    folder: Path
+    seed: int
+    shared: dict[str, Any]
 
-    spent = cost_in(once(path, made_of, make, whole=True))
-    return path, {"feature_seconds": float(spent["seconds"]), "feature_cost": spent, "features_reused": reused}
+    def joint(self, **arguments: Any) -> DistillationTrainer:
+        """Of all losses at once, for the steps of both."""
+        steps = self.recipe.feature_steps + self.settings.max_steps
+        return self._on_features(self._from(self.start, max_steps=steps), 1.0, **arguments)
 
+    def first(self) -> tuple[Path, dict[str, Any]]:
+        """The student after the step on features; students that differ only in what comes after share it."""
+        made_of = self._made_of()
+        path, reused = self.folder / f"features-{made_of}", True
 
-def _made_of(lesson: Lesson, start: Path, recipe: DistillationSettings, settings: StudentSettings, seed: int) -> str:
-    scores = None if lesson.scores is None else hashlib.sha256(np.asarray(lesson.scores).tobytes()).hexdigest()
-    corruption = None
-    if lesson.corruption is not None:
-        weights = lesson.corruption.state_dict().items()
-        corruption = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for _, value in weights)).hexdigest()
-    described = [
-        lesson.task.fingerprint,
-        [teacher.identity for teacher in lesson.encoders],
-        scores if recipe.expertise else None,
-        corruption if recipe.transfer else None,
-        file_hash(start / WEIGHTS) if (start / WEIGHTS).is_file() else str(start),
-        asdict(recipe),
-        [settings.batch_size, settings.max_length, *(["bf16"] if settings.bf16 else [])],
-        seed,
-    ]
-    return digest(described, 12, algorithm="sha256", in_order=True)
+        def make() -> dict[str, Any]:
+            nonlocal reused
+            reused = False
+            step = self._from(
+                self.start, max_steps=self.recipe.feature_steps, learning_rate=self.recipe.feature_learning_rate
+            )
+            trainer = self._on_features(step, 0.0, lr_scheduler_type="constant")
+            with metered() as cost:
+                trainer.train()
+            with quiet_transformers():
+                write_hf(trainer.model, trainer.processing_class, path)
+            return cost.record()
 
+        spent = cost_in(once(path, made_of, make, whole=True))
+        return path, {"feature_seconds": float(spent["seconds"]), "feature_cost": spent, "features_reused": reused}
 
-def _with_features(
-    lesson: Lesson,
-    recipe: DistillationSettings,
-    settings: StudentSettings,
-    folder: Path,
-    logits_weight: float,
-    seed: int,
-    shared: dict[str, Any],
-    **arguments: Any,
-) -> DistillationTrainer:
-    assert lesson.live is not None
+    def on_logits(self, student: Path, **arguments: Any) -> DistillationTrainer:
+        """Of the step on logits, from the student of the first step."""
+        source, weighting = self.lesson.source or self.live, self.lesson.weighting or Uniform()
+        return self._trainer(source, weighting, self._from(student), "logits", **arguments)
 
-    def features(student: PreTrainedModel) -> FeatureLosses:
-        sizes = EncoderSizes.of(student)
-        others = [EncoderSizes.of(teacher.model) for teacher in lesson.encoders]
-        projections = Projections(sizes, others, seed=seed)
-        terms = feature_terms(sizes, others, feature_settings(recipe, logits=logits_weight), projections)
-        if recipe.transfer and lesson.corruption is not None:
-            terms.append(TransferTerm(sizes, others, projections, lesson.corruption, weight=recipe.transfer, seed=seed))
-        return FeatureLosses(terms, logits_weight=logits_weight)
+    def _from(self, student: Path, **changes: Any) -> StudentSettings:
+        return replace(self.settings, student=str(student), num_layers=None, **changes)
 
-    weighting: Weighting = Uniform()
-    if recipe.expertise:
-        scores = lesson.scores
-        weighting = DomainExpertise(None if scores is None else torch.from_numpy(np.array(scores, dtype=np.float32)))
-    return make_trainer(
-        lesson.task,
-        lesson.live,
-        weighting,
-        settings,
-        folder / "features",
-        seed=seed,
-        shared=shared,
-        features=features,
-        **arguments,
-    )
+    def _on_features(self, settings: StudentSettings, logits_weight: float, **arguments: Any) -> DistillationTrainer:
+        lesson, recipe, seed = self.lesson, self.recipe, self.seed
+
+        def features(student: PreTrainedModel) -> FeatureLosses:
+            sizes = EncoderSizes.of(student)
+            others = [EncoderSizes.of(teacher.model) for teacher in lesson.encoders]
+            projections = Projections(sizes, others, seed=seed)
+            terms = feature_terms(sizes, others, feature_settings(recipe, logits=logits_weight), projections)
+            if recipe.transfer and lesson.corruption is not None:
+                weight = recipe.transfer
+                terms.append(TransferTerm(sizes, others, projections, lesson.corruption, weight=weight, seed=seed))
+            return FeatureLosses(terms, logits_weight=logits_weight)
+
+        weighting: Weighting = Uniform()
+        if recipe.expertise:
+            scores = lesson.scores
+            known = None if scores is None else torch.from_numpy(np.array(scores, dtype=np.float32))
+            weighting = DomainExpertise(known)
+        return self._trainer(self.live, weighting, settings, "features", features=features, **arguments)
+
+    def _trainer(
+        self, source: LogitSource, weighting: Weighting, settings: StudentSettings, place: str, **arguments: Any
+    ) -> DistillationTrainer:
+        task, folder = self.lesson.task, self.folder / place
+        return make_trainer(task, source, weighting, settings, folder, seed=self.seed, shared=self.shared, **arguments)
+
+    def _made_of(self) -> str:
+        lesson, start, recipe, settings = self.lesson, self.start, self.recipe, self.settings
+        scores = None if lesson.scores is None else hashlib.sha256(np.asarray(lesson.scores).tobytes()).hexdigest()
+        corruption = None
+        if lesson.corruption is not None:
+            weights = lesson.corruption.state_dict().items()
+            corruption = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for _, value in weights)).hexdigest()
+        described = [
+            lesson.task.fingerprint,
+            [teacher.identity for teacher in lesson.encoders],
+            scores if recipe.expertise else None,
+            corruption if recipe.transfer else None,
+            file_hash(start / WEIGHTS) if (start / WEIGHTS).is_file() else str(start),
+            asdict(recipe),
+            [settings.batch_size, settings.max_length, *(["bf16"] if settings.bf16 else [])],
+            self.seed,
+        ]
+        return digest(described, 12, algorithm="sha256", in_order=True)

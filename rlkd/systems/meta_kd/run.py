@@ -1,6 +1,6 @@
 """Meta-KD on a user's own data: the meta-teacher, and a student for each domain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,6 +12,7 @@ import torch
 
 from rlkd.data import load_task
 from rlkd.data.splitting import check_seed
+from rlkd.data.task import Task
 from rlkd.devices import check_device
 from rlkd.errors import unknown_name
 from rlkd.logit_cache import LogitCache, build_cache
@@ -20,23 +21,26 @@ from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teacher_files import write_hf
 from rlkd.models.teachers import HfTeacher
-from rlkd.records import RunDirectory, check_output_dir, folder_of, once, prepare_output_dir, write_json_atomic
+from rlkd.records import RunDirectory, check_output_dir, folder_of, once, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
+from rlkd.systems.meta_kd.corruption import corruption_of
 from rlkd.systems.meta_kd.distillation import Lesson, check_sizes, distil_meta_student
 from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdCommand, MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     META,
     check_meta_kd,
-    corruption_of,
     domain_task,
     instance_embeddings,
     instance_scores,
     load_meta_kd_teachers,
     train_meta_kd_teachers,
 )
-from rlkd.trainer import MetricsCallback
+from rlkd.trainer import DistillationTrainer, MetricsCallback
+from rlkd.workflow.opening import open_run
 from rlkd.workflow.teachers import Rows
+
+SPLITS = ("validation", "test")
 
 
 def run_meta_kd(
@@ -75,12 +79,9 @@ def run_meta_kd(
     check_seed(seed)
     task = load_task(**task_options)
     check_meta_kd(task, teaching, [META])
-    for domain in domains:
-        if domain not in task.domain_names:
-            raise unknown_name(f"domain of task {task.name!r}", domain, task.domain_names)
-    chosen = {domain: domain_task(task, domain) for domain in domains or task.domain_names}
+    chosen = _chosen(task, domains)
     check_sizes(teaching.encoder, teaching.num_layers, num_layers=num_layers, hidden_size=hidden_size)
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    sizes = {"num_layers": num_layers, "hidden_size": hidden_size}
     config = {
         "command": "meta-kd",
         "task": dict(task_options),
@@ -88,15 +89,34 @@ def run_meta_kd(
         "teaching": asdict(teaching),
         "recipe": asdict(recipe),
         "settings": settings.record(),
-        "num_layers": num_layers,
-        "hidden_size": hidden_size,
+        **sizes,
         "seed": seed,
     }
-    RunDirectory(folder, config)
-    start = save_small_encoder(
-        teaching.encoder, task, folder / "start", num_layers=num_layers, hidden_size=hidden_size, seed=seed
-    )
-    device = settings.device
+    folder = open_run(output_dir, config, resume=resume, overwrite=overwrite).path
+    start = save_small_encoder(teaching.encoder, task, folder / "start", **sizes, seed=seed)
+    lesson, cache = _meta_teacher(task, folder, teaching, settings.device, progress)
+    rows: Rows = []
+    for alone in chosen:
+        place = folder / "students" / folder_of(alone.name)
+        own = _of_domain(alone, lesson, cache)
+        distil = partial(_distil, *own, start, recipe, settings, place, seed, progress)
+        rows += once(place, alone.fingerprint, distil)["rows"]
+    _write(folder, lesson, rows)
+    return rows
+
+
+def _chosen(task: Task, domains: Sequence[str]) -> list[Task]:
+    """The domains to make students for, each once and as a task of that name."""
+    for domain in domains:
+        if domain not in task.domain_names:
+            raise unknown_name(f"domain of task {task.name!r}", domain, task.domain_names)
+    return [domain_task(task, domain) for domain in dict.fromkeys(domains or task.domain_names)]
+
+
+def _meta_teacher(
+    task: Task, folder: Path, teaching: MetaKdSettings, device: str, progress: bool
+) -> tuple[Lesson, LogitCache]:
+    """The meta-teacher of all domains as a lesson, and its logits."""
     paths = train_meta_kd_teachers(task, folder / "teachers", teaching, device=device, progress=progress)
     embeddings = instance_embeddings(task, folder / "teachers", teaching, device=device)
     (teacher,) = load_meta_kd_teachers(paths, task, device=device, bf16=teaching.bf16).values()
@@ -104,13 +124,21 @@ def run_meta_kd(
     cache = build_cache([teacher], task, folder / "cache", max_length=teaching.max_length, progress=progress)
     scores = instance_scores(task, embeddings, teaching.prototypes)
     corruption = corruption_of(paths[META], teacher, task)
-    rows: Rows = []
-    for domain, alone in chosen.items():
-        place = folder / "students" / folder_of(domain)
-        kept = np.flatnonzero(task.table.domains == task.domain_names.index(domain))
-        lesson = Lesson(task=alone, encoders=[teacher], corruption=corruption, scores=scores[kept])
-        distil = partial(_distil, lesson, cache.take(kept), start, recipe, settings, place, seed, progress)
-        rows += once(place, alone.fingerprint, distil)["rows"]
+    return Lesson(task=task, encoders=[teacher], corruption=corruption, scores=scores), cache
+
+
+def _of_domain(alone: Task, lesson: Lesson, cache: LogitCache) -> tuple[Lesson, LogitCache]:
+    """What a lesson on all domains and its logits say of one."""
+    table, names, scores = lesson.task.table, lesson.task.domain_names, lesson.scores
+    assert scores is not None
+    kept = np.flatnonzero(table.domains == names.index(alone.name))
+    return replace(lesson, task=alone, scores=scores[kept]), cache.take(kept)
+
+
+def _write(folder: Path, lesson: Lesson, rows: Rows) -> None:
+    """Write the scores, as rows and as a page."""
+    task, scores = lesson.task, lesson.scores
+    assert scores is not None
     write_json_atomic(folder / "results.json", rows)
     write_report(
         folder / "report.html",
@@ -118,7 +146,6 @@ def run_meta_kd(
         summary=[_summary(rows), _spread("Prototype scores t of the training rows", scores[task.splits["train"]])],
         tables=[("Scores", rows)],
     )
-    return rows
 
 
 def _distil(
@@ -147,20 +174,17 @@ def _distil(
             logging_steps=max(1, settings.max_steps // 50),
         )
     write_hf(trainer.model, trainer.processing_class, place / "student")
-    rows = []
-    for split in ("validation", "test"):
-        ids = lesson.task.labelled_ids(split)
-        labels = lesson.task.table.labels[ids]
-        answers = {
-            "meta-teacher": cache.rows(torch.from_numpy(ids)).numpy()[:, 0],
-            "student": trainer.predict_rows(ids),
-        }
-        for model, logits in answers.items():
-            row = {"domain": lesson.task.name, "model": model, "split": split, "rows": len(ids)}
-            scores = classification_metrics(logits, labels)
-            what = f"the {model} of {lesson.task.name} on {split}"
-            rows.append({**row, **scores, **told_if_diverged(what, scores["nll"], logits.shape[-1])})
-    return {"rows": rows}
+    return {"rows": [row for split in SPLITS for row in _scores(lesson.task, split, cache, trainer)]}
+
+
+def _scores(task: Task, split: str, cache: LogitCache, trainer: DistillationTrainer) -> Iterator[dict[str, Any]]:
+    """Scores of the meta-teacher and of the student on one split."""
+    ids = task.labelled_ids(split)
+    answers = {"meta-teacher": cache.rows(torch.from_numpy(ids)).numpy()[:, 0], "student": trainer.predict_rows(ids)}
+    for model, logits in answers.items():
+        scores = classification_metrics(logits, task.table.labels[ids])
+        diverged = told_if_diverged(f"the {model} of {task.name} on {split}", scores["nll"], logits.shape[-1])
+        yield {"domain": task.name, "model": model, "split": split, "rows": len(ids), **scores, **diverged}
 
 
 def _summary(rows: Rows) -> str:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.policies import SMOKE_STEPS
-from rlkd.benchmark.reading import built, check_keys, mapping_in
 from rlkd.benchmark.stages import plan_data
 from rlkd.benchmark.suite_files import students_of
 from rlkd.benchmark.suites import Suite, System, TaskPlan
@@ -31,17 +30,17 @@ from rlkd.logit_cache import LiveEncoders, LogitCache, build_cache, compute_affi
 from rlkd.models.small import save_small_encoder
 from rlkd.models.teachers import HfTeacher
 from rlkd.models.training import training_seconds
-from rlkd.records import check_folder_name, digest, once
-from rlkd.settings import PrototypeSettings, StudentSettings
-from rlkd.systems.meta_kd.distillation import TINY_BERT, Lesson, distil_meta_student
-from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdSettings
+from rlkd.records import digest, once
+from rlkd.settings import StudentSettings
+from rlkd.systems.meta_kd.arms import META_KD, OWN, SINGLES, MetaKdArm, read_meta_kd, teacher_settings
+from rlkd.systems.meta_kd.corruption import DomainCorruption, corruption_of
+from rlkd.systems.meta_kd.distillation import Lesson, distil_meta_student
+from rlkd.systems.meta_kd.settings import MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     META,
     MIXED,
     MULTI_TASK,
-    DomainCorruption,
     DomainHeads,
-    corruption_of,
     domain_task,
     instance_embeddings,
     instance_scores,
@@ -54,30 +53,9 @@ from rlkd.systems.meta_kd.weighting import domain_expertise
 from rlkd.trainer import DistillationTrainer
 from rlkd.weighting import WeightingSpec, build_weighting
 
-OWN, SINGLES = "own", "singles"
-"""In an arm's teachers: the one of the student's domain; those of all single domains that were seen."""
-META_KD = "meta_kd"
 FEATURES_FOLDER = "features"
 """Students after their first step, kept for the arms that share it."""
-ARMS: Mapping[str, Mapping[str, Any]] = {
-    "single": {"teachers": [OWN], **TINY_BERT},
-    "mixed": {"teachers": [MIXED], **TINY_BERT},
-    "multi_task": {"teachers": [MULTI_TASK], **TINY_BERT},
-    "average": {"teachers": [SINGLES], **TINY_BERT},
-    "meta": {"teachers": [META], **TINY_BERT},
-    META_KD: {"teachers": [META]},
-}
-"""Rows of the paper's tables: every teacher with TinyBERT's distillation, the average of all single-domain teachers,
-and the meta-teacher with meta-distillation, which is what arms have unless they say otherwise."""
 QUANTILES = (0.05, 0.5, 0.95)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaKdArm:
-    """One row of a table."""
-
-    teachers: tuple[str, ...]
-    recipe: DistillationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +90,7 @@ class MetaKdSystem(System):
         for key in ("planted", "teacher_share", "labels", "labelled_only", "embedder", "embeddings"):
             if task.get(key):
                 raise ConfigError(f"{where}: {key!r} would be ignored beside meta_kd; leave it out")
-        read = cls(**_read(content, where))
+        read = cls(**read_meta_kd(content, where))
         for name, student in students_of(task, where).items():
             if student.max_length != read.teachers.max_length:
                 raise ConfigError(
@@ -223,7 +201,7 @@ class MetaKdBench:
         return paths
 
     def _variant(self, name: str) -> MetaKdSettings:
-        return _teacher_settings({**asdict(self.plan.teachers), **self.plan.variants.get(name, {})}, name)
+        return teacher_settings({**asdict(self.plan.teachers), **self.plan.variants.get(name, {})}, name)
 
     def _ask(self) -> tuple[LogitCache, NDArray[np.float32]]:
         settings = self.plan.teachers
@@ -334,61 +312,6 @@ class MetaKdDistiller:
         reused, features = figures.pop("features_reused"), figures.pop("feature_cost")
         flat = {} if meta is None else bench.spread(meta)
         return trainer, {**figures, **flat, "fit_seconds": fit_seconds, "cost_before": features if reused else NO_COST}
-
-
-def _read(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Read what a suite says of Meta-KD.
-
-    Its keys are ``domain``, ``fraction``, ``leave_out``; ``teachers`` (fields of :class:`MetaKdSettings`) and
-    ``variants`` of the meta-teacher; ``student`` (``num_layers``, ``hidden_size``); ``distillation`` (fields of
-    :class:`DistillationSettings`) and ``arms``, which say what differs; ``set``; ``keep_gib``.
-
-    Raises:
-        ConfigError: A key is unknown or missing, or a value out of range.
-    """
-    known = ("domain", "fraction", "leave_out", "teachers", "variants", "student", "distillation", "arms", "set")
-    check_keys(content, (*known, "keep_gib", "device"), f"{where}, meta_kd")
-    if not isinstance(content.get("domain"), str) or "encoder" not in (content.get("teachers") or {}):
-        raise ConfigError(f"{where}: meta_kd needs the students' domain and teachers with an encoder; give both")
-    variants = mapping_in(content, "variants", where)
-    for name, changes in variants.items():
-        check_folder_name(name, where, "variant")
-        _teacher_settings({**content["teachers"], **changes}, f"{where}, variant {name!r}")
-    base = mapping_in(content, "distillation", where)
-    arms = {
-        name: _arm(base, arm, f"{where}, arm {name!r}")
-        for name, arm in {**ARMS, **mapping_in(content, "arms", where)}.items()
-    }
-    student = mapping_in(content, "student", where)
-    check_keys(student, ("num_layers", "hidden_size"), f"{where}, meta_kd student")
-    rest = {key: content[key] for key in ("fraction", "leave_out", "keep_gib", "device") if key in content}
-    return {
-        "domain": content["domain"],
-        "teachers": _teacher_settings(content["teachers"], f"{where}, meta_kd teachers"),
-        "variants": variants,
-        "arms": arms,
-        "set": tuple(content.get("set", (SINGLES, META))),
-        **student,
-        **rest,
-    }
-
-
-def _arm(base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> MetaKdArm:
-    teachers = changes.get("teachers")
-    if not isinstance(teachers, Sequence) or isinstance(teachers, str) or not teachers:
-        raise ConfigError(f"{where}: expected a list of teachers, got {teachers!r:.60}; name some")
-    own = {key: value for key, value in changes.items() if key != "teachers"}
-    return MetaKdArm(teachers=tuple(teachers), recipe=built(DistillationSettings, {**base, **own}, where))
-
-
-def _teacher_settings(content: Mapping[str, Any], where: str) -> MetaKdSettings:
-    prototypes = content.get("prototypes") or {}
-    settings: MetaKdSettings = built(
-        MetaKdSettings,
-        {**content, "prototypes": built(PrototypeSettings, prototypes, f"{where}, prototypes")},
-        where,
-    )
-    return settings
 
 
 def _named(teacher: Any, name: str) -> Any:

@@ -36,7 +36,7 @@ def mkd(run: MkdCommand) -> None:
         raise ConfigError(f"weighting {run.weighting!r} would be ignored with one teacher a task; pass --teachers both")
     from rlkd.devices import found_device
     from rlkd.settings import Phase
-    from rlkd.systems.mkd.run import run_mkd
+    from rlkd.systems.mkd.run import MkdPlan, run_mkd
     from rlkd.systems.mkd.training import refinement_phase
     from rlkd.trainer.multi_task_training import teacher_phase
 
@@ -55,22 +55,20 @@ def mkd(run: MkdCommand) -> None:
         **alike,
     )
     refining = refinement_phase(distilling, epochs=run.refine_epochs, kd_ratio=run.refine_kd_ratio)
-    rows = run_mkd(
-        task_list(run),
-        run.output_dir,
+    plan = MkdPlan(
         teacher=run.teacher,
+        parts=("single", "multi") if run.teachers == "both" else (run.teachers,),
+        weighting=run.weighting,
         student=run.student,
+        num_layers=run.num_layers,
         teaching=teacher_phase(
             run.teacher, epochs=run.teacher_epochs, learning_rate=run.teacher_learning_rate, **alike
         ),
         distilling=distilling,
         refining=refining if run.refine_epochs else None,
-        parts=("single", "multi") if run.teachers == "both" else (run.teachers,),
-        weighting=run.weighting,
-        num_layers=run.num_layers,
         seed=run.seed,
         save_steps=run.save_steps,
-        **run.handling(),
     )
+    rows = run_mkd(task_list(run), run.output_dir, plan, **run.handling())
     show(rows, run.json)
     typer.echo(f"Report: {run.output_dir}/report.html; the student: {run.output_dir}/student.")

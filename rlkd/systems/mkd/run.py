@@ -1,7 +1,7 @@
 """MKD: several tasks of a user, teachers, one joint student, and its refinement task by task."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rlkd.data.task import Task
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models import load_teachers
-from rlkd.records import RunDirectory, check_output_dir, folder_of, prepare_output_dir, write_json_atomic
+from rlkd.records import RunDirectory, check_output_dir, folder_of, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import Phase
 from rlkd.settings.knobs import check
@@ -24,25 +24,64 @@ from rlkd.systems.mkd.training import build_mkd_caches, check_mkd, check_parts, 
 from rlkd.trainer import MetricsCallback
 from rlkd.trainer.multi_task_training import Lessons, train_model
 from rlkd.weighting import WeightingSpec
+from rlkd.workflow.opening import open_run
 from rlkd.workflow.teachers import Rows
 
 SPLITS = ("validation", "test")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MkdPlan:
+    """All that decides a run beside its tasks."""
+
+    teacher: str
+    """Encoder of the teachers."""
+    parts: tuple[str, ...] = ("multi",)
+    """``multi``, ``single`` or both teachers."""
+    weighting: str = MkdCommand.weighting
+    """Of the teachers, on each task."""
+    student: str
+    """Encoder of the student."""
+    num_layers: int | None = MkdCommand.num_layers
+    """Of a pretrained student."""
+    teaching: Phase
+    """How teachers learn, see :func:`rlkd.trainer.multi_task_training.teacher_phase`."""
+    distilling: Phase
+    """How the joint student learns."""
+    refining: Phase | None
+    """How it is refined on each task; None: it is not."""
+    seed: int = MkdCommand.seed
+    """Of initialisation, order of batches and dropout."""
+    save_steps: int = MkdCommand.save_steps
+    """Steps between checkpoints of the student."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without tasks."""
+        check_seed(self.seed)
+        check_parts(self.parts)
+        check(MkdCommand, save_steps=self.save_steps)
+
+    def check(self, collection: TaskCollection) -> None:
+        """Refuse tasks on which it cannot run; see :func:`~rlkd.systems.mkd.training.check_mkd`."""
+        phases = [self.teaching, self.distilling, *([] if self.refining is None else [self.refining])]
+        check_mkd(collection, self.teacher, self.student, phases, self.num_layers)
+
+    def config(self, spec: WeightingSpec) -> dict[str, Any]:
+        """Plain values that change with anything that changes the outcome.
+
+        Args:
+            spec: The weighting, as it was read.
+        """
+        own = asdict(self)
+        first = ("teacher", "parts", "weighting")
+        return {name: own.pop(name) for name in first} | {"policy": spec.learned()} | own
+
+
 def run_mkd(
     tasks: Sequence[Mapping[str, Any]],
     output_dir: str,
+    plan: MkdPlan,
     *,
-    teacher: str,
-    student: str,
-    teaching: Phase,
-    distilling: Phase,
-    refining: Phase | None,
-    parts: Sequence[str] = ("multi",),
-    weighting: str = MkdCommand.weighting,
-    num_layers: int | None = MkdCommand.num_layers,
-    seed: int = MkdCommand.seed,
-    save_steps: int = MkdCommand.save_steps,
     resume: bool = MkdCommand.resume,
     overwrite: bool = MkdCommand.overwrite,
     progress: bool = False,
@@ -52,100 +91,82 @@ def run_mkd(
     Args:
         tasks: Arguments of :func:`rlkd.data.load_task`, one mapping a task.
         output_dir: Holds ``teachers``, ``caches``, ``student`` and ``refined/TASK``.
-        teacher: Encoder of the teachers.
-        student: Encoder of the student.
-        teaching: How teachers learn, see :func:`rlkd.trainer.multi_task_training.teacher_phase`.
-        distilling: How the joint student learns.
-        refining: How it is refined on each task; None: it is not.
-        parts: ``multi``, ``single`` or both teachers.
-        weighting: Of the teachers, on each task.
-        num_layers: Of a pretrained student.
-        seed: Of initialisation, order of batches and dropout.
-        save_steps: Steps between checkpoints of the student.
+        plan: Teachers, student, and how they learn.
         resume: Continue an interrupted run.
         overwrite: Delete an earlier run.
         progress: Show progress bars.
     """
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
-    check_seed(seed)
-    check_parts(parts)
-    spec = WeightingSpec.parse(weighting)
-    check(MkdCommand, save_steps=save_steps)
+    spec = WeightingSpec.parse(plan.weighting)
     collection = TaskCollection(tuple(load_task(**options) for options in tasks))
-    phases = [teaching, distilling, *([] if refining is None else [refining])]
-    check_mkd(collection, teacher, student, phases, num_layers)
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
-    config = {
-        "command": "mkd",
-        "tasks": [dict(options) for options in tasks],
-        "data": collection.fingerprint,
-        "teacher": teacher,
-        "parts": list(parts),
-        "weighting": weighting,
-        "policy": spec.learned(),
-        "student": student,
-        "num_layers": num_layers,
-        "teaching": asdict(teaching),
-        "distilling": asdict(distilling),
-        "refining": None if refining is None else asdict(refining),
-        "seed": seed,
-        "save_steps": save_steps,
-    }
-    run = RunDirectory(folder, config)
-    paths = train_mkd_teachers(
-        collection, teacher, folder / "teachers", teaching, parts=parts, seed=seed, progress=progress
-    )
-    caches = build_mkd_caches(
-        collection,
-        paths,
-        folder / "caches",
-        max_length=teaching.max_length,
-        bf16=teaching.bf16,
-        device=teaching.device,
-        progress=progress,
-    )
-    lessons, shared = Lessons(collection=collection, caches=caches, weighting=spec), dict[str, Any]()
-    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 2}
-    done = train_model(
-        folder / "student",
-        student,
-        lessons,
-        distilling,
-        num_layers=num_layers,
-        seed=seed,
-        callbacks=[MetricsCallback(run)],
-        progress=progress,
-        shared=shared,
-        logging_strategy="steps",
-        logging_steps=max(1, distilling.steps(collection) // 50),
-        **saving,
-    )
-    refined = {}
-    for name in collection.names if refining is not None else ():
-        assert refining is not None
-        refined[name] = folder / "refined" / folder_of(name)
-        train_model(
-            refined[name],
-            folder / "student",
-            lessons.only(name),
-            refining,
-            seed=seed,
-            progress=progress,
-            shared=shared,
-            **saving,
-        )
-    rows = [row for task in collection for row in _scores(task, caches[task.name], folder, refined, distilling)]
-    write_json_atomic(folder / "results.json", rows)
+    plan.check(collection)
+    data = {"tasks": [dict(options) for options in tasks], "data": collection.fingerprint}
+    config = {"command": "mkd", **data, **plan.config(spec)}
+    run = open_run(output_dir, config, resume=resume, overwrite=overwrite)
+    caches = _caches(collection, plan, run.path, progress)
+    lessons = Lessons(collection=collection, caches=caches, weighting=spec)
+    weights, refined = _students(lessons, plan, run, progress)
+    rows = [row for task in collection for row in _scores(task, caches[task.name], run.path, refined, plan.distilling)]
+    write_json_atomic(run.path / "results.json", rows)
     write_report(
-        folder / "report.html",
+        run.path / "report.html",
         title=f"One student of {len(collection)} tasks",
         summary=[_summary(rows, bool(refined))],
         tables=[
             ("Scores", rows),
-            ("Mean weight of each teacher while the joint student learned", _weight_rows(done["weights"], parts)),
+            ("Mean weight of each teacher while the joint student learned", _weight_rows(weights, plan.parts)),
         ],
     )
     return rows
+
+
+def _caches(collection: TaskCollection, plan: MkdPlan, folder: Path, progress: bool) -> dict[str, LogitCache]:
+    """Train the teachers and ask them."""
+    phase = plan.teaching
+    paths = train_mkd_teachers(
+        collection, plan.teacher, folder / "teachers", phase, parts=plan.parts, seed=plan.seed, progress=progress
+    )
+    return build_mkd_caches(
+        collection,
+        paths,
+        folder / "caches",
+        max_length=phase.max_length,
+        bf16=phase.bf16,
+        device=phase.device,
+        progress=progress,
+    )
+
+
+def _students(
+    lessons: Lessons, plan: MkdPlan, run: RunDirectory, progress: bool
+) -> tuple[Mapping[str, Sequence[float]], dict[str, Path]]:
+    """Distil the joint student and refine it: its teachers' mean weights by task, and the folders of refined ones."""
+    joint = run.path / "student"
+    alike: dict[str, Any] = {
+        "seed": plan.seed,
+        "progress": progress,
+        "shared": {},
+        "save_strategy": "steps",
+        "save_steps": plan.save_steps,
+        "save_total_limit": 2,
+    }
+    done = train_model(
+        joint,
+        plan.student,
+        lessons,
+        plan.distilling,
+        num_layers=plan.num_layers,
+        callbacks=[MetricsCallback(run)],
+        logging_strategy="steps",
+        logging_steps=max(1, plan.distilling.steps(lessons.collection) // 50),
+        **alike,
+    )
+    refined: dict[str, Path] = {}
+    if plan.refining is not None:
+        for name in lessons.collection.names:
+            refined[name] = run.path / "refined" / folder_of(name)
+            train_model(refined[name], joint, lessons.only(name), plan.refining, **alike)
+    return done["weights"], refined
 
 
 def _scores(

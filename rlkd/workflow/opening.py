@@ -1,0 +1,34 @@
+"""How every command begins to write: the run directory, made, resumed or emptied once nothing can be refused."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rlkd.records import HARMLESS_KEYS, RunDirectory, prepare_output_dir
+
+
+def open_run(
+    output_dir: str | Path,
+    config: Mapping[str, object],
+    *,
+    resume: bool,
+    overwrite: bool,
+    harmless: Iterable[str] = HARMLESS_KEYS,
+) -> RunDirectory:
+    """Make, resume or empty the directory of a run, and record its config.
+
+    An earlier run may be deleted here: a command calls :func:`~rlkd.records.check_output_dir` first, before it reads
+    anything, and this once everything else that can be refused was.
+
+    Args:
+        output_dir: The directory.
+        config: The resolved arguments, plain values.
+        resume: Continue what is there.
+        overwrite: Delete what is there, if it looks like a run of ours.
+        harmless: Top-level keys of the config that may differ on resume.
+
+    Raises:
+        ConfigError: If both flags are set, or a launcher has started several processes.
+        OutputDirectoryError: If the directory cannot be used, or the run in it was started with another config.
+    """
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    return RunDirectory(folder, config, harmless=harmless)
