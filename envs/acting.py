@@ -1,6 +1,6 @@
 """The vector face for policies that bring their own state and their own meaning of an action: RL-KD and MTKD-RL."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,31 +11,10 @@ from torch import Tensor
 
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
-from rlkd.types import State, on_device
+from rlkd.types import Actor, on_device
 from rlkd.weighting.base import equal_weights
 
 from .vector import TeacherWeightingVectorEnv
-
-
-class Actor(Protocol):
-    """What is asked of such a policy; the deployed weightings of the published systems have it."""
-
-    num_features: int
-    """F of one teacher; the first is 1 where the teacher is there, 0 where it is not."""
-    observation_bound: float
-    action_kind: str
-    """``subset``: actions select teachers; ``scores``: actions are real numbers, one a teacher."""
-    action_bound: float
-
-    @property
-    def reads_student(self) -> bool:
-        """Whether :meth:`observe` reads the student's logits."""
-
-    def observe(self, state: State) -> Tensor:
-        """Observation, shape (B, K, F)."""
-
-    def mix(self, actions: Tensor, rows: Tensor) -> Tensor:
-        """Weights of actions (B, K) at observations (B, K, F); a row of zeros is taught by its label."""
 
 
 class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
@@ -86,7 +65,7 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
             **kwargs: Arguments of the other vector face but ``observation``.
         """
         super().__init__(num_envs, observation=ObservationConfig(student=actor.reads_student), **kwargs)
-        horizon = self.episode.settings.horizon
+        horizon = self.settings.horizon
         if not 0 <= pretraining_steps < horizon:
             raise ConfigError(
                 f"expected 0 <= pretraining_steps < horizon {horizon}, got {pretraining_steps}; mend one of them"
@@ -119,7 +98,7 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
         return self._padded(self._rows.flatten(1))
 
 
-def _action_space(actor: Actor, teachers: int) -> Any:
+def _action_space(actor: Actor, teachers: int) -> spaces.MultiBinary | spaces.Box:
     if actor.action_kind == "subset":
         return spaces.MultiBinary(teachers)
     return spaces.Box(-actor.action_bound, actor.action_bound, (teachers,), np.float32)

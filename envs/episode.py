@@ -1,6 +1,5 @@
 """One student's training run, a batch at a time: what both faces of the environment stand on."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from rlkd.data.batching import bucketed_order, encode_inputs
 from rlkd.data.task import Task
@@ -22,7 +20,7 @@ from rlkd.losses import (
     loss_gradient,
     refined_cross_entropy,
 )
-from rlkd.models.students import last_linear, load_student
+from rlkd.models.students import StudentFactory, last_linear, load_student
 from rlkd.settings import EpisodeSettings
 from rlkd.types import LogitSource, State, on_device
 from rlkd.weighting import Mixture, Weighting, adapted, mixture
@@ -31,9 +29,6 @@ from rlkd.weighting.checks import check_weights
 from rlkd.weighting.teacher_sets import TeacherSets
 
 from .scene import Reward
-
-StudentFactory = Callable[[int], PreTrainedModel]
-"""Seed to a fresh student."""
 
 
 class HiddenTap:

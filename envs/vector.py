@@ -15,12 +15,13 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError, PolicyError, TaskError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache
+from rlkd.models.students import StudentFactory
 from rlkd.settings import EpisodeSettings, PolicyStudents
 from rlkd.types import LogitSource, State
 from rlkd.weighting import Weighting
 from rlkd.weighting.learned import action_weights
 
-from .episode import DistillationEpisode, DistillationSetup, StudentFactory
+from .episode import DistillationEpisode, DistillationSetup
 from .rewards import make_reward
 
 Array = NDArray[np.float32]
@@ -136,6 +137,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
                 "labelled validation rows"
             )
         setup = DistillationSetup(task, cache, student, settings, device)
+        self.settings, self.teacher_sets = settings, setup.teacher_sets
         self.episode = DistillationEpisode(setup, make_reward(reward, credit=credit))
         self.num_envs = settings.batch_size
         self.num_teachers = len(cache.teacher_names) + settings.teacher_copies

@@ -1,4 +1,4 @@
-"""What a weighting sees, and what gives logits: the two seams of the house."""
+"""What a weighting sees, what gives logits, and what acts in an environment: the seams of the house."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -170,3 +170,24 @@ class InnerStateSource(LogitSource, Protocol):
 
     def tokens(self, ids: NDArray[np.int64]) -> Sequence[Mapping[str, Tensor]]:
         """What each of the K teachers reads of the instances ``ids`` (B,)."""
+
+
+class Actor(Protocol):
+    """A policy that brings its own observation and its own meaning of an action, as those of published systems do."""
+
+    num_features: int
+    """F of one teacher; the first is 1 where the teacher is there, 0 where it is not."""
+    observation_bound: float
+    action_kind: str
+    """``subset``: actions select teachers; ``scores``: actions are real numbers, one a teacher."""
+    action_bound: float
+
+    @property
+    def reads_student(self) -> bool:
+        """Whether :meth:`observe` reads the student's logits."""
+
+    def observe(self, state: State) -> Tensor:
+        """Observation, shape (B, K, F)."""
+
+    def mix(self, actions: Tensor, rows: Tensor) -> Tensor:
+        """Weights of actions (B, K) at observations (B, K, F); a row of zeros is taught by its label."""

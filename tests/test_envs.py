@@ -7,6 +7,7 @@ from gymnasium.utils.seeding import np_random
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.agents.run import PolicyRun
 from rlkd.data.planted import planted
 from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, StudentError, TaskError, UnknownNameError
@@ -55,6 +56,11 @@ def test_the_environment_is_registered_once():
     importlib.reload(rlkd_envs)  # a second registration would warn
     assert gymnasium.spec("rlkd/TeacherWeighting-v0") is spec
     assert spec.entry_point == "rlkd_envs.teacher_weighting:TeacherWeightingEnv"
+
+
+def test_the_environment_has_what_agents_ask_of_it(task, cache):
+    """They get it by its id, so that no type checker can tell."""
+    assert isinstance(make_vector(task, cache, 4), WeightingEnvironment)
 
 
 def test_twins_stay_equal_over_episodes(task, cache):

@@ -3,21 +3,22 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import nn
 
+from rlkd.agents.protocols import ActingEnvironment
 from rlkd.agents.reinforce import ActorPolicy
 from rlkd.agents.run import PolicyRun
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv, make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError, nearest
 from rlkd.logit_cache import embedding_size
+from rlkd.models.students import StudentFactory
 from rlkd.records import RunDirectory, commit
 from rlkd.settings import PolicyTraining
-from rlkd.types import LogitSource
+from rlkd.types import Actor, LogitSource
 from rlkd.weighting.tied import TiedPolicy
 
 ACTING_ENV_ID = "rlkd_envs:rlkd/TeacherActing-v0"
@@ -29,21 +30,21 @@ SettingsT = TypeVar("SettingsT")
 def make_acting_env(
     task: Task,
     cache: LogitSource,
-    actor: Any,
+    actor: Actor,
     *,
-    student: Any = None,
+    student: str | StudentFactory | None = None,
     reward: str,
     credit: str = "instance",
     pretraining_steps: int = 0,
     episode: Mapping[str, Any] | None = None,
     device: str = "cpu",
-) -> Any:
+) -> ActingEnvironment:
     """Make the environment that an actor observes and acts in.
 
     Args:
         task: The task; its test rows are cut off before anything sees them.
         cache: The teachers' logits.
-        actor: Gives observations and the meaning of actions, see ``rlkd_envs.acting``.
+        actor: Gives observations and the meaning of actions.
         student: Name or path of the student, or a function of a seed; None: the smallest from scratch.
         reward: Name of the reward, see ``rlkd_envs.rewards``.
         credit: ``instance`` or ``batch``.
@@ -51,7 +52,7 @@ def make_acting_env(
         episode: Settings of the students' runs: fields of ``rlkd.settings.EpisodeSettings``.
         device: Of the students.
     """
-    return make_slots(
+    env = make_slots(
         ACTING_ENV_ID,
         episode,
         task=task,
@@ -63,11 +64,12 @@ def make_acting_env(
         pretraining_steps=pretraining_steps,
         device=device,
     )
+    return cast(ActingEnvironment, env)
 
 
 def make_agent(
     algorithm: type[OnPolicyAlgorithm],
-    actor: nn.Module,
+    actor: TiedPolicy,
     slots: SlotsVecEnv,
     *,
     seed: int,
@@ -102,7 +104,7 @@ def train_actor(
     algorithm: type[OnPolicyAlgorithm],
     *,
     command: str,
-    student: Any,
+    student: str | StudentFactory | None,
     reward: str,
     credit: str = "instance",
     pretraining_steps: int,
@@ -160,7 +162,7 @@ def train_actor(
         episode=episode,
         device=device,
     )
-    steps = env.episode.settings.horizon - env.pretraining_steps
+    steps = env.settings.horizon - env.pretraining_steps
     if n_steps < 1 or steps % n_steps:
         raise ConfigError(
             f"n_steps must divide the {steps} steps of an episode after pre-training, got {n_steps}; choose another"
@@ -169,7 +171,7 @@ def train_actor(
         "command": command,
         **actor.training_record,
         "student": student if isinstance(student, str) else None,
-        "episode": env.episode.settings.record(),
+        "episode": env.settings.record(),
     }
     directory = None if output_dir is None else RunDirectory(output_dir, settings_record)
     run = PolicyRun(

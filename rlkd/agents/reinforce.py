@@ -1,15 +1,20 @@
 """REINFORCE on Stable-Baselines3's rollouts, with the switches in which published selectors differ."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from stable_baselines3.common.distributions import BernoulliDistribution, DiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from rlkd.agents.protocols import SubsetActor
+from rlkd.agents.slots import MaskedRolloutBuffer
 from rlkd.errors import ConfigError
 from rlkd.weighting.subsets import draw_subsets, modal_subsets, subset_log_probability
+from rlkd.weighting.tied import TiedPolicy
 
 UPDATES = ("reinforce", "grad_pi")
 """``reinforce`` follows the gradient of the log probability, ``grad_pi`` that of the probabilities of the single
@@ -49,7 +54,7 @@ class _ActorLatent(nn.Module):
 
     latent_dim_pi = latent_dim_vf = 1
 
-    def __init__(self, actor: nn.Module) -> None:
+    def __init__(self, actor: TiedPolicy) -> None:
         super().__init__()
         self.actor = actor
 
@@ -72,7 +77,7 @@ class ActorPolicy(ActorCriticPolicy):
     def __init__(
         self,
         *args: Any,
-        make_actor: Any,
+        make_actor: Callable[[], TiedPolicy],
         optimizer: str = "adam",
         deterministic: bool = False,
         **kwargs: Any,
@@ -88,19 +93,18 @@ class ActorPolicy(ActorCriticPolicy):
         self.register_buffer("average_reward", torch.tensor(float("nan")))
 
     @property
-    def actor(self) -> nn.Module:
+    def actor(self) -> TiedPolicy:
         """The module that is saved and deployed."""
-        latent: Any = self.mlp_extractor
-        return latent.actor  # type: ignore[no-any-return]
+        return cast(_ActorLatent, self.mlp_extractor).actor
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = _ActorLatent(self._make_actor())  # type: ignore[assignment]
 
-    def _build(self, lr_schedule: Any) -> None:
+    def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         self.action_net = nn.Identity()
         if isinstance(self.action_dist, BernoulliDistribution):
-            empty_set: Any = self.actor.empty_set
+            empty_set = cast(SubsetActor, self.actor).empty_set
             self.action_dist = SubsetDistribution(self.action_dist.action_dims, empty_set)
         else:
             assert isinstance(self.action_dist, DiagGaussianDistribution)
@@ -108,7 +112,7 @@ class ActorPolicy(ActorCriticPolicy):
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self._optimizer_name]
         self.optimizer = kind(self.parameters(), lr=lr_schedule(1))
 
-    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B, K), values (B, 1), which are zero, and log probabilities (B,)."""
         distribution = self.get_distribution(obs)
         actions = distribution.get_actions(deterministic=deterministic or self.deterministic)
@@ -116,7 +120,7 @@ class ActorPolicy(ActorCriticPolicy):
             actions = torch.ones_like(actions)
         return actions, torch.zeros(len(actions), 1), distribution.log_prob(actions)
 
-    def predict_values(self, obs: Any) -> Tensor:
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Zeros, shape (B, 1)."""
         return torch.zeros(len(obs), 1)
 
@@ -140,8 +144,9 @@ class WithoutCritic(OnPolicyAlgorithm):
     """Rollouts without a critic: the reward of an action is its own, and nothing is discounted."""
 
     policy: ActorPolicy
+    rollout_buffer: MaskedRolloutBuffer
 
-    def __init__(self, policy: Any, env: Any, **kwargs: Any) -> None:
+    def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, **kwargs: Any) -> None:
         """Set up; ``learning_rate``, ``n_steps`` and what else the base class takes."""
         super().__init__(
             policy,
@@ -180,8 +185,8 @@ class Reinforce(WithoutCritic):
 
     def __init__(
         self,
-        policy: Any,
-        env: Any,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
         *,
         learning_rate: float = 0.01,
         n_steps: int = 1,
@@ -227,7 +232,7 @@ class Reinforce(WithoutCritic):
         """One step of the policy, up the gradient of reward less baseline times (log) probability."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        buffer: Any = self.rollout_buffer
+        buffer = self.rollout_buffer
         observations, actions = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.actions).float()
         valid, rewards = torch.as_tensor(buffer.valid), torch.as_tensor(buffer.rewards)
         advantages = (rewards - self._baseline_of(rewards, valid))[valid]

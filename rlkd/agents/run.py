@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from rlkd.agents.actor_critic import TeacherSetPolicy
+from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
@@ -27,6 +28,7 @@ from rlkd.settings import PolicyTraining, TrainPolicyCommand
 from rlkd.stats.contrasts import Block, Contrast
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
+from rlkd.weighting.saved import SavedPolicy
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,7 @@ SMALLEST_PROBABILITY = 1e-6
 
 Losses = NDArray[np.floating[Any]]
 
-PolicyT = TypeVar("PolicyT", bound=nn.Module)
-"""A module that is a weighting too."""
+PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
 
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "ppo": (PPO, {"n_epochs": 10, "clip_range": 0.2}),
@@ -118,7 +119,7 @@ class PolicyRun(Generic[PolicyT]):
 
     def __init__(
         self,
-        env: Any,
+        env: WeightingEnvironment,
         policy: PolicyT,
         training: PolicyTraining,
         directory: RunDirectory | None = None,
@@ -174,11 +175,12 @@ class PolicyRun(Generic[PolicyT]):
     @property
     def at_episode_start(self) -> bool:
         """Whether no step of the episode at hand was taken: the state can be rebuilt from its number."""
-        return bool(self.env.at_episode_start)
+        return self.env.at_episode_start
 
     def note_rewards(self) -> None:
         """Remember the mean reward of the rollout that just ended, and its lead over equal weights."""
-        buffer: Any = self.agent.rollout_buffer
+        buffer = self.agent.rollout_buffer
+        assert isinstance(buffer, MaskedRolloutBuffer)
         self.reward_mean = float(buffer.rewards[buffer.valid].mean())
         self.over_equal = self.slots.mean_over_equal()
 
@@ -192,14 +194,13 @@ class PolicyRun(Generic[PolicyT]):
         if step == self._noted_at or not (self.keep_best or self.at_episode_start):
             return
         self._noted_at = step
-        weighting: Any = self.policy
-        values = {"validation/label_probability": validation_score(weighting, self.env.validation_state())}
+        values = {"validation/label_probability": validation_score(self.policy, self.env.validation_state())}
         if self.over_equal is not None:
             values["rollout/reward_over_equal"] = self.over_equal
         if not self.keep_best:
             self._keep(step)
         elif last or self.at_episode_start:
-            losses = [float(self._trial_losses(weighting, trial).mean()) for trial in range(self.training.trials)]
+            losses = [float(self._trial_losses(self.policy, trial).mean()) for trial in range(self.training.trials)]
             values["validation/trial_loss"] = loss = float(np.mean(losses))
             if loss < self.best_loss:
                 self._keep(step, loss)
@@ -234,7 +235,9 @@ class PolicyRun(Generic[PolicyT]):
                     return strength, losses
         return 0.0, losses
 
-    def _students_losses(self, weighting: Weighting, students: int, known: Losses | None, bar: Any) -> Losses:
+    def _students_losses(
+        self, weighting: Weighting, students: int, known: Losses | None, bar: "tqdm[NoReturn]"
+    ) -> Losses:
         """Losses of at least so many trial students, those of the first that are known."""
         losses = [] if known is None else list(known)
         while len(losses) < students:
@@ -243,8 +246,7 @@ class PolicyRun(Generic[PolicyT]):
         return np.stack(losses)
 
     def _trial_losses(self, weighting: Weighting, trial: int) -> Tensor:
-        losses: Tensor = self.env.trial_losses(weighting, trial, refined=self.training.refined_trials)
-        return losses
+        return self.env.trial_losses(weighting, trial, refined=self.training.refined_trials)
 
     def _keep(self, step: int, loss: float = math.inf) -> None:
         self.best_at, self.best_loss = step, loss

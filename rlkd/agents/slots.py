@@ -1,7 +1,7 @@
 """Mini-batch slots as Stable-Baselines3 wants them: a vector environment, and a buffer that leaves padding out."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import Tensor
+
+from rlkd.agents.protocols import Array, WeightingEnvironment
 
 DEFAULT_SLOTS = 64
 
 
-def make_slots(env_id: str, episode: Mapping[str, Any] | None, **arguments: Any) -> Any:
+def make_slots(env_id: str, episode: Mapping[str, Any] | None, **arguments: Any) -> WeightingEnvironment:
     """Make a vector environment with one slot for each place of the mini-batch.
 
     Args:
@@ -25,28 +28,28 @@ def make_slots(env_id: str, episode: Mapping[str, Any] | None, **arguments: Any)
     settings = dict(episode or {})
     slots = settings.pop("batch_size", DEFAULT_SLOTS)
     made = gymnasium.make_vec(env_id, num_envs=slots, vectorization_mode="vector_entry_point", **arguments, **settings)
-    return made.unwrapped
+    return cast(WeightingEnvironment, made.unwrapped)
 
 
 class SlotsVecEnv(VecEnv):
     """A Gymnasium vector environment with same-step autoreset, as Stable-Baselines3 wants it."""
 
-    def __init__(self, env: Any, *, first_episode: int = 0, seed: int = 0) -> None:
+    def __init__(self, env: WeightingEnvironment, *, first_episode: int = 0, seed: int = 0) -> None:
         """Wrap ``env``, whose first reset starts episode ``first_episode`` of ``seed``."""
         self.env, self.first_episode, self._seed = env, first_episode, seed
-        self._over_equal: list[NDArray[np.float32]] = []
+        self._over_equal: list[Array] = []
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self) -> Array:
         """Start the first episode."""
         observation, _ = self.env.reset(seed=self._seed, options={"episode": self.first_episode})
         return np.asarray(observation)
 
-    def step_async(self, actions: NDArray[np.float32]) -> None:
+    def step_async(self, actions: Array) -> None:
         """Remember the actions."""
         self._actions = actions
 
-    def step_wait(self) -> Any:
+    def step_wait(self) -> VecEnvStepReturn:
         """Take the step."""
         observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
         if "reward_over_equal" in infos:
@@ -68,19 +71,21 @@ class SlotsVecEnv(VecEnv):
         """Close the wrapped environment."""
         self.env.close()
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The attribute, once for each slot asked for."""
         return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
 
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set the attribute of the one environment behind all slots."""
         setattr(self.env, attr_name, value)
 
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call the method once for each slot asked for."""
         return [getattr(self.env, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
 
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
         """False: nothing is wrapped."""
         return [False for _ in self._get_indices(indices)]
 
@@ -100,7 +105,9 @@ class MaskedRolloutBuffer(RolloutBuffer):
         super().reset()
         self.valid = np.zeros((self.buffer_size, self.n_envs), dtype=bool)
 
-    def add(self, obs: Any, action: Any, reward: Any, episode_start: Any, value: Tensor, log_prob: Tensor) -> None:
+    def add(
+        self, obs: Array, action: Array, reward: Array, episode_start: Array, value: Tensor, log_prob: Tensor
+    ) -> None:
         """Store one step of every slot."""
         rewarded = np.isfinite(reward)
         self.valid[self.pos] = rewarded

@@ -7,12 +7,14 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.agents.run import PolicyRun
 from rlkd.agents.slots import make_slots
 from rlkd.data.task import Task
 from rlkd.devices import found_device
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
+from rlkd.models.students import StudentFactory
 from rlkd.records import RunDirectory, commit, finished
 from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, student_rate
 from rlkd.types import LogitSource
@@ -27,7 +29,7 @@ def train_policy(
     task: Task,
     cache: LogitSource,
     *,
-    student: Any = None,
+    student: str | StudentFactory | None = None,
     reward: str = PolicyStudents.reward,
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
@@ -82,7 +84,7 @@ def train_policy(
     return prepared.run(output_dir, resume=resume, progress=progress, tensorboard=tensorboard, callback=callback)
 
 
-def _own_rate(student: Any) -> dict[str, float]:
+def _own_rate(student: str | StudentFactory | None) -> dict[str, float]:
     """The learning rate of a student that has a name; of one that a function makes nothing is known."""
     return {"learning_rate": student_rate(student)} if isinstance(student, str) else {}
 
@@ -93,8 +95,7 @@ class PreparedTraining:
 
     task: Task
     cache: LogitSource
-    env: Any
-    """The vector face of the environment."""
+    env: WeightingEnvironment
     training: PolicyTraining
     observation: ObservationConfig
     settings: Mapping[str, Any]
@@ -147,7 +148,7 @@ class PreparedTraining:
         if training.warm_start:
             view = self.task.training_view()
             evidence = Evidence(task=view, source=self.cache.head(len(view.table)), seed=training.seed)
-            sets = self.env.episode.setup.teacher_sets
+            sets = self.env.teacher_sets
             router = train_router(evidence, observation, max_rows=training.warm_start_rows, sets=sets)
             policy.load_state_dict(router.state_dict())
         return policy
@@ -157,7 +158,7 @@ def prepare_training(
     task: Task,
     cache: LogitSource,
     *,
-    student: Any,
+    student: str | StudentFactory | None,
     reward: str,
     training: PolicyTraining,
     observation: ObservationConfig,
@@ -185,9 +186,9 @@ def prepare_training(
         observation=observation,
         device=device,
     )
-    if env.episode.settings.horizon % training.n_steps:
+    if env.settings.horizon % training.n_steps:
         raise ConfigError(
-            f"n_steps must divide the horizon {env.episode.settings.horizon}, got {training.n_steps}; checkpoints are "
+            f"n_steps must divide the horizon {env.settings.horizon}, got {training.n_steps}; checkpoints are "
             "written where episodes and rollouts end together"
         )
     settings = {
@@ -198,7 +199,7 @@ def prepare_training(
         "reward": reward,
         "training": asdict(training),
         "observation": observation.to_dict(),
-        "episode": env.episode.settings.record(),
+        "episode": env.settings.record(),
     }
     return PreparedTraining(
         task=task, cache=cache, env=env, training=training, observation=observation, settings=settings

@@ -31,6 +31,9 @@ from rlkd.settings import StepSettings
 
 PREFIX = "rlkd/"
 
+StudentFactory = Callable[[int], PreTrainedModel]
+"""Seed to a fresh student."""
+
 
 @dataclass(frozen=True)
 class Student:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlkd.errors import PolicyError, WeightingError
-from rlkd.types import State
+from rlkd.types import Actor, State
 from rlkd.weighting.base import Evidence, equal_weights, require_argument
 from rlkd.weighting.heuristic import FALLS_BACK
 from rlkd.weighting.saved import SavedPolicy, load_module
@@ -25,7 +25,7 @@ the training. It needs labels wherever it is used. No pickle is involved: weight
 """
 
 
-class TiedPolicy(SavedPolicy, model_card_template=CARD):
+class TiedPolicy(SavedPolicy, Actor, model_card_template=CARD):
     """A policy that knows its teachers by their place, and its classes."""
 
     system: ClassVar[str]

@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
 from rlkd.agents.acting import make_acting_env
+from rlkd.agents.protocols import ActingEnvironment
 from rlkd.data.planted import planted_logits
 from rlkd.data.splitting import split_task
 from rlkd.data.task import UNLABELLED, Table
@@ -171,6 +172,7 @@ def test_rl_kd_rewards_by_hand():
 def test_the_environment_selects_subsets_after_pretraining(task, cache):
     selector = make_selector(task, cache, RlKdSettings())
     env = make_acting_env(task, cache, selector, reward="rl_kd_1", credit="batch", pretraining_steps=4, episode=EPISODE)
+    assert isinstance(env, ActingEnvironment)
     assert env.single_action_space == spaces.MultiBinary(3)
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)

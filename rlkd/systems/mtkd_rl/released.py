@@ -1,7 +1,5 @@
 """What MTKD-RL's released code optimises, and how."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,8 +19,7 @@ class Released(WithoutCritic):
     def train(self) -> None:
         """One pass over the batches of the rollout, a step for each."""
         self.policy.set_training_mode(True)
-        actor: Any = self.policy.actor
-        buffer: Any = self.rollout_buffer
+        actor, buffer = self.policy.actor, self.rollout_buffer
         for step in range(buffer.buffer_size):
             observations, valid = torch.as_tensor(buffer.observations[step]), torch.as_tensor(buffer.valid[step])
             rows = observations[valid].unflatten(-1, (-1, actor.num_features))

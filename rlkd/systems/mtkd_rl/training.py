@@ -21,7 +21,7 @@ from rlkd.agents.reinforce import Reinforce
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
-from rlkd.models.students import seeded_weights
+from rlkd.models.students import StudentFactory, seeded_weights
 from rlkd.systems.mtkd_rl.released import Released
 from rlkd.systems.mtkd_rl.weighting import MtkdRlAgent
 from rlkd.types import LogitSource
@@ -67,7 +67,7 @@ def train_mtkd_rl(
     task: Task,
     cache: LogitSource,
     *,
-    student: Any = None,
+    student: str | StudentFactory | None = None,
     episode: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,

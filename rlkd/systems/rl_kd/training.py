@@ -27,6 +27,7 @@ from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, unknown_name
 from rlkd.logit_cache import read_state
+from rlkd.models.students import StudentFactory
 from rlkd.systems.rl_kd.weighting import DECISIONS, RlKdSelector
 from rlkd.types import LogitSource
 from rlkd.weighting.subsets import EMPTY_SETS
@@ -128,7 +129,7 @@ def train_rl_kd(
     cache: LogitSource,
     *,
     preset: str = "published",
-    student: Any = None,
+    student: str | StudentFactory | None = None,
     episode: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
