@@ -118,24 +118,11 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         settings = settings or EpisodeSettings(**settings_kwargs)
         if num_envs is not None:
             settings = replace(settings, batch_size=num_envs)
-        if (task is None) != (cache is None):
-            raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
-        if task is None or cache is None:
-            task = planted()
-            logits = planted_logits(task)
-            cache = LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])])
+        task, cache = _given_or_planted(task, cache)
         if student is None:
             student = "rlkd/mlp" if task.table.texts is None else "rlkd/tiny"
         self.observation_config = observation or ObservationConfig()
-        if self.observation_config.affinity and not cache.has_affinity:
-            raise PolicyError(
-                "the observation reads 'affinity', the cache has none; build it with rlkd cache --embedder"
-            )
-        if self.observation_config.reliability and cache.reliability is None:
-            raise PolicyError(
-                "the observation reads 'reliability', the cache has none; open it with rlkd.load_cache for a task with "
-                "labelled validation rows"
-            )
+        _check_observed(self.observation_config, cache)
         setup = DistillationSetup(task, cache, student, settings, device)
         self.settings, self.teacher_sets = settings, setup.teacher_sets
         self.episode = DistillationEpisode(setup, make_reward(reward, credit=credit))
@@ -228,3 +215,23 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         seed = int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
         reads_student = self.observation_config.student
         return self.episode.trial_losses(weighting, seed, student=reads_student, refined=refined)
+
+
+def _given_or_planted(task: Task | None, cache: LogitSource | None) -> tuple[Task, LogitSource]:
+    if (task is None) != (cache is None):
+        raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
+    if task is not None and cache is not None:
+        return task, cache
+    task = planted()
+    logits = planted_logits(task)
+    return task, LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])])
+
+
+def _check_observed(observation: ObservationConfig, cache: LogitSource) -> None:
+    if observation.affinity and not cache.has_affinity:
+        raise PolicyError("the observation reads 'affinity', the cache has none; build it with rlkd cache --embedder")
+    if observation.reliability and cache.reliability is None:
+        raise PolicyError(
+            "the observation reads 'reliability', the cache has none; open it with rlkd.load_cache for a task with "
+            "labelled validation rows"
+        )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -98,18 +99,12 @@ def make_agent(
 
 
 def train_actor(
-    task: Task,
-    cache: LogitSource,
+    env: ActingEnvironment,
     actor: ActorT,
     algorithm: type[OnPolicyAlgorithm],
     *,
     command: str,
     student: str | StudentFactory | None,
-    reward: str,
-    credit: str = "instance",
-    pretraining_steps: int,
-    episode: Mapping[str, Any] | None,
-    device: str,
     n_steps: int,
     episodes: int,
     seed: int,
@@ -123,17 +118,11 @@ def train_actor(
     """Train an actor over whole episodes and keep the last one.
 
     Args:
-        task: See :func:`make_acting_env`.
-        cache: Likewise.
+        env: Of this actor, see :func:`make_acting_env`; closed at the end.
         actor: Learns in place; its ``training_record`` is kept in the run's config.
         algorithm: See :func:`make_agent`.
         command: Name of the run in its ``config.json``.
-        student: See :func:`make_acting_env`.
-        reward: Likewise.
-        credit: Likewise.
-        pretraining_steps: Likewise.
-        episode: Likewise.
-        device: Likewise.
+        student: That ``env`` was made with; its name is kept in the run's config.
         n_steps: Steps of the student between two updates; must divide the steps of an episode.
         episodes: Students, one after the other.
         seed: Of students, batches and actions.
@@ -147,43 +136,16 @@ def train_actor(
     Returns:
         The trained actor, in eval mode.
     """
-    if resume and output_dir is None:
+    timesteps = episodes * _steps_of_an_episode(env, n_steps, episodes) * env.num_envs
+    training = PolicyTraining(total_timesteps=timesteps, seed=seed)
+    directory = None
+    if output_dir is not None:
+        named = {"student": student if isinstance(student, str) else None, "episode": env.settings.record()}
+        directory = RunDirectory(output_dir, {"command": command, **actor.training_record, **named})
+    elif resume:
         raise ConfigError("resume needs an output_dir, got none; pass one")
-    if episodes < 1:
-        raise ConfigError(f"episodes must be 1 or more, got {episodes}; raise it")
-    env = make_acting_env(
-        task,
-        cache,
-        actor,
-        student=student,
-        reward=reward,
-        credit=credit,
-        pretraining_steps=pretraining_steps,
-        episode=episode,
-        device=device,
-    )
-    steps = env.settings.horizon - env.pretraining_steps
-    if n_steps < 1 or steps % n_steps:
-        raise ConfigError(
-            f"n_steps must divide the {steps} steps of an episode after pre-training, got {n_steps}; choose another"
-        )
-    settings_record = {
-        "command": command,
-        **actor.training_record,
-        "student": student if isinstance(student, str) else None,
-        "episode": env.settings.record(),
-    }
-    directory = None if output_dir is None else RunDirectory(output_dir, settings_record)
-    run = PolicyRun(
-        env,
-        actor,
-        PolicyTraining(total_timesteps=episodes * steps * env.num_envs, seed=seed),
-        directory,
-        make_agent=lambda slots: make_agent(
-            algorithm, actor, slots, seed=seed, policy=policy, n_steps=n_steps, **settings
-        ),
-        keep_best=False,
-    )
+    make = partial(make_agent, algorithm, actor, seed=seed, policy=policy, n_steps=n_steps, **settings)
+    run = PolicyRun(env, actor, training, directory, make_agent=make, keep_best=False)
     if resume:
         run.resume()
     run.learn(progress=progress, callback=callback)
@@ -192,6 +154,18 @@ def train_actor(
     if directory is not None:
         trained.save_pretrained(directory.path / "policy")
     return trained
+
+
+def _steps_of_an_episode(env: ActingEnvironment, n_steps: int, episodes: int) -> int:
+    """Steps that the actor acts in; refuses what cannot be divided into rollouts."""
+    if episodes < 1:
+        raise ConfigError(f"episodes must be 1 or more, got {episodes}; raise it")
+    steps = env.settings.horizon - env.pretraining_steps
+    if n_steps < 1 or steps % n_steps:
+        raise ConfigError(
+            f"n_steps must divide the {steps} steps of an episode after pre-training, got {n_steps}; choose another"
+        )
+    return steps
 
 
 def training_record(system: str, task: Task, cache: LogitSource, settings: Any, **others: Any) -> dict[str, Any]:

@@ -217,23 +217,21 @@ def curve_plot(
             annotation_clip=False,
         )
     if mark_least is not None and len(steps):
-        least = int(values.argmin())
-        axes.plot(steps[least], values[least], "o", markersize=11, fillstyle="none", color=colour, clip_on=False)
-        axes.annotate(
-            mark_least,
-            (steps[least], values[least]),
-            (0, 10),
-            textcoords="offset points",
-            ha="center",
-            color=colour,
-            fontsize=10.5,
-        )
+        _ring(axes, steps, values, int(values.argmin()), mark_least, colour)
     axes.grid(axis="x", visible=False)
     axes.locator_params(axis="both", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     axes.set_xlabel("environment steps", color=MUTED, fontsize=10.5)
     figure.subplots_adjust(left=0.13, right=0.88, top=0.97, bottom=0.2)
     return svg_of(figure)
+
+
+def _ring(
+    axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], index: int, name: str, colour: str
+) -> None:
+    place = (steps[index], values[index])
+    axes.plot(*place, "o", markersize=11, fillstyle="none", color=colour, clip_on=False)
+    axes.annotate(name, place, (0, 10), textcoords="offset points", ha="center", color=colour, fontsize=10.5)
 
 
 def three_digits(value: float) -> str:

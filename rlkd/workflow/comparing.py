@@ -7,17 +7,11 @@ from typing import Any
 from rlkd.benchmark import check_comparison, compare
 from rlkd.data import Task, load_task
 from rlkd.logit_cache import LogitCache, load_cache
-from rlkd.records import (
-    HARMLESS_KEYS,
-    RunDirectory,
-    check_output_dir,
-    prepare_output_dir,
-    read_object,
-    write_json_atomic,
-)
+from rlkd.records import HARMLESS_KEYS, check_output_dir, read_object, write_json_atomic
 from rlkd.report import brief_sentences, task_sentences, task_table, write_report
 from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.stats import group_runs, task_rows
+from rlkd.workflow.opening import open_run
 from rlkd.workflow.students import inputs_record
 from rlkd.workflow.teachers import Rows
 
@@ -53,7 +47,6 @@ def run_compare(
     begun = _begun(Path(output_dir)) if resume else {}
     arms, seeds = _extended(begun, list(weightings), default_arms(cache, policy), policy, seeds)
     check_comparison(task, cache, arms, settings, seeds=range(seeds), jobs=jobs)
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     config = {
         "command": "compare",
         **inputs_record(task_options, cache_dir, task, cache),
@@ -61,10 +54,10 @@ def run_compare(
         "settings": settings.record(),
         "seeds": seeds,
     }
-    run = RunDirectory(folder, config, harmless=HARMLESS_KEYS | GROWING)
+    run = open_run(output_dir, config, resume=resume, overwrite=overwrite, harmless=HARMLESS_KEYS | GROWING)
     if begun:
-        write_json_atomic(folder / "config.json", run.config)
-    return compare_and_report(task, cache, arms, settings, folder, seeds, jobs, progress, curve=None)
+        write_json_atomic(run.path / "config.json", run.config)
+    return compare_and_report(task, cache, arms, settings, run.path, seeds, jobs, progress, curve=None)
 
 
 def _begun(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rlkd.logit_cache import load_cache
 from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl, read_object
 from rlkd.report import write_report
 from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, student_rate
+from rlkd.weighting.learned import Policy
 from rlkd.workflow.teachers import Rows
 
 
@@ -33,16 +34,8 @@ def run_train_policy(
     progress: bool = False,
 ) -> Rows:
     """Train a policy into ``output_dir/policy`` with its learning curve and a report."""
-    training, observation, device = (
-        training or PolicyTraining(),
-        observation or ObservationConfig(),
-        found_device(device),
-    )
-    episode = {
-        "teacher_copies": PolicyStudents.teacher_copies,
-        "learning_rate": student_rate(student),
-        **(episode or {}),
-    }
+    training, device = training or PolicyTraining(), found_device(device)
+    own = {"teacher_copies": PolicyStudents.teacher_copies, "learning_rate": student_rate(student)}
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     check_device(device)
     check_seed(training.seed)
@@ -55,12 +48,17 @@ def run_train_policy(
         student=student,
         reward=reward,
         training=training,
-        observation=observation,
-        episode=episode,
+        observation=observation or ObservationConfig(),
+        episode={**own, **(episode or {})},
         device=device,
     )
     folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     policy = prepared.run(folder, resume=resume, progress=progress, tensorboard=tensorboard)
+    return [_write_report(folder, policy, task.name, reward, device)]
+
+
+def _write_report(folder: Path, policy: Policy, task: str, reward: str, device: str) -> dict[str, Any]:
+    """Write the page of a policy's training; its row of the table."""
     curve = learning_curve(folder)
     losses = dict(zip(curve["timesteps"], curve["validation"], strict=True))
     kept_at = policy.training_record["kept_at"]
@@ -74,7 +72,7 @@ def run_train_policy(
     }
     write_report(
         folder / "report.html",
-        title=f"Policy trained on {task.name}",
+        title=f"Policy trained on {task}",
         summary=[_verdict(curve)],
         details=[
             f"Reward {reward}; {row['timesteps']} instances weighted; students on {device}.",
@@ -87,7 +85,7 @@ def run_train_policy(
         ],
         learning_curve=curve,
     )
-    return [row]
+    return row
 
 
 def _verdict(curve: Mapping[str, Any]) -> str:

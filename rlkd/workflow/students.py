@@ -1,9 +1,10 @@
 """Students: distilling one with a weighting."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.students import check_student
-from rlkd.records import RunDirectory, check_output_dir, once, prepare_output_dir, write_json_atomic
+from rlkd.records import check_output_dir, once, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import DistillCommand, StudentSettings
 from rlkd.settings.knobs import check
-from rlkd.trainer import DistillationArguments, MetricsCallback, make_trainer
+from rlkd.trainer import DistillationArguments, DistillationTrainer, MetricsCallback, make_trainer
 from rlkd.weighting import WeightingSpec, build_weighting
+from rlkd.workflow.opening import open_run
 from rlkd.workflow.teachers import Rows
 
 TRAINING_FLAGS = {
@@ -68,7 +70,6 @@ def run_distill(
     spec = WeightingSpec.parse(weighting)
     chosen = build_weighting(spec, task, cache, seed=seed)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     config = {
         "command": "distill",
         **inputs_record(task_options, cache_dir, task, cache),
@@ -79,37 +80,49 @@ def run_distill(
         "save_steps": save_steps,
         "arguments": dict(arguments or {}),
     }
-    run = RunDirectory(folder, config)
+    run = open_run(output_dir, config, resume=resume, overwrite=overwrite)
 
     def make() -> None:
         with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
-            checkpoints = folder / "checkpoints"
+            checkpoints = run.path / "checkpoints"
             callbacks = [MetricsCallback(run), bar]
             trainer = make_trainer(task, cache, chosen, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
             trainer.train(resume_from_checkpoint=resume)
-            trainer.save_model(str(folder / "student"))
-        rows = []
-        for split in ("validation", "test"):
-            scores = classification_metrics(trainer.predict_split(split), task.labels(split))
-            diverged = told_if_diverged(f"the student on {split}", scores["nll"], task.num_classes)
-            rows.append({"weighting": weighting, "split": split, **scores, **diverged})
-        write_json_atomic(folder / "results.json", rows)
-        write_report(
-            folder / "report.html",
-            title=f"Student of {task.name} with {weighting}",
-            summary=[
-                f"Accuracy on test: {rows[1]['accuracy']:.3f}. {settings.max_steps} steps at a learning rate of "
-                f"{settings.learning_rate:g}, on {settings.device}.",
-                *_divergence_sentence(rows),
-                *_mass_sentence(trainer.knowing_mass()),
-            ],
-            weights=weights_summary(trainer.weight_record, cache.teacher_names),
-            tables=[("Scores", rows)],
-        )
+            trainer.save_model(str(run.path / "student"))
+        _write_results(run.path, trainer, task, cache.teacher_names, weighting, settings)
 
-    once(folder, run.key, make)
-    stored: Rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    once(run.path, run.key, make)
+    stored: Rows = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
     return stored
+
+
+def _write_results(
+    folder: Path,
+    trainer: DistillationTrainer,
+    task: Task,
+    teachers: Sequence[str],
+    weighting: str,
+    settings: StudentSettings,
+) -> None:
+    """Score a trained student on validation and test: ``results.json`` and the page."""
+    rows = []
+    for split in ("validation", "test"):
+        scores = classification_metrics(trainer.predict_split(split), task.labels(split))
+        diverged = told_if_diverged(f"the student on {split}", scores["nll"], task.num_classes)
+        rows.append({"weighting": weighting, "split": split, **scores, **diverged})
+    write_json_atomic(folder / "results.json", rows)
+    write_report(
+        folder / "report.html",
+        title=f"Student of {task.name} with {weighting}",
+        summary=[
+            f"Accuracy on test: {rows[1]['accuracy']:.3f}. {settings.max_steps} steps at a learning rate of "
+            f"{settings.learning_rate:g}, on {settings.device}.",
+            *_divergence_sentence(rows),
+            *_mass_sentence(trainer.knowing_mass()),
+        ],
+        weights=weights_summary(trainer.weight_record, teachers),
+        tables=[("Scores", rows)],
+    )
 
 
 def _checked_arguments(arguments: Mapping[str, Any], settings: StudentSettings, save_steps: int) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from rlkd.metrics import classification_metrics, headroom, headroom_verdict
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.teacher_plans import plan_teachers
-from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir, read_object
+from rlkd.records import check_output_dir, read_object
 from rlkd.settings import CacheCommand, CacheSettings, HeadroomCommand, TrainTeachersCommand
 from rlkd.stats import expected_calibration_error
+from rlkd.workflow.opening import open_run
 
 Rows = list[dict[str, Any]]
 
@@ -67,10 +68,9 @@ def run_train_teachers(
     check_device(device)
     task = load_task(**task_options)
     plans = plan_teachers(task, kinds=kinds, **settings)
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     config = {"command": "train-teachers", "task": dict(task_options), "data": task.fingerprint, "kinds": list(kinds)}
-    RunDirectory(folder, config | settings)
-    paths = train_teachers(task, folder, kinds=kinds, device=device, progress=progress, **settings)
+    run = open_run(output_dir, config | settings, resume=resume, overwrite=overwrite)
+    paths = train_teachers(task, run.path, kinds=kinds, device=device, progress=progress, **settings)
     teachers = load_teachers([str(path) for path in paths], task, device=device)
     return [_teacher_row(teacher, task, plan.max_length) for teacher, plan in zip(teachers, plans, strict=True)]
 

@@ -11,9 +11,10 @@ from rlkd.devices import one_thread
 from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_teachers, train_teachers
-from rlkd.records import RunDirectory, check_output_dir, prepare_output_dir
+from rlkd.records import check_output_dir
 from rlkd.settings import PolicyTraining, QuickstartCommand, StudentSettings
 from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_arms
+from rlkd.workflow.opening import open_run
 from rlkd.workflow.policies import learning_curve, run_train_policy
 from rlkd.workflow.teachers import Rows
 
@@ -42,7 +43,6 @@ def run_quickstart(
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     task_options: dict[str, Any] = {"source": "docstrings"}
     task = load_task(**task_options)
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     settings = QUICKSTART_STUDENT
     config = {
         "command": "quickstart",
@@ -53,7 +53,7 @@ def run_quickstart(
         "seeds": seeds,
         "total_timesteps": total_timesteps,
     }
-    RunDirectory(folder, config)
+    folder = open_run(output_dir, config, resume=resume, overwrite=overwrite).path
     with one_thread():  # teachers, policy and students are the same on any number of cores
         paths = train_teachers(
             task,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlkd.agents.acting import observed_embedding_size, train_actor, training_record, with_switches
+from rlkd.agents.acting import make_acting_env, observed_embedding_size, train_actor, training_record, with_switches
 from rlkd.agents.reinforce import Reinforce
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
@@ -79,8 +79,6 @@ def train_mtkd_rl(
 ) -> MtkdRlAgent:
     """Train an MTKD-RL agent on students that distil from the cached teachers.
 
-    Deployed as the weighting ``mtkd_rl:OUTPUT_DIR/policy``.
-
     Args:
         task: The task; its test rows are cut off before anything sees them.
         cache: The teachers' logits.
@@ -95,23 +93,28 @@ def train_mtkd_rl(
         **switches: Fields of :class:`MtkdRlSettings`.
 
     Returns:
-        The agent after its last update, in eval mode.
+        The agent after its last update, in eval mode; deployed as the weighting ``mtkd_rl:OUTPUT_DIR/policy``.
     """
     check_seed(seed)
     settings = mtkd_rl_settings(**switches)
     agent = make_mtkd_rl_agent(task, cache, settings, seed=seed)
     algorithm, algorithm_settings = agent_algorithm(settings)
-    return train_actor(
+    env = make_acting_env(
         task,
         cache,
         agent,
-        algorithm,
-        command="train-mtkd-rl",
         student=student,
         reward=settings.reward,
         pretraining_steps=settings.pretraining_steps,
         episode=episode,
         device=device,
+    )
+    return train_actor(
+        env,
+        agent,
+        algorithm,
+        command="train-mtkd-rl",
+        student=student,
         episodes=settings.episodes,
         seed=seed,
         output_dir=output_dir,

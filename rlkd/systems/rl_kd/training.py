@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlkd.agents.acting import observed_embedding_size, train_actor, training_record, with_switches
+from rlkd.agents.acting import make_acting_env, observed_embedding_size, train_actor, training_record, with_switches
+from rlkd.agents.protocols import ActingEnvironment
 from rlkd.agents.reinforce import BASELINES, UPDATES, Reinforce
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
@@ -164,18 +165,13 @@ def train_rl_kd(
     check_seed(seed)
     settings = rl_kd_settings(preset, **switches)
     selector = make_selector(task, cache, settings, preset=preset, seed=seed)
+    env = selection_env(task, cache, selector, settings, student=student, episode=episode, device=device)
     return train_actor(
-        task,
-        cache,
+        env,
         selector,
         Reinforce,
         command="train-rl-kd",
         student=student,
-        reward=settings.reward,
-        credit=settings.credit,
-        pretraining_steps=settings.pretraining_steps,
-        episode=episode,
-        device=device,
         episodes=settings.episodes,
         seed=seed,
         output_dir=output_dir,
@@ -183,6 +179,30 @@ def train_rl_kd(
         progress=progress,
         callback=callback,
         **reinforce_settings(settings),
+    )
+
+
+def selection_env(
+    task: Task,
+    cache: LogitSource,
+    selector: RlKdSelector,
+    settings: RlKdSettings,
+    *,
+    student: str | StudentFactory | None,
+    episode: Mapping[str, Any] | None,
+    device: str,
+) -> ActingEnvironment:
+    """The environment that a selector is trained in; arguments are those of :func:`train_rl_kd`."""
+    return make_acting_env(
+        task,
+        cache,
+        selector,
+        student=student,
+        reward=settings.reward,
+        credit=settings.credit,
+        pretraining_steps=settings.pretraining_steps,
+        episode=episode,
+        device=device,
     )
 
 
