@@ -15,4 +15,4 @@ if ENV_ID not in registry:
         vector_entry_point="rlkd_envs.vector:TeacherWeightingVectorEnv",
     )
 if ACTING_ENV_ID not in registry:  # a policy that brings its own observation has a vector face only
-    register(id=ACTING_ENV_ID, vector_entry_point="rlkd_envs.acting:TeacherActingVectorEnv")
+    register(id=ACTING_ENV_ID, vector_entry_point="rlkd_envs.actor_env:TeacherActingVectorEnv")

@@ -24,7 +24,7 @@ import yaml
 from rlkd import workflow
 from rlkd.benchmark import running, workers
 from rlkd.benchmark.measuring import answers, choice_figures, student_scores, teachers_asked
-from rlkd.benchmark.places import portable
+from rlkd.benchmark.paths import portable
 from rlkd.benchmark.policies import policy_kinds
 from rlkd.benchmark.running import plan_units, run_suite
 from rlkd.benchmark.suite_files import load_suite

@@ -114,7 +114,7 @@ HASHED = {
     "report/plots.py": "drawings",
     "systems/meta_kd/distillation.py": "scores and weights",
     "weighting/fixed.py": "draws of weights",
-    "weighting/saved.py": "weights",
+    "weighting/policy_files.py": "weights",
     "weighting/subsets.py": "draws of teachers",
 }
 """Outside ``records``, what hashes something else than a key."""

@@ -23,8 +23,8 @@ from rlkd.report import (
     write_benchmark_report,
     write_report,
 )
-from rlkd.report.arms import control_of, ordered, policies
 from rlkd.report.plots import move_apart
+from rlkd.report.weighting_names import control_of, ordered, policies
 from rlkd.stats import group_runs, task_rows
 
 ROWS: list[dict[str, object]] = [

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback
 
 from rlkd import plugins, workflow
-from rlkd.benchmark import arms, compare
+from rlkd.benchmark import compare, compared
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.errors import ConfigError, OutputDirectoryError, PolicyError, WeightingError
 from rlkd.features import ObservationConfig
@@ -24,7 +24,7 @@ from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
 from rlkd.weighting import Policy, build_weighting
 from rlkd.weighting.learned import load_policy
-from rlkd.weighting.saved import load_module, saved_identity
+from rlkd.weighting.policy_files import load_module, saved_identity
 
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=18, batch_size=32, device="cpu")
 
@@ -293,7 +293,7 @@ def test_a_router_that_a_kill_left_behind_is_fitted_again(how, task, cache, tmp_
         fits.append(folder)
         Policy.create(ObservationConfig(), training={}, seed=1).save_pretrained(folder)
 
-    monkeypatch.setattr(arms, "fit_router_into", counted)
+    monkeypatch.setattr(compared, "fit_router_into", counted)
     settings = StudentSettings(student="rlkd/mlp", max_steps=2, batch_size=32, device="cpu")
     (first,) = compare(task, cache, ["router"], settings, tmp_path, seeds=(0,))
     (folder,) = tmp_path.glob("router-*")

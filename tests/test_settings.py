@@ -221,7 +221,7 @@ def test_auto_is_the_accelerator_where_there_is_one_and_what_was_found_is_on_rec
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     assert settings().record()["device"] == found_device("auto") == "cuda"
     assert [found_device(name) for name in ("cpu", "cuda:0", "mps")] == ["cpu", "cuda:0", "mps"]
-    assert workflow.whole.QUICKSTART_STUDENT.device == "cpu"
+    assert workflow.quickstart.QUICKSTART_STUDENT.device == "cpu"
 
 
 def test_a_run_that_was_begun_elsewhere_says_so(tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ from rlkd_envs.rewards import REWARDS
 from rlkd_envs.teacher_weighting import TeacherWeightingEnv
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
-from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
-from rlkd.benchmark.policies import PolicyPlan, policy_kind, policy_kinds
+from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
+from rlkd.benchmark.policies import SuitePolicy, policy_kind, policy_kinds
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.subset import keep_labels
 from rlkd.errors import ConfigError, WeightingError
@@ -94,7 +94,7 @@ def test_half_of_an_episode_can_be_rewarded_by_hand():
 def test_no_reward_is_learned_from_where_there_is_none(reward, few_labels):
     task, cache = few_labels
     env = TeacherWeightingVectorEnv(32, task=task, cache=cache, reward=reward, horizon=20)
-    slots = SlotsVecEnv(env, seed=0)
+    slots = MiniBatchVecEnv(env, seed=0)
     slots.reset()
     labelled = []
     buffer = MaskedRolloutBuffer(10, slots.observation_space, slots.action_space, n_envs=32, gamma=0.9)
@@ -155,16 +155,16 @@ def test_policies_of_a_suite_are_trained_with_the_students_that_it_reports():
     for kind in policy_kinds():
         if kind == "router":  # no students are trained with
             continue
-        own = PolicyPlan(name="p", kind=kind)
+        own = SuitePolicy(name="p", kind=kind)
         episode = EpisodeSettings(**episode_of(own, reported))
         for name in ("num_layers", "divergence", "kd_ratio", "batch_size", "learning_rate", "temperature", "bf16"):
             assert getattr(episode, name) == getattr(reported, name), name
         # another student has no layers to keep the first of, and the same loss
         other = EpisodeSettings(
-            **episode_of(PolicyPlan(name="p", kind=kind, settings={"student": "rlkd/tiny"}), reported)
+            **episode_of(SuitePolicy(name="p", kind=kind, settings={"student": "rlkd/tiny"}), reported)
         )
         assert (other.num_layers, other.divergence) == (None, "mse")
-        stated = PolicyPlan(name="p", kind=kind, settings={"divergence": "kl", "num_layers": 1})
+        stated = SuitePolicy(name="p", kind=kind, settings={"divergence": "kl", "num_layers": 1})
         assert EpisodeSettings(**episode_of(stated, reported)).record()["num_layers"] == 1
         assert EpisodeSettings(**episode_of(stated, reported)).divergence == "kl"
 

@@ -11,10 +11,10 @@ from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from rlkd.agents.protocols import SubsetActor
-from rlkd.agents.slots import MaskedRolloutBuffer
+from rlkd.agents.sb3_env import MaskedRolloutBuffer
 from rlkd.errors import ConfigError
+from rlkd.weighting.fixed_teachers import TeacherBoundPolicy
 from rlkd.weighting.subsets import draw_subsets, modal_subsets, subset_log_probability
-from rlkd.weighting.tied import TiedPolicy
 
 UPDATES = ("reinforce", "grad_pi")
 """``reinforce`` follows the gradient of the log probability, ``grad_pi`` that of the probabilities of the single
@@ -54,7 +54,7 @@ class _ActorLatent(nn.Module):
 
     latent_dim_pi = latent_dim_vf = 1
 
-    def __init__(self, actor: TiedPolicy) -> None:
+    def __init__(self, actor: TeacherBoundPolicy) -> None:
         super().__init__()
         self.actor = actor
 
@@ -77,7 +77,7 @@ class ActorPolicy(ActorCriticPolicy):
     def __init__(
         self,
         *args: Any,
-        make_actor: Callable[[], TiedPolicy],
+        make_actor: Callable[[], TeacherBoundPolicy],
         optimizer: str = "adam",
         deterministic: bool = False,
         **kwargs: Any,
@@ -93,7 +93,7 @@ class ActorPolicy(ActorCriticPolicy):
         self.register_buffer("average_reward", torch.tensor(float("nan")))
 
     @property
-    def actor(self) -> TiedPolicy:
+    def actor(self) -> TeacherBoundPolicy:
         """The module that is saved and deployed."""
         return cast(_ActorLatent, self.mlp_extractor).actor
 

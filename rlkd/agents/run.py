@@ -21,14 +21,14 @@ from tqdm.auto import tqdm
 
 from rlkd.agents.actor_critic import TeacherSetPolicy
 from rlkd.agents.protocols import WeightingEnvironment
-from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv
+from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
 from rlkd.settings import PolicyTraining, TrainPolicyCommand
 from rlkd.stats.contrasts import Block, Contrast
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
-from rlkd.weighting.saved import SavedPolicy
+from rlkd.weighting.policy_files import SavedPolicy
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class PolicyRun(Generic[PolicyT]):
         directory: RunDirectory | None = None,
         *,
         tensorboard: bool = TrainPolicyCommand.tensorboard,
-        make_agent: Callable[[SlotsVecEnv], OnPolicyAlgorithm] | None = None,
+        make_agent: Callable[[MiniBatchVecEnv], OnPolicyAlgorithm] | None = None,
         keep_best: bool = True,
     ) -> None:
         """Build the agent around the policy.
@@ -149,7 +149,7 @@ class PolicyRun(Generic[PolicyT]):
         self.over_equal: float | None = None
         self._noted_at = -1
         self._random_state: tuple[Tensor, Tensor, int] | None = None
-        self.slots = SlotsVecEnv(env, seed=training.seed)
+        self.slots = MiniBatchVecEnv(env, seed=training.seed)
         self.agent = self._actor_critic(tensorboard) if make_agent is None else make_agent(self.slots)
 
     def _actor_critic(self, tensorboard: bool) -> OnPolicyAlgorithm:

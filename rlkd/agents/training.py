@@ -1,6 +1,7 @@
 """Train a weighting policy: task and teachers in, policy out."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.agents.run import PolicyRun
-from rlkd.agents.slots import make_slots
+from rlkd.agents.sb3_env import make_slots
 from rlkd.data.task import Task
 from rlkd.devices import found_device
 from rlkd.errors import ConfigError, PolicyError
@@ -115,7 +116,8 @@ class PreparedTraining:
             None if output_dir is None else RunDirectory(output_dir, {"command": "train-policy", **self.settings})
         )
         if directory is not None and resume and finished(directory.path / "policy") is not None:
-            return load_policy(directory.path / "policy")
+            with suppress(PolicyError):  # damaged since: it is made again
+                return load_policy(directory.path / "policy")
         run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
         if resume:
             run.resume()

@@ -16,19 +16,19 @@ A line is a flat record with a ``kind``:
 * ``policy``: once a trained policy: ``policy`` (its name), ``settings``, ``seconds``, ``cpu_seconds``, ``steps``.
 """
 
-from rlkd.benchmark.arms import Arm, resolve_arms
+from rlkd.benchmark.compared import ComparedWeighting, compared_weightings
 from rlkd.benchmark.comparing import check_comparison, compare, students_beside
 from rlkd.benchmark.jobs import Job
 from rlkd.benchmark.measuring import weights_summary
 from rlkd.records import pack_bits, unpack_bits
 
 __all__ = [
-    "Arm",
+    "ComparedWeighting",
     "Job",
     "check_comparison",
     "compare",
+    "compared_weightings",
     "pack_bits",
-    "resolve_arms",
     "students_beside",
     "unpack_bits",
     "weights_summary",

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from rlkd.benchmark.arms import resolve_arms
+from rlkd.benchmark.compared import compared_weightings
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, one_more_process, run_units
 from rlkd.data.splitting import check_seed
@@ -125,8 +125,8 @@ class _Comparison:
         seeds: Sequence[int],
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        arms, context = resolve_arms(specs, task, cache, folder), Context(task, cache)
-        jobs = [Job(arm=arm, settings=settings, seed=seed) for seed in seeds for arm in arms]
+        weightings, context = compared_weightings(specs, task, cache, folder), Context(task, cache)
+        jobs = [Job(compared=each, settings=settings, seed=seed) for seed in seeds for each in weightings]
         self.folder, self.ledger = folder, Ledger.open(folder / RUNS_FILE)
         self.units = [Unit(run_key(context, job), job) for job in jobs]
         self.make_worker = partial(_Worker, task, cache, folder, self.ledger, environment())

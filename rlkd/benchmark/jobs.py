@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlkd.benchmark.arms import Arm
+from rlkd.benchmark.compared import ComparedWeighting
 from rlkd.benchmark.measuring import (
     answers,
     choice_figures,
@@ -69,7 +69,7 @@ class Distiller(Protocol):
 class Job:
     """One run: a weighting, a student and a seed."""
 
-    arm: Arm
+    compared: ComparedWeighting
     settings: StudentSettings
     seed: int
     student: str = ""
@@ -98,8 +98,8 @@ class Context:
 
 def run_key(context: Context, job: Job) -> str:
     """16 hexadecimal digits: equal keys are equal runs, down to the bytes of data, logits and learned weights."""
-    weighting = job.arm.name if job.arm.spec is None else job.arm.spec.identity()
-    described: list[Any] = [context.task.fingerprint, context.cache.identity, job.arm.name, weighting]
+    weighting = job.compared.name if job.compared.spec is None else job.compared.spec.identity()
+    described: list[Any] = [context.task.fingerprint, context.cache.identity, job.compared.name, weighting]
     described += [job.settings.record(), job.seed]
     if job.suite:  # in a suite, two tasks may be one and the same
         described.append(context.task.name)
@@ -127,17 +127,17 @@ def run_job(context: Context, job: Job, folder: Path, environment: Mapping[str, 
         "key": key,
         "suite": job.suite,
         "task": context.task.name,
-        "weighting": job.arm.name,
+        "weighting": job.compared.name,
         "seed": job.seed,
         "student": job.student or job.settings.student,
         "metric": job.metric,
-        "labelled_only": job.arm.labelled_only,
+        "labelled_only": job.compared.labelled_only,
         "teachers": list(context.cache.teacher_names),
         "settings": job.settings.record(),
         "data": context.task.fingerprint,
         "logits": context.cache.identity,
-        "policy": job.arm.spec and job.arm.spec.learned(),
-        **{f"policy_{name}": value for name, value in job.arm.policy_cost.items()},
+        "policy": job.compared.spec and job.compared.spec.learned(),
+        **{f"policy_{name}": value for name, value in job.compared.policy_cost.items()},
         "environment": dict(environment),
         **({} if job.distiller is None else job.distiller.record()),
     }
@@ -175,8 +175,8 @@ def failure(error: Exception) -> dict[str, Any]:
 def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrainer, dict[str, Any]]:
     """The student of a weighting: one run of the trainer on the cached logits."""
     started = time.perf_counter()
-    assert job.arm.spec is not None
-    weighting = build_weighting(job.arm.spec, context.task, context.cache, seed=job.seed)
+    assert job.compared.spec is not None
+    weighting = build_weighting(job.compared.spec, context.task, context.cache, seed=job.seed)
     fitted = time.perf_counter()
     trainer = make_trainer(
         context.task,
@@ -206,7 +206,7 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     if job.distiller is None:
         trainer, figures = _one_run(context, job, folder)
     else:
-        trainer, figures = job.distiller.distil(context.system, job.arm.spec, job.settings, job.seed, folder)
+        trainer, figures = job.distiller.distil(context.system, job.compared.spec, job.settings, job.seed, folder)
     task, cache = context.task, trainer.cache
     logits, labels = trainer.predict_split("test"), task.labels("test")
     _write_weights(folder / WEIGHTS_FOLDER / f"{key}.json", trainer)
@@ -218,7 +218,9 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     seen = min(len(task.splits["train"]), job.settings.max_steps * job.settings.batch_size)
     return {
         **scores,
-        **told_if_diverged(f"the student of {job.arm.name}, seed {job.seed}, on test", scores["nll"], task.num_classes),
+        **told_if_diverged(
+            f"the student of {job.compared.name}, seed {job.seed}, on test", scores["nll"], task.num_classes
+        ),
         "knowing_mass_early": early_late[0],
         "knowing_mass_late": early_late[1],
         **choice_figures(weights, state, cache),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from rlkd import plugins
 from rlkd.agents import train_policy
 from rlkd.agents.settings import OBSERVATION, PolicySettings, policy_settings
-from rlkd.benchmark.arms import fit_router_into
+from rlkd.benchmark.compared import fit_router_into
 from rlkd.benchmark.jobs import Context
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
@@ -24,7 +24,7 @@ are read from labels alone, and a policy's strength is full unless harm is sure.
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyPlan:
+class SuitePolicy:
     """A learned weighting that is trained once a task (and policy seed), before students are."""
 
     name: str
@@ -45,14 +45,14 @@ class PolicyKind(Protocol):
     smoke: Mapping[str, Any]
     """Settings that are done in seconds."""
 
-    def check(self, plan: PolicyPlan, student: StudentSettings) -> None:
+    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown or out of range.
 
         Raises:
             ConfigError: Names the setting.
         """
 
-    def train(self, plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
         """Train one, and say in which folder it lies.
 
         Args:
@@ -83,11 +83,11 @@ class LearnedPolicy:
     on_device = True
     smoke: Mapping[str, Any] = {"total_timesteps": 1, "horizon": SMOKE_STEPS, "n_steps": SMOKE_STEPS}
 
-    def check(self, plan: PolicyPlan, student: StudentSettings) -> None:
+    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown or out of range."""
         self._settings(plan, student, 0)
 
-    def train(self, plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
         settings = self._settings(plan, student, seed)
         train_policy(
@@ -103,11 +103,11 @@ class LearnedPolicy:
         )
         return folder / "run" / "policy"
 
-    def episode(self, plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
+    def episode(self, plan: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
         """Settings of the students of its training."""
         return dict(self._settings(plan, student, 0).episode)
 
-    def _settings(self, plan: PolicyPlan, student: StudentSettings, seed: int) -> PolicySettings:
+    def _settings(self, plan: SuitePolicy, student: StudentSettings, seed: int) -> PolicySettings:
         flat = {"device": student.device, **plan.settings, "seed": seed}
         return policy_settings(flat, episode=_episode_shared(plan, student), student=student.student)
 
@@ -120,17 +120,17 @@ class FittedRouter:
     on_device = False
     smoke: Mapping[str, Any] = {}
 
-    def check(self, plan: PolicyPlan, student: StudentSettings) -> None:
+    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown."""
         self._settings(plan)
 
-    def train(self, plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
         """Fit one, see :class:`PolicyKind`."""
         observation, knows = self._settings(plan)
         fit_router_into(folder / "router", context.task, context.cache, seed, observation, knows=knows)
         return folder / "router"
 
-    def _settings(self, plan: PolicyPlan) -> tuple[ObservationConfig, bool]:
+    def _settings(self, plan: SuitePolicy) -> tuple[ObservationConfig, bool]:
         """What a router observes, and whether it is told what the teachers know."""
         switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
         for name in plan.settings:
@@ -160,11 +160,11 @@ class SystemPolicy:
         default_factory=lambda: {"episodes": 1, "horizon": 40}  # they begin with 20 steps of equal weights
     )
 
-    def check(self, plan: PolicyPlan, student: StudentSettings) -> None:
+    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
         """Refuse switches that are unknown or out of range."""
         self.settings(**self._switches(plan))
 
-    def train(self, plan: PolicyPlan, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
         self.training(
             context.task,
@@ -178,17 +178,17 @@ class SystemPolicy:
         )
         return folder / "run" / "policy"
 
-    def episode(self, plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
+    def episode(self, plan: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
         """Settings of the students of its training."""
         own = {name: value for name, value in plan.settings.items() if name in names_of(EpisodeSettings)}
         return _episode_shared(plan, student) | own
 
-    def _switches(self, plan: PolicyPlan) -> dict[str, Any]:
+    def _switches(self, plan: SuitePolicy) -> dict[str, Any]:
         others = {"student", "device", *names_of(EpisodeSettings)}
         return {name: value for name, value in plan.settings.items() if name not in others}
 
 
-def _episode_shared(plan: PolicyPlan, student: StudentSettings) -> dict[str, Any]:
+def _episode_shared(plan: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
     """Settings of the reported student that those of policy training share; its layers, if they are alike in kind."""
     shared = {name: getattr(student, name) for name in EPISODE_SHARED}
     alike = plan.settings.get("student", student.student) == student.student

@@ -15,10 +15,10 @@ from tqdm.auto import tqdm
 
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
-from rlkd.benchmark.places import portable
+from rlkd.benchmark.paths import portable
 from rlkd.benchmark.policies import policy_kind
-from rlkd.benchmark.stages import arm_of, labelled_part, make_policy, make_teachers, open_context
-from rlkd.benchmark.suites import Suite, TaskPlan
+from rlkd.benchmark.stages import compared_weighting, labelled_part, make_policy, make_teachers, open_context
+from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.devices import check_device, one_thread
 from rlkd.errors import ConfigError
@@ -141,7 +141,7 @@ class SuiteWorker:
         with one_thread():
             return unit.work.do(self, unit.name)
 
-    def stage(self, name: str, task: TaskPlan, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
+    def stage(self, name: str, task: SuiteTask, head: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Any:
         """Make a stage once, and its record once.
 
         Args:
@@ -162,11 +162,11 @@ class SuiteWorker:
 
         return self.ledger.once(name, record)
 
-    def teachers_folder(self, task: TaskPlan) -> Path:
+    def teachers_folder(self, task: SuiteTask) -> Path:
         """Where the teachers of a task and their cache are."""
         return self.folder / "teachers" / task.teachers_key
 
-    def context(self, index: int, task: TaskPlan, *, labelled_only: bool = False) -> Context:
+    def context(self, index: int, task: SuiteTask, *, labelled_only: bool = False) -> Context:
         """A task with its teachers' logits; the last few stay open."""
         key = (index, labelled_only)
         if key not in self._contexts:
@@ -201,7 +201,7 @@ class Teachers:
         task = worker.suite.tasks[self.index]
         return worker.stage(name, task, {"kind": "task"}, lambda: self.make(worker, task, worker.teachers_folder(task)))
 
-    def make(self, worker: SuiteWorker, task: TaskPlan, folder: Path) -> dict[str, Any]:
+    def make(self, worker: SuiteWorker, task: SuiteTask, folder: Path) -> dict[str, Any]:
         """Make them in a folder, and give the figures of their record."""
         return make_teachers(task, folder)
 
@@ -238,14 +238,14 @@ class Run:
         """See :class:`Work`."""
         suite, task = worker.suite, worker.suite.tasks[self.index]
         try:
-            arm = arm_of(task, self.weighting, self.seed, worker.folder / "policies")
-            context = worker.context(self.index, task, labelled_only=arm.labelled_only)
+            compared = compared_weighting(task, self.weighting, self.seed, worker.folder / "policies")
+            context = worker.context(self.index, task, labelled_only=compared.labelled_only)
         except Exception as error:
             lost = {"kind": "run", "key": name, "suite": suite.name, "task": task.name, **failure(error)}
             lost |= {"weighting": self.weighting, "seed": self.seed, "student": self.student}
             return worker.ledger.once(name, lambda: lost)
         job = Job(
-            arm=arm,
+            compared=compared,
             settings=task.students[self.student],
             seed=self.seed,
             student=self.student,

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from rlkd.benchmark.arms import Arm
+from rlkd.benchmark.compared import ComparedWeighting
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.policies import policy_kind
-from rlkd.benchmark.suites import TaskPlan
+from rlkd.benchmark.suites import SuiteTask
 from rlkd.cost import cost_in, metered
 from rlkd.data import Fractions, Task, load_task
 from rlkd.data.planted import PlantedCase, planted_case
@@ -27,12 +27,12 @@ from rlkd.models.training import training_seconds
 from rlkd.records import digest, finished, once
 from rlkd.types import Knowledge
 from rlkd.weighting import WeightingSpec
-from rlkd.weighting.saved import saved_identity
+from rlkd.weighting.policy_files import saved_identity
 
 log = logging.getLogger(__name__)
 
 
-def plan_data(plan: TaskPlan) -> tuple[Task, Task]:
+def plan_data(plan: SuiteTask) -> tuple[Task, Task]:
     """The task that teachers learn and the task of the students."""
     task = limit_rows(load_task(**plan.source, name=plan.name), plan.rows, seed=plan.resample)
     if plan.teacher_share is None:
@@ -40,14 +40,14 @@ def plan_data(plan: TaskPlan) -> tuple[Task, Task]:
     return split_train(task, plan.teacher_share, seed=plan.resample)
 
 
-def _planted(plan: TaskPlan) -> PlantedCase:
+def _planted(plan: SuiteTask) -> PlantedCase:
     assert plan.planted is not None
     names = {f"{part}_fraction": part for part in ("probe", "validation", "test")}
     fractions = Fractions(**{names[key]: value for key, value in plan.source.items() if key in names})
     return planted_case(plan.planted, name=plan.name, fractions=fractions, seed=plan.source.get("seed", 0))
 
 
-def _planted_context(plan: TaskPlan) -> Context:
+def _planted_context(plan: SuiteTask) -> Context:
     case = _planted(plan)
     knowledge = Knowledge(by="domain", groups=case.task.domain_names, matrix=case.best)
     arrays = list(case.logits.transpose(1, 0, 2))
@@ -57,11 +57,11 @@ def _planted_context(plan: TaskPlan) -> Context:
     return Context(case.task, LogitCache(arrays, names, knowledge=knowledge, identity=identity))
 
 
-TeacherMaker = Callable[[TaskPlan, Task, Path], dict[str, Path]]
+TeacherMaker = Callable[[SuiteTask, Task, Path], dict[str, Path]]
 """From a plan, the task that teachers learn and a folder to the folders of teachers by name."""
 
 
-def make_teachers(plan: TaskPlan, folder: Path, *, train: TeacherMaker | None = None) -> dict[str, Any]:
+def make_teachers(plan: SuiteTask, folder: Path, *, train: TeacherMaker | None = None) -> dict[str, Any]:
     """Train the teachers of a task, ask them about every instance, and see how much room they leave.
 
     Args:
@@ -75,7 +75,7 @@ def make_teachers(plan: TaskPlan, folder: Path, *, train: TeacherMaker | None = 
     return once(folder, plan.teachers_key, lambda: _make_teachers(plan, folder, train or _train_teachers))
 
 
-def _make_teachers(plan: TaskPlan, folder: Path, train: TeacherMaker) -> dict[str, Any]:
+def _make_teachers(plan: SuiteTask, folder: Path, train: TeacherMaker) -> dict[str, Any]:
     started = time.perf_counter()
     seconds = 0.0
     own = plan.system.open(plan, folder)
@@ -107,7 +107,7 @@ def _make_teachers(plan: TaskPlan, folder: Path, train: TeacherMaker) -> dict[st
     }
 
 
-def _train_teachers(plan: TaskPlan, task: Task, folder: Path) -> dict[str, Path]:
+def _train_teachers(plan: SuiteTask, task: Task, folder: Path) -> dict[str, Path]:
     """Folders of the teachers by name."""
     settings = dict(plan.teachers)
     if "paths" in settings:
@@ -122,7 +122,7 @@ def _train_teachers(plan: TaskPlan, task: Task, folder: Path) -> dict[str, Path]
     }
 
 
-def _build_cache(plan: TaskPlan, task: Task, named: Mapping[str, Path], folder: Path) -> LogitCache:
+def _build_cache(plan: SuiteTask, task: Task, named: Mapping[str, Path], folder: Path) -> LogitCache:
     device, length = plan.teachers.get("device"), plan.teachers.get("max_length", 128)
     embedder = None if plan.embedder is None else TextEmbedder(plan.embedder, max_length=length, device=device)
     teachers: list[Any] = []
@@ -141,7 +141,7 @@ def _build_cache(plan: TaskPlan, task: Task, named: Mapping[str, Path], folder: 
     )
 
 
-def open_context(plan: TaskPlan, folder: Path) -> Context:
+def open_context(plan: SuiteTask, folder: Path) -> Context:
     """The task as policies and students see it, with the teachers' logits.
 
     Raises:
@@ -169,7 +169,7 @@ def labelled_part(context: Context) -> Context:
     return Context(task, context.cache.take(ids))
 
 
-def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: Path) -> dict[str, Any]:
+def make_policy(plan: SuiteTask, name: str, seed: int, context: Context, folder: Path) -> dict[str, Any]:
     """Train a policy of a task.
 
     Training that was broken off starts anew, so that its cost is that of one whole training.
@@ -201,7 +201,7 @@ def make_policy(plan: TaskPlan, name: str, seed: int, context: Context, folder: 
     return once(folder, plan.policy_key(name, seed), make, whole=True)
 
 
-def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
+def compared_weighting(plan: SuiteTask, weighting: str, seed: int, policies: Path) -> ComparedWeighting:
     """A weighting of a suite, with the finished policy that it is made of.
 
     Args:
@@ -215,14 +215,14 @@ def arm_of(plan: TaskPlan, weighting: str, seed: int, policies: Path) -> Arm:
     """
     labelled_only, found = weighting in plan.labelled_only, plan.policy_of(weighting)
     if found is None:
-        return Arm(name=weighting, spec=plan.spec_of(weighting), labelled_only=labelled_only)
+        return ComparedWeighting(name=weighting, spec=plan.spec_of(weighting), labelled_only=labelled_only)
     folder = policies / plan.policy_key(found.policy, plan.policy_seed(seed))
     done = finished(folder)
     if done is None:
         raise RlkdError(f"expected the finished policy {found.policy!r} in {folder}, got none; its own record says why")
     kind = policy_kind(plan.policies[found.policy].kind)
     prefix = f"policy_{found.control}" if found.control else kind.weighting
-    return Arm(
+    return ComparedWeighting(
         name=weighting,
         spec=WeightingSpec.parse(f"{prefix}:{folder / done.made['path']}"),
         policy_cost=cost_in(done.made),

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from rlkd import plugins
-from rlkd.benchmark.places import with_places
-from rlkd.benchmark.policies import PolicyPlan, policy_kinds
+from rlkd.benchmark.paths import with_places
+from rlkd.benchmark.policies import SuitePolicy, policy_kinds
 from rlkd.benchmark.reading import built, check_keys, mapping_in, names_in
-from rlkd.benchmark.suites import METRICS, ORDINARY, Suite, System, TaskPlan, check_weighting, with_router
+from rlkd.benchmark.suites import METRICS, ORDINARY, Suite, SuiteTask, System, check_weighting, with_router
 from rlkd.data.loading import load_task
 from rlkd.data.planted import PlantedSettings
 from rlkd.data.splitting import check_seed
@@ -24,7 +24,7 @@ from rlkd.settings.knobs import names_of
 _SUITE_KEYS = ("suite", "description", "tasks", "system")
 _LOADING = frozenset(inspect.signature(load_task).parameters) - {"name"}
 _TEACHING = names_of(TeacherTraining) | {"kinds", "paths", "sets", "device"}
-_TASK_KEYS = frozenset(f.name for f in fields(TaskPlan)) - {"source", "system"} | {"student", "without"} | _LOADING
+_TASK_KEYS = frozenset(f.name for f in fields(SuiteTask)) - {"source", "system"} | {"student", "without"} | _LOADING
 
 
 def load_suite(path: str | Path) -> Suite:
@@ -49,7 +49,7 @@ def load_suite(path: str | Path) -> Suite:
     if system is not None and system not in plugins.registered("suites"):
         raise unknown_name("system", str(system), plugins.registered("suites"))
     defaults = {key: value for key, value in content.items() if key not in _SUITE_KEYS}
-    tasks = tuple(_task_plan(_laid_over(defaults, task), path, system) for task in content["tasks"])
+    tasks = tuple(_suite_task(_laid_over(defaults, task), path, system) for task in content["tasks"])
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
@@ -60,7 +60,7 @@ def load_suite(path: str | Path) -> Suite:
     )
 
 
-def _task_plan(content: Mapping[str, Any], path: Path, system_name: str | None) -> TaskPlan:
+def _suite_task(content: Mapping[str, Any], path: Path, system_name: str | None) -> SuiteTask:
     name = check_folder_name(content.get("name"), str(path), "task")
     where = f"{path}, task {name!r}"
     system = _system(content, system_name, where)
@@ -74,7 +74,7 @@ def _task_plan(content: Mapping[str, Any], path: Path, system_name: str | None) 
         if spec not in weightings:
             raise unknown_name("weighting to leave out", spec, weightings)
     kept = tuple(spec for spec in weightings if spec not in without)
-    plan = TaskPlan(
+    plan = SuiteTask(
         name=name,
         source={key: value for key, value in content.items() if key in _LOADING},
         planted=None if planted is None else built(PlantedSettings, planted, f"{where}, planted"),
@@ -172,7 +172,7 @@ def _teachers(content: Mapping[str, Any], system: str | None, where: str) -> dic
     return teachers
 
 
-def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
+def _policies(content: Mapping[str, Any], where: str) -> dict[str, SuitePolicy]:
     policies = {}
     for name, value in content.items():
         check_folder_name(name, where, "policy")
@@ -182,7 +182,7 @@ def _policies(content: Mapping[str, Any], where: str) -> dict[str, PolicyPlan]:
         if kind not in policy_kinds():
             raise unknown_name("kind of policy", str(kind), policy_kinds())
         settings = {key: setting for key, setting in value.items() if key != "kind"}
-        policies[name] = PolicyPlan(name=name, kind=kind, settings=settings)
+        policies[name] = SuitePolicy(name=name, kind=kind, settings=settings)
     return policies
 
 

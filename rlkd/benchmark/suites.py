@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from rlkd.benchmark.jobs import Context, Distiller
-from rlkd.benchmark.policies import SMOKE_STEPS, PolicyPlan, policy_kind
+from rlkd.benchmark.policies import SMOKE_STEPS, SuitePolicy, policy_kind
 from rlkd.benchmark.workers import Unit
 from rlkd.data.planted import PlantedSettings
 from rlkd.devices import found_device
@@ -83,7 +83,7 @@ class System:
         """The units of a suite, of those that an ordinary suite with the same tasks would have."""
         return ordinary
 
-    def open(self, task: "TaskPlan", folder: Path) -> Context | None:
+    def open(self, task: "SuiteTask", folder: Path) -> Context | None:
         """The task with the system's own teachers, which are made if they are not there; None: the ordinary ones.
 
         Args:
@@ -117,7 +117,7 @@ class PolicyUse(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskPlan:
+class SuiteTask:
     """Everything that is run on one task."""
 
     name: str
@@ -139,7 +139,7 @@ class TaskPlan:
     labels: int | None = None
     """Labels that policies and students may use outside the test split; None: all."""
     students: Mapping[str, StudentSettings]
-    policies: Mapping[str, PolicyPlan]
+    policies: Mapping[str, SuitePolicy]
     weightings: tuple[str, ...]
     labelled_only: frozenset[str] = frozenset()
     """Weightings whose students are distilled on the labelled train rows alone, because they need labels."""
@@ -205,7 +205,7 @@ class Suite:
 
     name: str
     description: str
-    tasks: tuple[TaskPlan, ...]
+    tasks: tuple[SuiteTask, ...]
 
     @property
     def system(self) -> System:
@@ -218,7 +218,7 @@ class Suite:
         return sum(len(t.seeds) * len(t.students) * len(t.weightings) for t in self.tasks)
 
 
-def check_weighting(task: TaskPlan, entry: str) -> None:
+def check_weighting(task: SuiteTask, entry: str) -> None:
     """Refuse an entry of ``weightings`` whose weighting does not exist.
 
     Raises:
@@ -229,12 +229,12 @@ def check_weighting(task: TaskPlan, entry: str) -> None:
         task.spec_of(entry)
 
 
-def with_router(task: TaskPlan) -> TaskPlan:
+def with_router(task: SuiteTask) -> SuiteTask:
     """The task with a policy ``router``, where a weighting asks for one that the suite does not describe."""
     asked = any(PolicyUse.found(task.system.weighting_in(entry), ("router",)) for entry in task.weightings)
     if "router" in task.policies or not asked:
         return task
-    return replace(task, policies={**task.policies, "router": PolicyPlan(name="router", kind="router")})
+    return replace(task, policies={**task.policies, "router": SuitePolicy(name="router", kind="router")})
 
 
 def select(
@@ -273,8 +273,8 @@ def select(
 
 
 def _changed(
-    task: TaskPlan, weightings: tuple[str, ...], seeds: int | None, device: str | None, smoke: bool
-) -> TaskPlan:
+    task: SuiteTask, weightings: tuple[str, ...], seeds: int | None, device: str | None, smoke: bool
+) -> SuiteTask:
     task = with_router(replace(task, weightings=tuple(dict.fromkeys((*task.weightings, *weightings)))))
     if seeds is not None:
         further = range(task.seeds[-1] + 1, task.seeds[-1] + 1 + seeds)
@@ -295,7 +295,7 @@ def _changed(
     return _smoke(task) if smoke else task
 
 
-def _smoke(task: TaskPlan) -> TaskPlan:
+def _smoke(task: SuiteTask) -> SuiteTask:
     small = {name: replace(settings, max_steps=SMOKE_STEPS) for name, settings in task.students.items()}
     rows = {name: min(limit, task.rows.get(name, limit)) for name, limit in SMOKE_ROWS.items()}
     policies = {
@@ -315,7 +315,7 @@ def _smoke(task: TaskPlan) -> TaskPlan:
     )
 
 
-def _trains_teachers(task: TaskPlan) -> bool:
+def _trains_teachers(task: SuiteTask) -> bool:
     return "kinds" in task.teachers or "sets" in task.teachers
 
 

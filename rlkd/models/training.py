@@ -29,7 +29,7 @@ from rlkd.models.networks import StepBar, attached, forward_inputs, quiet_transf
 from rlkd.models.specialists import known_rows
 from rlkd.models.students import PREFIX, STUDENTS, load_student
 from rlkd.models.teacher_files import TeacherInfo, write_hf, write_info, write_sklearn
-from rlkd.models.teacher_plans import TFIDF, Objective, Plan, plan_teachers
+from rlkd.models.teacher_settings import TFIDF, Objective, TeacherSettings, teacher_settings
 from rlkd.models.teachers import HfTeacher, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 from rlkd.records import check_one_process, finished, newest_verified, once, write_manifest
@@ -73,7 +73,7 @@ def train_teachers(
         TeacherError: A specialist's rows are too few to learn from.
     """
     check_one_process("teachers are trained")
-    plans = plan_teachers(task, kinds=kinds, **settings)
+    plans = teacher_settings(task, kinds=kinds, **settings)
     check_device(device)
     tokenizer = _shared_tokenizer(task, kinds)
     paths = [Path(output_dir) / plan.name(index) for index, plan in enumerate(plans)]
@@ -91,7 +91,7 @@ def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBa
 def train_teacher(
     task: Task,
     path: Path,
-    plan: Plan,
+    plan: TeacherSettings,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     objective: Objective | None = None,
@@ -103,7 +103,7 @@ def train_teacher(
     Args:
         task: The task.
         path: The teacher's directory; its name is the teacher's.
-        plan: As :func:`~rlkd.models.teacher_plans.plan_teachers` makes it.
+        plan: As :func:`~rlkd.models.teacher_settings.teacher_settings` makes it.
         tokenizer: Of networks from scratch.
         objective: Of a network, instead of the cross entropy.
         progress: Show the trainer's progress bar.
@@ -137,7 +137,7 @@ def training_seconds(folder: Path) -> float:
 
 
 def _describe(
-    task: Task, path: Path, plan: Plan, teacher: LabelledTeacher, settings: str, rows: int, seconds: float
+    task: Task, path: Path, plan: TeacherSettings, teacher: LabelledTeacher, settings: str, rows: int, seconds: float
 ) -> dict[str, Any]:
     """Write what a teacher knows and how it was trained; returns its figures."""
     ids = task.labelled_ids("validation")
@@ -166,7 +166,7 @@ def _describe(
     return metrics
 
 
-def _train_sklearn(task: Task, path: Path, plan: Plan, rows: NDArray[np.int64]) -> SklearnTeacher:
+def _train_sklearn(task: Task, path: Path, plan: TeacherSettings, rows: NDArray[np.int64]) -> SklearnTeacher:
     # imported here: every process that trains a network would load them for nothing
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -197,7 +197,7 @@ def _train_sklearn(task: Task, path: Path, plan: Plan, rows: NDArray[np.int64]) 
 def _train_network(
     task: Task,
     path: Path,
-    plan: Plan,
+    plan: TeacherSettings,
     rows: NDArray[np.int64],
     tokenizer: PreTrainedTokenizerBase | None,
     work: Path,

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.report.arms import family, ordered, policies
 from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, interval_of
 from rlkd.report.document import Block, Bullets, Figure, Section, Text
+from rlkd.report.weighting_names import family, ordered, policies
 from rlkd.report.wording import correlation_sentence
 from rlkd.stats import UNIFORM, TaskRuns, spread
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlkd.report.arms import family
 from rlkd.report.plots import COLOURS, DASHES, INK, MUTED, TIMES, bare, move_apart, svg_of
 from rlkd.report.tables import shortened
+from rlkd.report.weighting_names import family
 
 Interval = tuple[float, float, float]
 """Mean, low and high in points; the ends are NaN where there is no interval."""

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from rlkd.records import folder_of
-from rlkd.report.arms import ROUTER, ordered, policies
 from rlkd.report.benchmark_headroom import headroom_blocks
 from rlkd.report.benchmark_plots import ForestPanel, cost_plot, forest_rows, interval_of, label_plot
 from rlkd.report.benchmark_summary import StudentSummary, student_summary
@@ -15,6 +14,7 @@ from rlkd.report.benchmark_tables import rival_table, score_table, setting_line,
 from rlkd.report.document import Block, Bullets, Figure, Link, Section, Table, Text
 from rlkd.report.origins import NOT_PAIRED, origin_sentences, without_uniform
 from rlkd.report.plots import TIMES
+from rlkd.report.weighting_names import ROUTER, ordered, policies
 from rlkd.report.wording import (
     points,
     policy_sentences,

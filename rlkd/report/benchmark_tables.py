@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlkd.report.arms import is_policy, ordered
 from rlkd.report.document import Table
 from rlkd.report.origins import untraced
 from rlkd.report.plots import TIMES
 from rlkd.report.tables import Cells, filled
+from rlkd.report.weighting_names import is_policy, ordered
 from rlkd.report.wording import NO_REGRET, p_text, points, spread_text
 from rlkd.stats import ACCURACY, UNIFORM, TaskRuns
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.report.arms import CEILINGS, CONTROLS, ROUTER, control_of, is_policy, ordered, policies
+from rlkd.report.weighting_names import CEILINGS, CONTROLS, ROUTER, control_of, is_policy, ordered, policies
 from rlkd.stats import UNIFORM, TaskRuns, rank_correlation, spread, verdict
 
 Record = Mapping[str, Any]

@@ -108,7 +108,7 @@ class StudentSettings(StepSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase(Settings):
+class MultiTaskSettings(Settings):
     """One training of a multi-task model, its budget counted in passes over the training rows.
 
     So a student of one task and a joint student see every row equally often.

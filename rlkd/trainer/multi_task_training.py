@@ -17,7 +17,7 @@ from rlkd.models.multi_task import ENCODERS, load_multi_task
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.teacher_files import write_hf
 from rlkd.records import digest, finished, once
-from rlkd.settings import FINE_TUNING_RATE, FROM_SCRATCH_RATE, Phase, TeacherTraining
+from rlkd.settings import FINE_TUNING_RATE, FROM_SCRATCH_RATE, MultiTaskSettings, TeacherTraining
 from rlkd.trainer.making import training_arguments, without_printer
 from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.weighting import WeightingSpec, build_weighting
@@ -25,27 +25,27 @@ from rlkd.weighting import WeightingSpec, build_weighting
 _WARMUP_SHARE = 0.1
 
 
-def teacher_phase(
+def multi_task_teacher_settings(
     kind: str, *, epochs: float = TeacherTraining.epochs, learning_rate: float | None = None, **settings: Any
-) -> Phase:
+) -> MultiTaskSettings:
     """How teachers learn: from labels alone.
 
     Args:
         kind: Encoder, see :func:`rlkd.models.multi_task.load_multi_task`.
         epochs: Passes over the labelled rows.
         learning_rate: None: 2e-3 from scratch, 5e-5 pretrained.
-        **settings: Further fields of :class:`Phase`.
+        **settings: Further fields of :class:`MultiTaskSettings`.
     """
     usual = FROM_SCRATCH_RATE if kind in ENCODERS else FINE_TUNING_RATE
     rate = usual if learning_rate is None else learning_rate
-    return Phase(epochs=epochs, learning_rate=rate, kd_ratio=0.0, warmup=_WARMUP_SHARE, **settings)
+    return MultiTaskSettings(epochs=epochs, learning_rate=rate, kd_ratio=0.0, warmup=_WARMUP_SHARE, **settings)
 
 
 UNIFORM = WeightingSpec("uniform", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lessons:
+class TaughtTasks:
     """What a model learns: tasks, and for each its teachers' logits and how they are weighted."""
 
     collection: TaskCollection
@@ -54,11 +54,11 @@ class Lessons:
     weighting: WeightingSpec | Mapping[str, WeightingSpec] = UNIFORM
     """The same or one by task; built for each task."""
 
-    def only(self, task: str) -> "Lessons":
+    def only(self, task: str) -> "TaughtTasks":
         """The same for one of the tasks."""
         return replace(self, collection=self.collection.only(task))
 
-    def labelled(self) -> "Lessons":
+    def labelled(self) -> "TaughtTasks":
         """The same without the train rows that have no label."""
         kept = [drop_unlabelled(task) for task in self.collection]
         caches = self.caches
@@ -89,8 +89,8 @@ def _named(spec: WeightingSpec) -> str:
 def train_model(
     folder: str | Path,
     start: str | Path,
-    lessons: Lessons,
-    phase: Phase,
+    taught: TaughtTasks,
+    training: MultiTaskSettings,
     *,
     num_layers: int | None = None,
     seed: int = 0,
@@ -102,13 +102,13 @@ def train_model(
     """Train a multi-task model and save it; what is finished is kept, what was interrupted is continued.
 
     Teachers, joint students, students of one task and refined ones all come from here: they differ in where they
-    start, in their lessons and in their phase.
+    start, in what they are taught and in their settings.
 
     Args:
         folder: Where the model is saved; checkpoints lie beside it while it is trained.
         start: Encoder or multi-task model to start from, see :func:`rlkd.models.multi_task.load_multi_task`.
-        lessons: What it learns. With ``kd_ratio`` 0 only the labelled rows are used and no logits are read.
-        phase: How.
+        taught: What it learns. With ``kd_ratio`` 0 only the labelled rows are used and no logits are read.
+        training: How.
         num_layers: Keep only the first layers of a pretrained encoder.
         seed: Of heads, order of batches and dropout.
         callbacks: Further ``TrainerCallback`` s.
@@ -123,15 +123,15 @@ def train_model(
         OutputDirectoryError: The folder holds a model that was made of something else.
     """
     folder = Path(folder)
-    if phase.kd_ratio == 0:
-        lessons = replace(lessons.labelled(), caches=None)
-    made_of = _made_of(start, lessons, phase, num_layers, seed)
+    if training.kd_ratio == 0:
+        taught = replace(taught.labelled(), caches=None)
+    made_of = _made_of(start, taught, training, num_layers, seed)
     work = folder.with_name(f".{folder.name}-{made_of}")
     shared = {} if shared is None else shared
 
     def make() -> dict[str, Any]:
         with metered() as cost, quiet_transformers(), closing(StepBar(folder.name, show=progress)) as bar:
-            trainer = _trainer(work, start, lessons, phase, num_layers, seed, [*callbacks, bar], shared, arguments)
+            trainer = _trainer(work, start, taught, training, num_layers, seed, [*callbacks, bar], shared, arguments)
             trainer.train(resume_from_checkpoint=True)
         write_hf(trainer.model, trainer.processing_class, folder)
         return {**cost.record(), "steps": trainer.state.global_step, "weights": _mean_weights(trainer)}
@@ -141,53 +141,58 @@ def train_model(
     return done
 
 
-def _made_of(start: str | Path, lessons: Lessons, phase: Phase, num_layers: int | None, seed: int) -> str:
+def _made_of(
+    start: str | Path, taught: TaughtTasks, training: MultiTaskSettings, num_layers: int | None, seed: int
+) -> str:
     begun = finished(start)
     origin = begun.made_of if begun is not None and "weights" in begun.made else str(start)
-    settings = phase.settings("", 1).record() | {"epochs": phase.epochs, "warmup": phase.warmup}
-    return digest([origin, num_layers, *lessons.described(), settings, seed], 16)
+    settings = training.settings("", 1).record() | {"epochs": training.epochs, "warmup": training.warmup}
+    return digest([origin, num_layers, *taught.described(), settings, seed], 16)
 
 
 def _trainer(
     work: Path,
     start: str | Path,
-    lessons: Lessons,
-    phase: Phase,
+    taught: TaughtTasks,
+    training: MultiTaskSettings,
     num_layers: int | None,
     seed: int,
     callbacks: list[Any],
     shared: dict[str, Any],
     arguments: Mapping[str, Any],
 ) -> MultiTaskTrainer:
-    collection = lessons.collection
+    collection = taught.collection
     model, tokenizer = load_multi_task(
         str(start), collection, num_layers=num_layers, seed=seed, tokenizer=shared.get("tokenizer")
     )
     shared["tokenizer"] = tokenizer
     inputs: dict[tuple[str, int], Inputs] = shared.setdefault("inputs", {})
     for task in collection:
-        key = (task.fingerprint, phase.max_length)
+        key = (task.fingerprint, training.max_length)
         if key not in inputs:
-            inputs[key] = encode_inputs(task, tokenizer, phase.max_length)
+            inputs[key] = encode_inputs(task, tokenizer, training.max_length)
     weightings = None
-    if lessons.caches is not None:
+    if taught.caches is not None:
         weightings = {
-            task.name: build_weighting(lessons.weighting_of(task.name), task, lessons.caches[task.name], seed=seed)
+            task.name: build_weighting(taught.weighting_of(task.name), task, taught.caches[task.name], seed=seed)
             for task in collection
         }
-    steps = phase.steps(collection)
+    steps = training.steps(collection)
     args = training_arguments(
-        phase.settings(str(start), steps), work, seed=seed, **{"warmup_steps": int(phase.warmup * steps), **arguments}
+        training.settings(str(start), steps),
+        work,
+        seed=seed,
+        **{"warmup_steps": int(training.warmup * steps), **arguments},
     )
     return without_printer(
         MultiTaskTrainer(
             model,
             args,
             collection=collection,
-            sources=lessons.caches,
+            sources=taught.caches,
             weightings=weightings,
             processing_class=tokenizer,
-            inputs={task.name: inputs[task.fingerprint, phase.max_length] for task in collection},
+            inputs={task.name: inputs[task.fingerprint, training.max_length] for task in collection},
             callbacks=callbacks,
         )
     )

@@ -14,7 +14,7 @@ from rlkd.errors import PolicyError
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, masked_softmax, require_argument
-from rlkd.weighting.saved import SavedPolicy, load_module
+from rlkd.weighting.policy_files import SavedPolicy, load_module
 
 SHARPNESS = 6.0
 """Actions lie in [-1, 1]; weights are ``softmax(SHARPNESS * action)``: odds between two teachers up to e^12."""

@@ -26,8 +26,8 @@ from rlkd.weighting.heuristic import (
 )
 from rlkd.weighting.learned import Policy
 from rlkd.weighting.online import Hedge
+from rlkd.weighting.policy_files import saved_identity
 from rlkd.weighting.router import Router
-from rlkd.weighting.saved import saved_identity
 
 WEIGHTINGS: dict[str, WeightingBuilder] = {
     "uniform": Uniform,
@@ -114,7 +114,8 @@ class WeightingSpec:
         """Names what it reads from a folder by content: another policy in the same folder is another weighting.
 
         Returns:
-            64 hexadecimal digits, see :func:`~rlkd.weighting.saved.saved_identity`; None where it reads no weights.
+            64 hexadecimal digits, see :func:`~rlkd.weighting.policy_files.saved_identity`; None where it reads no
+            weights.
         """
         return None if self.argument is None else saved_identity(self.argument)
 

@@ -3,9 +3,9 @@
 from rlkd.workflow.bench import bench_plan_rows, plan_bench, report_bench, run_bench
 from rlkd.workflow.comparing import run_compare
 from rlkd.workflow.policies import run_train_policy
+from rlkd.workflow.quickstart import run_quickstart
 from rlkd.workflow.students import run_distill
 from rlkd.workflow.teachers import run_cache, run_headroom, run_train_teachers, teacher_paths
-from rlkd.workflow.whole import run_quickstart
 
 __all__ = [
     "bench_plan_rows",

@@ -83,8 +83,8 @@ def run_bench(
 def _place(suite: Suite) -> Any:
     """Order of a record in the suite's own order: runs end in another."""
     tasks = {task.name: index for index, task in enumerate(suite.tasks)}
-    arms = {(task.name, name): index for task in suite.tasks for index, name in enumerate(task.weightings)}
-    return lambda r: (tasks[r["task"]], r["student"], arms[r["task"], r["weighting"]], r["seed"])
+    names = {(task.name, name): index for task in suite.tasks for index, name in enumerate(task.weightings)}
+    return lambda r: (tasks[r["task"]], r["student"], names[r["task"], r["weighting"]], r["seed"])
 
 
 def report_bench(paths: Sequence[Path], output_dir: str | Path) -> tuple[tuple[Path, ...], Rows, list[str]]:

@@ -20,7 +20,7 @@ GROWING = frozenset({"weightings", "seeds"})
 """What a resumed comparison may have more of."""
 
 
-def default_arms(cache: LogitCache, policy: str | None) -> list[str]:
+def default_weightings(cache: LogitCache, policy: str | None) -> list[str]:
     """The weightings that belong into every table: baselines, the policy with its controls, router and oracle."""
     learned = [] if policy is None else [f"{name}:{policy}" for name in ("policy", "policy_shuffle", "policy_mean")]
     return [*DEFAULT_ARMS, *learned, "router", *(["oracle"] if cache.knowledge is not None else [])]
@@ -45,19 +45,19 @@ def run_compare(
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
     begun = _begun(Path(output_dir)) if resume else {}
-    arms, seeds = _extended(begun, list(weightings), default_arms(cache, policy), policy, seeds)
-    check_comparison(task, cache, arms, settings, seeds=range(seeds), jobs=jobs)
+    names, seeds = _extended(begun, list(weightings), default_weightings(cache, policy), policy, seeds)
+    check_comparison(task, cache, names, settings, seeds=range(seeds), jobs=jobs)
     config = {
         "command": "compare",
         **inputs_record(task_options, cache_dir, task, cache),
-        "weightings": arms,
+        "weightings": names,
         "settings": settings.record(),
         "seeds": seeds,
     }
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite, harmless=HARMLESS_KEYS | GROWING)
     if begun:
         write_json_atomic(run.path / "config.json", run.config)
-    return compare_and_report(task, cache, arms, settings, run.path, seeds, jobs, progress, curve=None)
+    return compare_and_report(task, cache, names, settings, run.path, seeds, jobs, progress, curve=None)
 
 
 def _begun(folder: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _extended(
 def compare_and_report(
     task: Task,
     cache: LogitCache,
-    arms: Sequence[str],
+    names: Sequence[str],
     settings: StudentSettings,
     folder: Path,
     seeds: int,
@@ -90,7 +90,7 @@ def compare_and_report(
     curve: Mapping[str, Any] | None,
 ) -> tuple[Rows, list[str]]:
     """Run a comparison and write its table and its page; the rows, and sentences with their markup."""
-    records = compare(task, cache, arms, settings, folder, seeds=range(seeds), jobs=jobs, progress=progress)
+    records = compare(task, cache, names, settings, folder, seeds=range(seeds), jobs=jobs, progress=progress)
     (runs,) = group_runs(records)
     rows = task_rows(runs)
     sentences = task_sentences(runs, rows)

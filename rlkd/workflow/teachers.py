@@ -14,7 +14,7 @@ from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom, headroom_verdict
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
-from rlkd.models.teacher_plans import plan_teachers
+from rlkd.models.teacher_settings import teacher_settings
 from rlkd.records import check_output_dir, read_object
 from rlkd.settings import CacheCommand, CacheSettings, HeadroomCommand, TrainTeachersCommand
 from rlkd.stats import expected_calibration_error
@@ -67,7 +67,7 @@ def run_train_teachers(
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     check_device(device)
     task = load_task(**task_options)
-    plans = plan_teachers(task, kinds=kinds, **settings)
+    plans = teacher_settings(task, kinds=kinds, **settings)
     config = {"command": "train-teachers", "task": dict(task_options), "data": task.fingerprint, "kinds": list(kinds)}
     run = open_run(output_dir, config | settings, resume=resume, overwrite=overwrite)
     paths = train_teachers(task, run.path, kinds=kinds, device=device, progress=progress, **settings)

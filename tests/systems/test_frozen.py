@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import rlkd.cli
-from rlkd.benchmark.arms import Arm, fit_router_into
+from rlkd.benchmark.compared import ComparedWeighting, fit_router_into
 from rlkd.benchmark.jobs import Job, run_key
 from rlkd.benchmark.running import Run, plan_units, run_suite
 from rlkd.benchmark.suite_files import load_suite
@@ -104,11 +104,11 @@ def planned_keys(suite: Suite) -> list[str]:
                 task=SimpleNamespace(fingerprint="data", name=task.name), cache=SimpleNamespace(identity="logits")
             )
             arm, settings = (
-                Arm(name=work.weighting, spec=WeightingSpec(work.weighting, work.weighting)),
+                ComparedWeighting(name=work.weighting, spec=WeightingSpec(work.weighting, work.weighting)),
                 task.students[work.student],
             )
             settings, distiller = task.students[work.student], task.system.distiller(work.weighting)
-            job = Job(arm=arm, settings=settings, seed=work.seed, suite=suite.name, distiller=distiller)
+            job = Job(compared=arm, settings=settings, seed=work.seed, suite=suite.name, distiller=distiller)
             keys.append(run_key(given, job))
     return keys
 

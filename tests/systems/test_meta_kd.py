@@ -45,7 +45,7 @@ from rlkd.systems.meta_kd.corruption import (
     false_domains,
     load_corruption,
 )
-from rlkd.systems.meta_kd.distillation import TINY_BERT, Lesson, distil_meta_student
+from rlkd.systems.meta_kd.distillation import TINY_BERT, TaughtDomain, distil_meta_student
 from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     domain_task,
@@ -316,17 +316,17 @@ STEPS = StudentSettings(max_steps=30, batch_size=12, learning_rate=1e-2, max_len
 BRIEF = DistillationSettings(feature_steps=30, feature_learning_rate=1e-2)
 
 
-def lesson_of(task: Task, trained: dict[str, Path], name: str, domain: str = "kitchen", **more: Any) -> Lesson:
+def lesson_of(task: Task, trained: dict[str, Path], name: str, domain: str = "kitchen", **more: Any) -> TaughtDomain:
     alone = domain_task(task, domain)
     (teacher,) = load_teachers([trained[name]], alone, device="cpu")
-    return Lesson(task=alone, encoders=[teacher], **more)
+    return TaughtDomain(task=alone, encoders=[teacher], **more)
 
 
 def test_meta_distillation_is_two_runs_of_which_the_first_is_shared(task, trained, start, settings, tmp_path):
     corruption = load_corruption(trained["meta"], 3, 16)
     alone = domain_task(task, "kitchen")
-    lesson = lesson_of(task, trained, "meta", corruption=corruption, scores=np.full(len(alone.table), 0.5))
-    trainer, figures = distil_meta_student(lesson, start, BRIEF, STEPS, tmp_path)
+    taught = lesson_of(task, trained, "meta", corruption=corruption, scores=np.full(len(alone.table), 0.5))
+    trainer, figures = distil_meta_student(taught, start, BRIEF, STEPS, tmp_path)
     accuracy = classification_metrics(trainer.predict_split("test"), alone.labels("test"))["accuracy"]
     assert accuracy > 0.8
     (first,) = tmp_path.glob("features-*")
@@ -335,14 +335,14 @@ def test_meta_distillation_is_two_runs_of_which_the_first_is_shared(task, traine
     both = [load_teachers([trained[name]], alone, device="cpu")[0] for name in ("meta", "single-kitchen")]
     cache = build_cache(both, alone, tmp_path / "cache", max_length=12)
     again, same = distil_meta_student(
-        replace(lesson, source=cache, weighting=Fixed(torch.tensor([0.0, 1.0]))), start, BRIEF, STEPS, tmp_path
+        replace(taught, source=cache, weighting=Fixed(torch.tensor([0.0, 1.0]))), start, BRIEF, STEPS, tmp_path
     )
     assert (first / "model.safetensors").stat().st_mtime_ns == written
     assert same == {**figures, "features_reused": True}
     assert again.cache is cache
     assert list(tmp_path.glob("features-*")) == [first]
     # other losses are another first step
-    distil_meta_student(lesson, start, replace(BRIEF, transfer=0.0), STEPS, tmp_path)
+    distil_meta_student(taught, start, replace(BRIEF, transfer=0.0), STEPS, tmp_path)
     assert len(list(tmp_path.glob("features-*"))) == 2
 
 
@@ -357,18 +357,18 @@ def test_lambda_scales_the_features_and_not_the_transferable_one(task, trained, 
 
     monkeypatch.setattr(FeatureLosses, "losses", watching)
     corruption = load_corruption(trained["meta"], 3, 16)
-    lesson = lesson_of(task, trained, "meta", corruption=corruption)
-    lesson = replace(lesson, scores=np.full(len(lesson.task.table), 1.0))
-    distil_meta_student(lesson, start, BRIEF, replace(STEPS, max_steps=2), tmp_path)
+    taught = lesson_of(task, trained, "meta", corruption=corruption)
+    taught = replace(taught, scores=np.full(len(taught.task.table), 1.0))
+    distil_meta_student(taught, start, BRIEF, replace(STEPS, max_steps=2), tmp_path)
     assert seen["scaled"] == [True, True, True, False]
     assert 2 * 0.2689 < seen["scale"].min() <= seen["scale"].max() <= 1.0  # (1 + t) times [0.2689, 0.5]
 
 
 def test_tiny_bert_distillation_and_the_joint_schedule_work_with_any_teacher(task, trained, start, tmp_path):
     for name in ("mixed", "multi_task"):
-        lesson = lesson_of(task, trained, name)
-        trainer, _ = distil_meta_student(lesson, start, replace(BRIEF, **TINY_BERT), STEPS, tmp_path / name)
-        scores = classification_metrics(trainer.predict_split("test"), lesson.task.labels("test"))
+        taught = lesson_of(task, trained, name)
+        trainer, _ = distil_meta_student(taught, start, replace(BRIEF, **TINY_BERT), STEPS, tmp_path / name)
+        scores = classification_metrics(trainer.predict_split("test"), taught.task.labels("test"))
         assert scores["accuracy"] > 0.8
     two = lesson_of(task, trained, "mixed")
     two = replace(two, encoders=[*two.encoders, *lesson_of(task, trained, "single-kitchen").encoders])
@@ -380,13 +380,13 @@ def test_tiny_bert_distillation_and_the_joint_schedule_work_with_any_teacher(tas
 
 
 def test_recipes_that_cannot_be_followed_are_refused(task, trained, start, encoder, tmp_path):
-    lesson = lesson_of(task, trained, "mixed")
+    taught = lesson_of(task, trained, "mixed")
     with pytest.raises(ConfigError, match="needs a meta-teacher's module, got none; set transfer to 0"):
-        distil_meta_student(lesson, start, BRIEF, STEPS, tmp_path)
+        distil_meta_student(taught, start, BRIEF, STEPS, tmp_path)
     joint = replace(BRIEF, **TINY_BERT, schedule="joint")
     with pytest.raises(ConfigError, match="a source or weighting of other logits would be ignored"):
-        distil_meta_student(replace(lesson, weighting=Uniform()), start, joint, STEPS, tmp_path)
-    two = replace(lesson, encoders=lesson.encoders * 2, corruption=load_corruption(trained["meta"], 3, 16))
+        distil_meta_student(replace(taught, weighting=Uniform()), start, joint, STEPS, tmp_path)
+    two = replace(taught, encoders=taught.encoders * 2, corruption=load_corruption(trained["meta"], 3, 16))
     with pytest.raises(ConfigError, match="one meta-teacher's, got 2 teachers"):
         distil_meta_student(two, start, BRIEF, STEPS, tmp_path)
     with pytest.raises(ConfigError, match="schedule must be one of two_step, joint, got 'both'"):
@@ -566,11 +566,11 @@ def test_the_suite_of_the_repository_can_be_planned_and_says_what_it_must():
     assert rows <= set(tasks["travel"].weightings)
     assert sorted(t.system.fraction for t in suite.tasks if t.system.fraction) == [0.02, 0.05, 0.1, 0.5]
     assert tasks["fiction-unseen"].system.leave_out
-    ablated = [tasks["kitchen-ablated"].system.arms[name] for name in tasks["kitchen-ablated"].weightings]
+    ablated = [tasks["kitchen-ablated"].system.entries[name] for name in tasks["kitchen-ablated"].weightings]
     assert len({repr(arm) for arm in ablated}) == len(ablated)  # no two arms are the same
     plan = select(suite, smoke=True)
     check_suite(plan)
-    assert {arm.recipe.feature_steps for task in plan.tasks for arm in task.system.arms.values()} == {10}
+    assert {arm.distillation.feature_steps for task in plan.tasks for arm in task.system.entries.values()} == {10}
 
 
 def test_a_policy_of_meta_kd_must_say_that_its_students_are_others():

@@ -30,12 +30,12 @@ from rlkd.losses import distillation_loss, divergence_gradients
 from rlkd.models import MultiTaskConfig, load_multi_task, load_teachers
 from rlkd.models.networks import quiet_transformers
 from rlkd.records import unpack_bits, verify_manifest
-from rlkd.settings import Phase, StudentSettings, check_loss_settings
+from rlkd.settings import MultiTaskSettings, StudentSettings, check_loss_settings
 from rlkd.stats import group_runs, task_rows
 from rlkd.systems.mkd.training import build_mkd_caches, train_mkd_teachers
 from rlkd.trainer import make_trainer, training_arguments
 from rlkd.trainer.multi_task import JointSource, JointWeighting, MultiTaskTrainer, OnlineJointWeighting, task_batches
-from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
+from rlkd.trainer.multi_task_training import TaughtTasks, multi_task_teacher_settings, train_model
 from rlkd.weighting import WeightingSpec, build_weighting
 from rlkd.weighting.fixed import Uniform
 
@@ -78,7 +78,7 @@ def caches(collection) -> dict[str, LogitCache]:
     return made
 
 
-PHASE = Phase(epochs=4, learning_rate=5e-3, batch_size=16, max_length=16)
+PHASE = MultiTaskSettings(epochs=4, learning_rate=5e-3, batch_size=16, max_length=16)
 
 
 def trainer_of(collection, caches, folder, weighting="uniform", steps=12, seed=0, **arguments):
@@ -345,24 +345,24 @@ def test_teachers_of_all_tasks_must_go_together(collection, caches, tmp_path):
 
 
 def test_the_recipe_from_labels_to_a_refined_student(collection, tmp_path):
-    phase = teacher_phase("rlkd/bilstm", epochs=6, learning_rate=5e-3, batch_size=16, max_length=16)
-    paths = train_mkd_teachers(collection, "rlkd/bilstm", tmp_path / "teachers", phase, parts=("single", "multi"))
+    training = multi_task_teacher_settings("rlkd/bilstm", epochs=6, learning_rate=5e-3, batch_size=16, max_length=16)
+    paths = train_mkd_teachers(collection, "rlkd/bilstm", tmp_path / "teachers", training, parts=("single", "multi"))
     caches = build_mkd_caches(collection, paths, tmp_path / "caches", max_length=16)
     assert {cache.teacher_names for cache in caches.values()} == {("single", "multi")}
     for task in collection:
         ids = torch.from_numpy(task.splits["test"])
         right = caches[task.name].rows(ids).argmax(-1).numpy() == task.labels("test")[:, None]
         assert (right.mean(0) > 0.8).all()
-    lessons = Lessons(collection=collection, caches=caches, weighting=WeightingSpec.parse("entropy"))
-    done = train_model(tmp_path / "student", "rlkd/bilstm", lessons, PHASE, seed=1)
+    taught = TaughtTasks(collection=collection, caches=caches, weighting=WeightingSpec.parse("entropy"))
+    done = train_model(tmp_path / "student", "rlkd/bilstm", taught, PHASE, seed=1)
     assert verify_manifest(tmp_path / "student")
     assert done["steps"] == 4 * sum(math.ceil(len(t.splits["train"]) / 16) for t in collection)
     assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in done["weights"].values())
-    assert train_model(tmp_path / "student", "rlkd/bilstm", lessons, PHASE, seed=1) == done  # kept
+    assert train_model(tmp_path / "student", "rlkd/bilstm", taught, PHASE, seed=1) == done  # kept
     with pytest.raises(OutputDirectoryError, match="other settings or data"):
-        train_model(tmp_path / "student", "rlkd/bilstm", lessons, PHASE, seed=2)
+        train_model(tmp_path / "student", "rlkd/bilstm", taught, PHASE, seed=2)
     labels = dataclasses.replace(PHASE, epochs=1, kd_ratio=0.0)
-    train_model(tmp_path / "refined", tmp_path / "student", lessons.only("pairs"), labels, seed=1)
+    train_model(tmp_path / "refined", tmp_path / "student", taught.only("pairs"), labels, seed=1)
     refined, joint = (
         load_teachers([tmp_path / name], collection["pairs"], device="cpu")[0] for name in ("refined", "student")
     )
@@ -378,7 +378,7 @@ def test_the_recipe_from_labels_to_a_refined_student(collection, tmp_path):
 def test_settings_out_of_range_are_refused_by_name(collection, tmp_path):
     for wrong in ({"epochs": 0.0}, {"warmup": 1.0}, {"kd_ratio": 2.0}, {"batch_size": 0}, {"divergence": "l1"}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            Phase(**{"epochs": 1.0, "learning_rate": 1e-3, **wrong})
+            MultiTaskSettings(**{"epochs": 1.0, "learning_rate": 1e-3, **wrong})
     for parts in ((), ("multi", "multi"), ("both",)):
         with pytest.raises(ConfigError, match="single, multi or both"):
             train_mkd_teachers(collection, "rlkd/bilstm", tmp_path, PHASE, parts=parts)
@@ -534,7 +534,7 @@ def test_an_arm_that_is_added_distils_its_student_again(suite, tmp_path):
         ({"mkd": {"epoch": 3}}, "did you mean 'epochs'"),
         ({"mkd": {"epochs": {"large": 3}}}, "no epochs for student 'small'"),
         ({"mkd": {"epochs": 0}}, "epochs and refine_epochs > 0"),
-        ({"weightings": ["uniform+refined+refined"]}, "expected an arm of MKD"),
+        ({"weightings": ["uniform+refined+refined"]}, "expected an entry of MKD"),
         ({"weightings": ["unifrom/single"]}, "did you mean 'uniform'"),
         ({"teachers": {"kinds": ["rlkd/bilstm"], "specialize": "class"}}, "got 'specialize'"),
         ({"students": {"small": {"student": "rlkd/bilstm", "max_steps": 77}}}, "max_steps of student 'small'"),

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
-from rlkd.agents.acting import make_acting_env
+from rlkd.agents.actor_training import make_acting_env
 from rlkd.agents.protocols import ActingEnvironment
 from rlkd.data.planted import planted_logits
 from rlkd.data.splitting import split_task

@@ -10,10 +10,10 @@ from rlkd_envs.scene import MeasuredAcross
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlkd.agents.acting import make_acting_env, make_agent
+from rlkd.agents.actor_training import make_acting_env, make_agent
 from rlkd.agents.reinforce import Reinforce, others_mean
 from rlkd.agents.run import PolicyRun
-from rlkd.agents.slots import SlotsVecEnv
+from rlkd.agents.sb3_env import MiniBatchVecEnv
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
 from rlkd.settings import PolicyTraining
@@ -89,7 +89,7 @@ def test_leave_one_out_needs_others(task, cache):
     selector = make_selector(task, cache, settings)
     env = make_acting_env(task, cache, selector, reward="logit_gain", credit="batch", episode={"horizon": 20})
     with pytest.raises(ConfigError, match="n_steps >= 2, got 1"):
-        make_agent(Reinforce, selector, SlotsVecEnv(env), seed=0, **reinforce_settings(settings))
+        make_agent(Reinforce, selector, MiniBatchVecEnv(env), seed=0, **reinforce_settings(settings))
 
 
 # --- a reward that never changes ---------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def rl_kd_agent(task, cache, **switches):
     selector = make_selector(task, cache, settings)
     env = make_acting_env(task, cache, selector, reward="logit_gain", credit=settings.credit, episode=EPISODE)
     env.episode.reward = Constant()
-    slots = SlotsVecEnv(env)
+    slots = MiniBatchVecEnv(env)
     return make_agent(Reinforce, selector, slots, seed=0, **reinforce_settings(settings)), selector
 
 
@@ -128,7 +128,7 @@ def mtkd_agent(task, cache):
     env = make_acting_env(task, cache, actor, reward="logit_gain", episode=EPISODE)
     env.episode.reward = Constant()
     algorithm, chosen = agent_algorithm(settings)
-    return make_agent(algorithm, actor, SlotsVecEnv(env), seed=0, **(chosen | {"baseline": "none"})), actor
+    return make_agent(algorithm, actor, MiniBatchVecEnv(env), seed=0, **(chosen | {"baseline": "none"})), actor
 
 
 def actor_critic(task, cache, algorithm):

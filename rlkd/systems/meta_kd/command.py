@@ -9,7 +9,7 @@ from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdCommand
 
 
 @flags
-def meta_kd(task: TaskSettings, run: MetaKdCommand, recipe: DistillationSettings) -> None:
+def meta_kd(task: TaskSettings, run: MetaKdCommand, distillation: DistillationSettings) -> None:
     """Train one meta-teacher on all domains of a task, and distil a small student for each domain from it."""
     from rlkd.systems.meta_kd.run import run_meta_kd
 
@@ -17,7 +17,7 @@ def meta_kd(task: TaskSettings, run: MetaKdCommand, recipe: DistillationSettings
         task.options(),
         run.output_dir,
         teaching=run.teaching(),
-        recipe=recipe,
+        distillation=distillation,
         settings=run.student(),
         num_layers=run.num_layers,
         hidden_size=run.hidden_size,

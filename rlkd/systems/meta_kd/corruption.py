@@ -73,7 +73,7 @@ def false_domains(domains: Tensor, order: Tensor | None = None) -> Tensor:
 class MetaTeacherObjective:
     """The meta-teacher's loss, ``t * (CE + gamma_1 * CE(false domain))``.
 
-    An :class:`~rlkd.models.teacher_plans.Objective`.
+    An :class:`~rlkd.models.teacher_settings.Objective`.
 
     Source:
         Pan et al. 2021, section 3.2; the released code multiplies both terms by t.
@@ -93,7 +93,7 @@ class MetaTeacherObjective:
         self.module: nn.Module = nn.ModuleDict({"corruption": self.corruption, "head": self._head})
 
     def losses(self, logits: Tensor, inside: InnerStates, ids: Tensor, labels: Tensor) -> Tensor:
-        """See :class:`~rlkd.models.teacher_plans.Objective`."""
+        """See :class:`~rlkd.models.teacher_settings.Objective`."""
         losses, rows = cross_entropy(logits, labels), ids.cpu()
         if self._settings.corruption_weight:
             domains = self._domains[rows].to(logits.device)
@@ -103,7 +103,7 @@ class MetaTeacherObjective:
         return losses * self._scores[rows].to(logits.device) if self._settings.weighted else losses
 
     def described(self) -> Mapping[str, Any]:
-        """See :class:`~rlkd.models.teacher_plans.Objective`."""
+        """See :class:`~rlkd.models.teacher_settings.Objective`."""
         mine = ("prototypes", "weighted", "corruption_weight")
         return {"objective": "meta_kd"} | {name: asdict(self._settings)[name] for name in mine}
 

@@ -54,9 +54,11 @@ from rlkd.weighting.fixed import Uniform
 WEIGHTS = "model.safetensors"
 
 
-def feature_settings(recipe: DistillationSettings, *, logits: float) -> FeatureSettings:
-    """The ordinary feature losses of a recipe, beside the logits with that weight."""
-    return FeatureSettings(embedding=recipe.embedding, hidden=recipe.hidden, attention=recipe.attention, logits=logits)
+def feature_settings(distillation: DistillationSettings, *, logits: float) -> FeatureSettings:
+    """The ordinary feature losses of a distillation, beside the logits with that weight."""
+    return FeatureSettings(
+        embedding=distillation.embedding, hidden=distillation.hidden, attention=distillation.attention, logits=logits
+    )
 
 
 def check_sizes(encoder: str, teacher_layers: int | None, *, num_layers: int, hidden_size: int) -> None:
@@ -129,7 +131,7 @@ class TransferTerm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class TaughtDomain:
     """What one student learns from whom."""
 
     task: Task
@@ -149,9 +151,9 @@ class Lesson:
 
 
 def distil_meta_student(
-    lesson: Lesson,
+    taught: TaughtDomain,
     start: str | Path,
-    recipe: DistillationSettings,
+    distillation: DistillationSettings,
     settings: StudentSettings,
     folder: str | Path,
     *,
@@ -164,9 +166,9 @@ def distil_meta_student(
     """Distil a student of one domain.
 
     Args:
-        lesson: Data and teachers.
+        taught: Data and teachers.
         start: Folder of the student to start from, see :func:`rlkd.models.small.save_small_encoder`.
-        recipe: The losses and the schedule.
+        distillation: The losses and the schedule.
         settings: Budget of the step on logits; ``student`` and ``num_layers`` are not read, ``start`` is.
         folder: The first step is kept here, in a directory named after all that it is made of.
         seed: Of projections, order of batches and dropout.
@@ -180,21 +182,28 @@ def distil_meta_student(
         it was there already, ``features_reused``.
 
     Raises:
-        ConfigError: The recipe needs what the lesson does not have.
+        ConfigError: The distillation needs what is not there.
     """
-    if recipe.transfer and lesson.corruption is None:
+    if distillation.transfer and taught.corruption is None:
         raise ConfigError("the transferable feature needs a meta-teacher's module, got none; set transfer to 0")
-    if recipe.schedule == "joint" and (lesson.weighting is not None or lesson.source is not None):
+    if distillation.schedule == "joint" and (taught.weighting is not None or taught.source is not None):
         raise ConfigError(
             "the joint schedule reads logits of the teachers of features, a source or weighting of other logits "
             "would be ignored; use two_step"
         )
-    live = lesson.live or LiveEncoders(lesson.encoders, lesson.task, max_length=settings.max_length)
+    live = taught.live or LiveEncoders(taught.encoders, taught.task, max_length=settings.max_length)
     steps = _Steps(
-        lesson, live, Path(start), recipe, settings, Path(folder), seed=seed, shared={} if shared is None else shared
+        taught,
+        live,
+        Path(start),
+        distillation,
+        settings,
+        Path(folder),
+        seed=seed,
+        shared={} if shared is None else shared,
     )
     kept: dict[str, Any] = {"callbacks": callbacks, **arguments}
-    if recipe.schedule == "joint":
+    if distillation.schedule == "joint":
         trainer = steps.joint(**kept)
         _train(trainer, arguments)
         return trainer, {"feature_seconds": 0.0, "feature_cost": dict(NO_COST), "features_reused": False}
@@ -215,10 +224,10 @@ def _train(trainer: DistillationTrainer, arguments: Mapping[str, Any]) -> None:
 class _Steps:
     """The steps of one student: its trainers, and the student between them."""
 
-    lesson: Lesson
+    taught: TaughtDomain
     live: LiveEncoders
     start: Path
-    recipe: DistillationSettings
+    distillation: DistillationSettings
     settings: StudentSettings
     folder: Path
     seed: int
@@ -226,7 +235,7 @@ class _Steps:
 
     def joint(self, **arguments: Any) -> DistillationTrainer:
         """Of all losses at once, for the steps of both."""
-        steps = self.recipe.feature_steps + self.settings.max_steps
+        steps = self.distillation.feature_steps + self.settings.max_steps
         return self._on_features(self._from(self.start, max_steps=steps), 1.0, **arguments)
 
     def first(self) -> tuple[Path, dict[str, Any]]:
@@ -238,7 +247,9 @@ class _Steps:
             nonlocal reused
             reused = False
             step = self._from(
-                self.start, max_steps=self.recipe.feature_steps, learning_rate=self.recipe.feature_learning_rate
+                self.start,
+                max_steps=self.distillation.feature_steps,
+                learning_rate=self.distillation.feature_learning_rate,
             )
             trainer = self._on_features(step, 0.0, lr_scheduler_type="constant")
             with metered() as cost:
@@ -252,28 +263,28 @@ class _Steps:
 
     def on_logits(self, student: Path, **arguments: Any) -> DistillationTrainer:
         """Of the step on logits, from the student of the first step."""
-        source, weighting = self.lesson.source or self.live, self.lesson.weighting or Uniform()
+        source, weighting = self.taught.source or self.live, self.taught.weighting or Uniform()
         return self._trainer(source, weighting, self._from(student), "logits", **arguments)
 
     def _from(self, student: Path, **changes: Any) -> StudentSettings:
         return replace(self.settings, student=str(student), num_layers=None, **changes)
 
     def _on_features(self, settings: StudentSettings, logits_weight: float, **arguments: Any) -> DistillationTrainer:
-        lesson, recipe, seed = self.lesson, self.recipe, self.seed
+        taught, distillation, seed = self.taught, self.distillation, self.seed
 
         def features(student: PreTrainedModel) -> FeatureLosses:
             sizes = EncoderSizes.of(student)
-            others = [EncoderSizes.of(teacher.model) for teacher in lesson.encoders]
+            others = [EncoderSizes.of(teacher.model) for teacher in taught.encoders]
             projections = Projections(sizes, others, seed=seed)
-            terms = feature_terms(sizes, others, feature_settings(recipe, logits=logits_weight), projections)
-            if recipe.transfer and lesson.corruption is not None:
-                weight = recipe.transfer
-                terms.append(TransferTerm(sizes, others, projections, lesson.corruption, weight=weight, seed=seed))
+            terms = feature_terms(sizes, others, feature_settings(distillation, logits=logits_weight), projections)
+            if distillation.transfer and taught.corruption is not None:
+                weight = distillation.transfer
+                terms.append(TransferTerm(sizes, others, projections, taught.corruption, weight=weight, seed=seed))
             return FeatureLosses(terms, logits_weight=logits_weight)
 
         weighting: Weighting = Uniform()
-        if recipe.expertise:
-            scores = lesson.scores
+        if distillation.expertise:
+            scores = taught.scores
             known = None if scores is None else torch.from_numpy(np.array(scores, dtype=np.float32))
             weighting = DomainExpertise(known)
         return self._trainer(self.live, weighting, settings, "features", features=features, **arguments)
@@ -281,23 +292,23 @@ class _Steps:
     def _trainer(
         self, source: LogitSource, weighting: Weighting, settings: StudentSettings, place: str, **arguments: Any
     ) -> DistillationTrainer:
-        task, folder = self.lesson.task, self.folder / place
+        task, folder = self.taught.task, self.folder / place
         return make_trainer(task, source, weighting, settings, folder, seed=self.seed, shared=self.shared, **arguments)
 
     def _made_of(self) -> str:
-        lesson, start, recipe, settings = self.lesson, self.start, self.recipe, self.settings
-        scores = None if lesson.scores is None else hashlib.sha256(np.asarray(lesson.scores).tobytes()).hexdigest()
+        taught, start, distillation, settings = self.taught, self.start, self.distillation, self.settings
+        scores = None if taught.scores is None else hashlib.sha256(np.asarray(taught.scores).tobytes()).hexdigest()
         corruption = None
-        if lesson.corruption is not None:
-            weights = lesson.corruption.state_dict().items()
+        if taught.corruption is not None:
+            weights = taught.corruption.state_dict().items()
             corruption = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for _, value in weights)).hexdigest()
         described = [
-            lesson.task.fingerprint,
-            [teacher.identity for teacher in lesson.encoders],
-            scores if recipe.expertise else None,
-            corruption if recipe.transfer else None,
+            taught.task.fingerprint,
+            [teacher.identity for teacher in taught.encoders],
+            scores if distillation.expertise else None,
+            corruption if distillation.transfer else None,
             file_hash(start / WEIGHTS) if (start / WEIGHTS).is_file() else str(start),
-            asdict(recipe),
+            asdict(distillation),
             [settings.batch_size, settings.max_length, *(["bf16"] if settings.bf16 else [])],
             self.seed,
         ]

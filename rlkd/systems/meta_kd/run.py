@@ -25,7 +25,7 @@ from rlkd.records import RunDirectory, check_output_dir, folder_of, once, write_
 from rlkd.report import write_report
 from rlkd.settings import StudentSettings
 from rlkd.systems.meta_kd.corruption import corruption_of
-from rlkd.systems.meta_kd.distillation import Lesson, check_sizes, distil_meta_student
+from rlkd.systems.meta_kd.distillation import TaughtDomain, check_sizes, distil_meta_student
 from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdCommand, MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     META,
@@ -48,7 +48,7 @@ def run_meta_kd(
     output_dir: str,
     *,
     teaching: MetaKdSettings,
-    recipe: DistillationSettings,
+    distillation: DistillationSettings,
     settings: StudentSettings,
     num_layers: int,
     hidden_size: int,
@@ -64,7 +64,7 @@ def run_meta_kd(
         task_options: Arguments of :func:`rlkd.data.load_task`; the task has domains.
         output_dir: Holds ``teachers/meta``, ``cache`` and ``students/DOMAIN/student``; what is finished in it is kept.
         teaching: How the meta-teacher learns.
-        recipe: How students learn from it.
+        distillation: How students learn from it.
         settings: Budget of the students' step on logits.
         num_layers: Of the students.
         hidden_size: Of the students.
@@ -87,21 +87,21 @@ def run_meta_kd(
         "task": dict(task_options),
         "data": task.fingerprint,
         "teaching": asdict(teaching),
-        "recipe": asdict(recipe),
+        "recipe": asdict(distillation),
         "settings": settings.record(),
         **sizes,
         "seed": seed,
     }
     folder = open_run(output_dir, config, resume=resume, overwrite=overwrite).path
     start = save_small_encoder(teaching.encoder, task, folder / "start", **sizes, seed=seed)
-    lesson, cache = _meta_teacher(task, folder, teaching, settings.device, progress)
+    taught, cache = _meta_teacher(task, folder, teaching, settings.device, progress)
     rows: Rows = []
     for alone in chosen:
         place = folder / "students" / folder_of(alone.name)
-        own = _of_domain(alone, lesson, cache)
-        distil = partial(_distil, *own, start, recipe, settings, place, seed, progress)
+        own = _of_domain(alone, taught, cache)
+        distil = partial(_distil, *own, start, distillation, settings, place, seed, progress)
         rows += once(place, alone.fingerprint, distil)["rows"]
-    _write(folder, lesson, rows)
+    _write(folder, taught, rows)
     return rows
 
 
@@ -115,8 +115,8 @@ def _chosen(task: Task, domains: Sequence[str]) -> list[Task]:
 
 def _meta_teacher(
     task: Task, folder: Path, teaching: MetaKdSettings, device: str, progress: bool
-) -> tuple[Lesson, LogitCache]:
-    """The meta-teacher of all domains as a lesson, and its logits."""
+) -> tuple[TaughtDomain, LogitCache]:
+    """What the meta-teacher of all domains teaches, and its logits."""
     paths = train_meta_kd_teachers(task, folder / "teachers", teaching, device=device, progress=progress)
     embeddings = instance_embeddings(task, folder / "teachers", teaching, device=device)
     (teacher,) = load_meta_kd_teachers(paths, task, device=device, bf16=teaching.bf16).values()
@@ -124,20 +124,20 @@ def _meta_teacher(
     cache = build_cache([teacher], task, folder / "cache", max_length=teaching.max_length, progress=progress)
     scores = instance_scores(task, embeddings, teaching.prototypes)
     corruption = corruption_of(paths[META], teacher, task)
-    return Lesson(task=task, encoders=[teacher], corruption=corruption, scores=scores), cache
+    return TaughtDomain(task=task, encoders=[teacher], corruption=corruption, scores=scores), cache
 
 
-def _of_domain(alone: Task, lesson: Lesson, cache: LogitCache) -> tuple[Lesson, LogitCache]:
-    """What a lesson on all domains and its logits say of one."""
-    table, names, scores = lesson.task.table, lesson.task.domain_names, lesson.scores
+def _of_domain(alone: Task, taught: TaughtDomain, cache: LogitCache) -> tuple[TaughtDomain, LogitCache]:
+    """What it teaches of one domain, and its logits there."""
+    table, names, scores = taught.task.table, taught.task.domain_names, taught.scores
     assert scores is not None
     kept = np.flatnonzero(table.domains == names.index(alone.name))
-    return replace(lesson, task=alone, scores=scores[kept]), cache.take(kept)
+    return replace(taught, task=alone, scores=scores[kept]), cache.take(kept)
 
 
-def _write(folder: Path, lesson: Lesson, rows: Rows) -> None:
+def _write(folder: Path, taught: TaughtDomain, rows: Rows) -> None:
     """Write the scores, as rows and as a page."""
-    task, scores = lesson.task, lesson.scores
+    task, scores = taught.task, taught.scores
     assert scores is not None
     write_json_atomic(folder / "results.json", rows)
     write_report(
@@ -149,23 +149,23 @@ def _write(folder: Path, lesson: Lesson, rows: Rows) -> None:
 
 
 def _distil(
-    lesson: Lesson,
+    taught: TaughtDomain,
     cache: LogitCache,
     start: Path,
-    recipe: DistillationSettings,
+    distillation: DistillationSettings,
     settings: StudentSettings,
     place: Path,
     seed: int,
     progress: bool,
 ) -> dict[str, Rows]:
     """Distil and save the student of one domain, and score it beside its teacher."""
-    run = RunDirectory(place, {"domain": lesson.task.name, "data": lesson.task.fingerprint})
-    taught = lesson if recipe.schedule == "joint" else replace(lesson, source=cache)
-    with quiet_transformers(), closing(StepBar(lesson.task.name, show=progress)) as bar:
+    run = RunDirectory(place, {"domain": taught.task.name, "data": taught.task.fingerprint})
+    taught = taught if distillation.schedule == "joint" else replace(taught, source=cache)
+    with quiet_transformers(), closing(StepBar(taught.task.name, show=progress)) as bar:
         trainer, _ = distil_meta_student(
             taught,
             start,
-            recipe,
+            distillation,
             settings,
             place,
             seed=seed,
@@ -174,7 +174,7 @@ def _distil(
             logging_steps=max(1, settings.max_steps // 50),
         )
     write_hf(trainer.model, trainer.processing_class, place / "student")
-    return {"rows": [row for split in SPLITS for row in _scores(lesson.task, split, cache, trainer)]}
+    return {"rows": [row for split in SPLITS for row in _scores(taught.task, split, cache, trainer)]}
 
 
 def _scores(task: Task, split: str, cache: LogitCache, trainer: DistillationTrainer) -> Iterator[dict[str, Any]]:

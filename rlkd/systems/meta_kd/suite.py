@@ -1,7 +1,7 @@
-"""Meta-KD in suites: a task is one domain, arms are teachers with the same distillation, weightings the bridge.
+"""Meta-KD in suites: a task is one domain, entries are teachers with the same distillation, weightings the bridge.
 
 The teachers are shared by the tasks of one source: one a domain, three that learn all domains, meta-teachers of other
-switches. An arm of the system distils from some of them, features first, then logits. An ordinary weighting
+switches. An entry of the system distils from some of them, features first, then logits. An ordinary weighting
 (``uniform``, ``router``, a policy) starts from the meta-distilled features of its seed and weights the logits of the
 single-domain teachers and the meta-teacher.
 """
@@ -21,7 +21,7 @@ from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.policies import SMOKE_STEPS
 from rlkd.benchmark.stages import plan_data
 from rlkd.benchmark.suite_files import students_of
-from rlkd.benchmark.suites import Suite, System, TaskPlan
+from rlkd.benchmark.suites import Suite, SuiteTask, System
 from rlkd.cost import NO_COST
 from rlkd.data.collection import keep_fraction, leave_domain_out
 from rlkd.data.task import Task
@@ -32,9 +32,9 @@ from rlkd.models.teachers import HfTeacher
 from rlkd.models.training import training_seconds
 from rlkd.records import digest, once
 from rlkd.settings import StudentSettings
-from rlkd.systems.meta_kd.arms import META_KD, OWN, SINGLES, MetaKdArm, read_meta_kd, teacher_settings
 from rlkd.systems.meta_kd.corruption import DomainCorruption, corruption_of
-from rlkd.systems.meta_kd.distillation import Lesson, distil_meta_student
+from rlkd.systems.meta_kd.distillation import TaughtDomain, distil_meta_student
+from rlkd.systems.meta_kd.entries import META_KD, OWN, SINGLES, MetaKdEntry, read_meta_kd, teacher_settings
 from rlkd.systems.meta_kd.settings import MetaKdSettings
 from rlkd.systems.meta_kd.teachers import (
     META,
@@ -54,13 +54,13 @@ from rlkd.trainer import DistillationTrainer
 from rlkd.weighting import WeightingSpec, build_weighting
 
 FEATURES_FOLDER = "features"
-"""Students after their first step, kept for the arms that share it."""
+"""Students after their first step, kept for the entries that share it."""
 QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaKdSystem(System):
-    """Students of one domain of a task; entries of ``weightings`` are arms, or weightings on top of their features."""
+    """Students of one domain of a task; what ``weightings`` name is an entry, or weights its features' teachers."""
 
     brings_teachers = True
 
@@ -79,7 +79,7 @@ class MetaKdSystem(System):
     """Of the student, from scratch."""
     hidden_size: int = 96
     """Of the student; a multiple of the encoder's heads."""
-    arms: Mapping[str, MetaKdArm]
+    entries: Mapping[str, MetaKdEntry]
     keep_gib: float = 2.0
     """Inner states of teachers that a process keeps in memory."""
     device: str = "cpu"
@@ -100,20 +100,21 @@ class MetaKdSystem(System):
         return read
 
     def weighting_in(self, name: str) -> str | None:
-        """None for an arm: it says itself who teaches."""
-        return None if name in self.arms else name
+        """None for an entry: it says itself who teaches."""
+        return None if name in self.entries else name
 
     def made_of(self) -> list[Any]:
-        """What decides teachers and students beside the arms."""
+        """What decides teachers and students beside the entries."""
         kept = ("domain", "fraction", "leave_out", "variants", "set", "num_layers", "hidden_size")
         return [[asdict(self.teachers), {name: getattr(self, name) for name in kept}]]
 
     def smoke(self) -> Self:
         """A version that is done in seconds."""
-        arms = {
-            name: replace(arm, recipe=replace(arm.recipe, feature_steps=SMOKE_STEPS)) for name, arm in self.arms.items()
+        entries = {
+            name: replace(entry, distillation=replace(entry.distillation, feature_steps=SMOKE_STEPS))
+            for name, entry in self.entries.items()
         }
-        return replace(self, teachers=replace(self.teachers, epochs=1), arms=arms)
+        return replace(self, teachers=replace(self.teachers, epochs=1), entries=entries)
 
     def on_device(self, device: str) -> Self:
         """Its networks elsewhere."""
@@ -129,7 +130,7 @@ class MetaKdSystem(System):
                         f"do not; give policy {policy.name!r} the name of another student to be trained with (student)"
                     )
 
-    def open(self, task: TaskPlan, folder: Path) -> Context:
+    def open(self, task: SuiteTask, folder: Path) -> Context:
         """One domain with the teachers of all; they lie beside the folder, because the tasks of a source share them."""
         whole = plan_data(task)[1]
         if self.domain not in whole.domain_names:
@@ -140,7 +141,7 @@ class MetaKdSystem(System):
         return Context(bench.task, bench.cache, system=bench)
 
     def distiller(self, weighting: str) -> "MetaKdDistiller":
-        """What distils the students of an arm, or of an ordinary weighting."""
+        """What distils the students of an entry, or of an ordinary weighting."""
         return MetaKdDistiller(self, weighting)
 
 
@@ -153,8 +154,8 @@ class MetaKdBench:
         self._taught = leave_domain_out(whole, plan.domain)[0] if plan.leave_out else whole
         made_of = [self._taught.fingerprint, asdict(plan.teachers)]
         self.folder = place / f"meta-kd-{digest(made_of, algorithm='sha256')}"
-        wanted = [plan.arms[spec].teachers if spec in plan.arms else plan.set for spec in weightings]
-        wanted += [plan.arms[META_KD].teachers] if any(spec not in plan.arms for spec in weightings) else []
+        wanted = [plan.entries[spec].teachers if spec in plan.entries else plan.set for spec in weightings]
+        wanted += [plan.entries[META_KD].teachers] if any(spec not in plan.entries for spec in weightings) else []
         self.names = self.resolve([teacher for names in wanted for teacher in names])
         self._paths = self._train()
         self._teachers = load_meta_kd_teachers(self._paths, whole, device=plan.device, bf16=plan.teachers.bf16)
@@ -257,57 +258,58 @@ class MetaKdBench:
 
 @dataclass(frozen=True)
 class MetaKdDistiller:
-    """One arm of Meta-KD, or a weighting of logits on top of its features."""
+    """One entry of Meta-KD, or a weighting of logits on top of its features."""
 
     plan: MetaKdSystem
     weighting: str
 
     @property
-    def _arm(self) -> MetaKdArm:
-        return self.plan.arms.get(self.weighting, self.plan.arms[META_KD])
+    def _entry(self) -> MetaKdEntry:
+        return self.plan.entries.get(self.weighting, self.plan.entries[META_KD])
 
     def described(self) -> Any:
         """What decides the student beside data, logits and weighting."""
-        return [*self.plan.made_of(), asdict(self._arm)]
+        entry = self._entry
+        return [*self.plan.made_of(), {"teachers": entry.teachers, "recipe": asdict(entry.distillation)}]
 
     def record(self) -> dict[str, Any]:
         """What a run's line says of it."""
         size = f"encoder {self.plan.num_layers}x{self.plan.hidden_size}"
-        return {"recipe": {"teachers": list(self._arm.teachers), **asdict(self._arm.recipe)}, "network": size}
+        return {"recipe": {"teachers": list(self._entry.teachers), **asdict(self._entry.distillation)}, "network": size}
 
     def distil(
         self, opened: MetaKdBench, spec: WeightingSpec | None, settings: StudentSettings, seed: int, folder: Path
     ) -> tuple[DistillationTrainer, dict[str, Any]]:
-        """Distil a student; features of the same arm and seed are made once."""
-        bench, arm, task, started = opened, self._arm, opened.task, time.perf_counter()
-        names = bench.resolve(arm.teachers)
+        """Distil a student; features of the same entry and seed are made once."""
+        bench, entry, task, started = opened, self._entry, opened.task, time.perf_counter()
+        names = bench.resolve(entry.teachers)
         live = bench.encoders.only(names)
-        meta = names[0] if arm.recipe.transfer or arm.recipe.expertise else None
+        meta = names[0] if entry.distillation.transfer or entry.distillation.expertise else None
         weighting = None
         source: LogitCache | None = bench.logits.pick(names)
         if spec is not None:
             source = bench.cache
             weighting = build_weighting(spec, task, bench.cache, seed=seed)
         fit_seconds = round(time.perf_counter() - started, 2)
-        lesson = Lesson(
+        taught = TaughtDomain(
             task=task,
             encoders=live.encoders,
-            corruption=bench.corruption(names[0]) if arm.recipe.transfer else None,
+            corruption=bench.corruption(names[0]) if entry.distillation.transfer else None,
             scores=None if meta is None else bench.scores(meta),
-            source=None if arm.recipe.schedule == "joint" and weighting is None else source,
+            source=None if entry.distillation.schedule == "joint" and weighting is None else source,
             weighting=weighting,
             live=live,
         )
         shared = bench.shared.setdefault(settings.max_length, {})
         trainer, figures = distil_meta_student(
-            lesson,
+            taught,
             bench.start(seed),
-            arm.recipe,
+            entry.distillation,
             settings,
             folder / FEATURES_FOLDER,
             seed=seed,
             shared=shared,
-            keep_features=arm == self.plan.arms[META_KD],  # those that weightings start from
+            keep_features=entry == self.plan.entries[META_KD],  # those that weightings start from
         )
         reused, features = figures.pop("features_reused"), figures.pop("feature_cost")
         flat = {} if meta is None else bench.spread(meta)

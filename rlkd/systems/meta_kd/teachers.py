@@ -33,7 +33,7 @@ from rlkd.models.embedding import TextEmbedder
 from rlkd.models.networks import load_config, quiet_transformers
 from rlkd.models.specialists import known_rows
 from rlkd.models.students import PREFIX, check_student
-from rlkd.models.teacher_plans import Plan, check_rows, plan_teachers
+from rlkd.models.teacher_settings import TeacherSettings, check_rows, teacher_settings
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.models.training import train_teacher
 from rlkd.prototypes import prototype_scores
@@ -41,7 +41,7 @@ from rlkd.records import held, read_object, write_array_atomic
 from rlkd.settings import PrototypeSettings
 from rlkd.systems.meta_kd.corruption import MetaTeacherObjective
 from rlkd.systems.meta_kd.settings import MetaKdSettings
-from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
+from rlkd.trainer.multi_task_training import TaughtTasks, multi_task_teacher_settings, train_model
 
 SINGLE, MIXED, MULTI_TASK, META = "single", "mixed", "multi_task", "meta"
 EMBEDDINGS_FILE = "embeddings.npy"
@@ -103,9 +103,9 @@ def check_meta_kd(task: Task, settings: MetaKdSettings, names: Sequence[str]) ->
         check_rows(task, plan, name)
 
 
-def _plans(task: Task, settings: MetaKdSettings, names: Sequence[str]) -> dict[str, Plan]:
+def _plans(task: Task, settings: MetaKdSettings, names: Sequence[str]) -> dict[str, TeacherSettings]:
     """How each teacher is fine-tuned: all alike, but for the domains that it sees."""
-    (plan,) = plan_teachers(
+    (plan,) = teacher_settings(
         task,
         kinds=[settings.encoder],
         max_length=settings.max_length,
@@ -193,7 +193,14 @@ def train_meta_kd_teachers(
 
 
 def _train(
-    task: Task, place: Path, settings: MetaKdSettings, name: str, plan: Plan, *, device: str | None, progress: bool
+    task: Task,
+    place: Path,
+    settings: MetaKdSettings,
+    name: str,
+    plan: TeacherSettings,
+    *,
+    device: str | None,
+    progress: bool,
 ) -> Path:
     if name == MULTI_TASK:
         return _train_multi_task(task, place, settings, device=device, progress=progress)
@@ -210,7 +217,7 @@ def _train(
 def _train_multi_task(task: Task, place: Path, settings: MetaKdSettings, *, device: str | None, progress: bool) -> Path:
     """One encoder with a head for each domain, as MKD trains it."""
     collection = TaskCollection(tuple(domain_task(task, domain) for domain in seen_domains(task)))
-    phase = teacher_phase(
+    training = multi_task_teacher_settings(
         settings.encoder,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -223,8 +230,8 @@ def _train_multi_task(task: Task, place: Path, settings: MetaKdSettings, *, devi
     train_model(
         path,
         settings.encoder,
-        Lessons(collection=collection),
-        phase,
+        TaughtTasks(collection=collection),
+        training,
         num_layers=settings.num_layers,
         seed=settings.seed,
         progress=progress,

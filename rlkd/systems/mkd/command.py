@@ -35,10 +35,10 @@ def mkd(run: MkdCommand) -> None:
     if run.weighting != MkdCommand.weighting and run.teachers != "both":
         raise ConfigError(f"weighting {run.weighting!r} would be ignored with one teacher a task; pass --teachers both")
     from rlkd.devices import found_device
-    from rlkd.settings import Phase
+    from rlkd.settings import MultiTaskSettings
     from rlkd.systems.mkd.run import MkdPlan, run_mkd
-    from rlkd.systems.mkd.training import refinement_phase
-    from rlkd.trainer.multi_task_training import teacher_phase
+    from rlkd.systems.mkd.training import refinement_settings
+    from rlkd.trainer.multi_task_training import multi_task_teacher_settings
 
     alike: dict[str, Any] = {
         "batch_size": run.batch_size,
@@ -47,21 +47,21 @@ def mkd(run: MkdCommand) -> None:
         "device": found_device(run.device),
     }
     rate: float | None = run.learning_rate
-    distilling = Phase(
+    distilling = MultiTaskSettings(
         epochs=run.epochs,
         learning_rate=student_rate(run.student) if rate is None else rate,
         divergence=run.divergence,
         kd_ratio=run.kd_ratio,
         **alike,
     )
-    refining = refinement_phase(distilling, epochs=run.refine_epochs, kd_ratio=run.refine_kd_ratio)
+    refining = refinement_settings(distilling, epochs=run.refine_epochs, kd_ratio=run.refine_kd_ratio)
     plan = MkdPlan(
         teacher=run.teacher,
         parts=("single", "multi") if run.teachers == "both" else (run.teachers,),
         weighting=run.weighting,
         student=run.student,
         num_layers=run.num_layers,
-        teaching=teacher_phase(
+        teaching=multi_task_teacher_settings(
             run.teacher, epochs=run.teacher_epochs, learning_rate=run.teacher_learning_rate, **alike
         ),
         distilling=distilling,

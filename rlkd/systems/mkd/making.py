@@ -1,4 +1,4 @@
-"""How teachers and students of a suite of MKD are made: their names, their budgets, their lessons."""
+"""How teachers and students of a suite of MKD are made: their names, their budgets, what they are taught."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.running import SuiteWorker
-from rlkd.benchmark.stages import arm_of
-from rlkd.benchmark.suites import Suite, TaskPlan
+from rlkd.benchmark.stages import compared_weighting
+from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.data.collection import TaskCollection
 from rlkd.records import digest, folder_of
-from rlkd.settings import Phase, StudentSettings
-from rlkd.systems.mkd.arms import LABELS, MkdArm, MkdBudget, parse_arm
-from rlkd.trainer.multi_task_training import Lessons, teacher_phase, train_model
+from rlkd.settings import MultiTaskSettings, StudentSettings
+from rlkd.systems.mkd.entries import LABELS, MkdBudget, MkdEntry, parse_entry
+from rlkd.trainer.multi_task_training import TaughtTasks, multi_task_teacher_settings, train_model
 
 MODELS_FOLDER = "models"
 """Students between their training and the last run that needs them."""
@@ -30,16 +30,16 @@ def teacher_key(suite: Suite) -> str:
     return digest([[task.teachers_key, task.name] for task in suite.tasks])
 
 
-def student_name(suite: Suite, student: str, arm: str, seed: int, alone: int | None) -> str:
-    """Names a student by what it is made of; arms that differ in refinement alone share it."""
+def student_name(suite: Suite, student: str, entry: str, seed: int, alone: int | None) -> str:
+    """Names a student by what it is made of; entries that differ in refinement alone share it."""
     tasks = suite.tasks if alone is None else [suite.tasks[alone]]
-    parsed, settings = parse_arm(arm), suite.tasks[0].students[student]
+    parsed, settings = parse_entry(entry), suite.tasks[0].students[student]
     made_of = [settings.record(), budget_of(suite).epochs_of(student), seed, parsed.teacher, teacher_key(suite)]
     made_of += [[task.teachers_key, task.labels, task.name] for task in tasks]
     return f"student-{folder_of(student)}-{parsed.student}-{digest(made_of)}"
 
 
-def teaching_phase(plan: TaskPlan) -> Phase:
+def teaching_settings(plan: SuiteTask) -> MultiTaskSettings:
     """How a task's teachers learn.
 
     Raises:
@@ -47,7 +47,7 @@ def teaching_phase(plan: TaskPlan) -> Phase:
     """
     settings = plan.teachers
     given = {key: settings[key] for key in ("epochs", "learning_rate", "batch_size") if key in settings}
-    return teacher_phase(
+    return multi_task_teacher_settings(
         settings["kinds"][0],
         max_length=settings.get("max_length", 128),
         bf16=settings.get("bf16", False),
@@ -56,13 +56,13 @@ def teaching_phase(plan: TaskPlan) -> Phase:
     )
 
 
-def student_phase(budget: MkdBudget, name: str, settings: StudentSettings) -> Phase:
+def student_settings(budget: MkdBudget, name: str, settings: StudentSettings) -> MultiTaskSettings:
     """How one of the suite's students learns.
 
     Raises:
         ConfigError: No epochs are given for it, or a setting is out of range.
     """
-    return Phase(
+    return MultiTaskSettings(
         epochs=budget.epochs_of(name),
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
@@ -75,13 +75,13 @@ def student_phase(budget: MkdBudget, name: str, settings: StudentSettings) -> Ph
     )
 
 
-def train_teacher(plan: TaskPlan, collection: TaskCollection, folder: Path) -> Path:
+def train_teacher(plan: SuiteTask, collection: TaskCollection, folder: Path) -> Path:
     """Train a teacher of one task or of several, unless it is there; returns its folder."""
     train_model(
         folder,
         plan.teachers["kinds"][0],
-        Lessons(collection=collection),
-        teaching_phase(plan),
+        TaughtTasks(collection=collection),
+        teaching_settings(plan),
         num_layers=plan.teachers.get("num_layers"),
         seed=plan.teachers.get("seed", 0),
     )
@@ -93,7 +93,7 @@ def multi_folder(worker: SuiteWorker) -> Path:
     return worker.folder / "teachers" / f"multi-{teacher_key(worker.suite)}"
 
 
-def lessons_of(worker: SuiteWorker, arm: MkdArm, seed: int, alone: int | None) -> Lessons:
+def lessons_of(worker: SuiteWorker, entry: MkdEntry, seed: int, alone: int | None) -> TaughtTasks:
     """Tasks, logits and weightings of a student, of all tasks or of one."""
     suite = worker.suite
     contexts: dict[int, Context] = worker.held.setdefault("contexts", {})
@@ -101,30 +101,33 @@ def lessons_of(worker: SuiteWorker, arm: MkdArm, seed: int, alone: int | None) -
     for index in chosen:
         if index not in contexts:
             contexts[index] = worker.context(index, suite.tasks[index])
-    lessons = Lessons(
+    taught = TaughtTasks(
         collection=TaskCollection(tuple(contexts[i].task for i in chosen)),
         caches={suite.tasks[i].name: contexts[i].cache for i in chosen},
     )
-    if arm.weighting is None:
-        return lessons
+    if entry.weighting is None:
+        return taught
     policies = worker.folder / "policies"
-    specs = {plan.name: arm_of(plan, arm.weighting, seed, policies).spec for plan in (suite.tasks[i] for i in chosen)}
-    return replace(lessons, weighting={name: spec for name, spec in specs.items() if spec is not None})
+    specs = {
+        plan.name: compared_weighting(plan, entry.weighting, seed, policies).spec
+        for plan in (suite.tasks[i] for i in chosen)
+    }
+    return replace(taught, weighting={name: spec for name, spec in specs.items() if spec is not None})
 
 
 def train_student(worker: SuiteWorker, student: str, name: str, seed: int, alone: int | None) -> tuple[Path, Any]:
     """Distil a student, of all tasks or of one, unless it is there; its folder, and what was noted of its training."""
-    suite, arm = worker.suite, parse_arm(name)
+    suite, entry = worker.suite, parse_entry(name)
     settings = suite.tasks[0].students[student]
-    phase = student_phase(budget_of(suite), student, settings)
-    phase = replace(phase, kd_ratio=0.0) if arm.teacher == LABELS else phase
+    training = student_settings(budget_of(suite), student, settings)
+    training = replace(training, kd_ratio=0.0) if entry.teacher == LABELS else training
     folder = worker.folder / MODELS_FOLDER / student_name(suite, student, name, seed, alone)
     folder.parent.mkdir(exist_ok=True)
     done = train_model(
         folder,
         settings.student,
-        lessons_of(worker, arm, seed, alone),
-        phase,
+        lessons_of(worker, entry, seed, alone),
+        training,
         num_layers=settings.num_layers,
         seed=seed,
         shared=worker.held.setdefault(("inputs", student, alone), {}),

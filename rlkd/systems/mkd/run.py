@@ -17,12 +17,12 @@ from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.records import RunDirectory, check_output_dir, folder_of, write_json_atomic
 from rlkd.report import write_report
-from rlkd.settings import Phase
+from rlkd.settings import MultiTaskSettings
 from rlkd.settings.knobs import check
 from rlkd.systems.mkd.settings import MkdCommand
 from rlkd.systems.mkd.training import build_mkd_caches, check_mkd, check_parts, train_mkd_teachers
 from rlkd.trainer import MetricsCallback
-from rlkd.trainer.multi_task_training import Lessons, train_model
+from rlkd.trainer.multi_task_training import TaughtTasks, train_model
 from rlkd.weighting import WeightingSpec
 from rlkd.workflow.opening import open_run
 from rlkd.workflow.teachers import Rows
@@ -44,11 +44,11 @@ class MkdPlan:
     """Encoder of the student."""
     num_layers: int | None = MkdCommand.num_layers
     """Of a pretrained student."""
-    teaching: Phase
-    """How teachers learn, see :func:`rlkd.trainer.multi_task_training.teacher_phase`."""
-    distilling: Phase
+    teaching: MultiTaskSettings
+    """How teachers learn, see :func:`rlkd.trainer.multi_task_training.multi_task_teacher_settings`."""
+    distilling: MultiTaskSettings
     """How the joint student learns."""
-    refining: Phase | None
+    refining: MultiTaskSettings | None
     """How it is refined on each task; None: it is not."""
     seed: int = MkdCommand.seed
     """Of initialisation, order of batches and dropout."""
@@ -63,8 +63,8 @@ class MkdPlan:
 
     def check(self, collection: TaskCollection) -> None:
         """Refuse tasks on which it cannot run; see :func:`~rlkd.systems.mkd.training.check_mkd`."""
-        phases = [self.teaching, self.distilling, *([] if self.refining is None else [self.refining])]
-        check_mkd(collection, self.teacher, self.student, phases, self.num_layers)
+        trainings = [self.teaching, self.distilling, *([] if self.refining is None else [self.refining])]
+        check_mkd(collection, self.teacher, self.student, trainings, self.num_layers)
 
     def config(self, spec: WeightingSpec) -> dict[str, Any]:
         """Plain values that change with anything that changes the outcome.
@@ -104,8 +104,8 @@ def run_mkd(
     config = {"command": "mkd", **data, **plan.config(spec)}
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite)
     caches = _caches(collection, plan, run.path, progress)
-    lessons = Lessons(collection=collection, caches=caches, weighting=spec)
-    weights, refined = _students(lessons, plan, run, progress)
+    taught = TaughtTasks(collection=collection, caches=caches, weighting=spec)
+    weights, refined = _students(taught, plan, run, progress)
     rows = [row for task in collection for row in _scores(task, caches[task.name], run.path, refined, plan.distilling)]
     write_json_atomic(run.path / "results.json", rows)
     write_report(
@@ -122,23 +122,23 @@ def run_mkd(
 
 def _caches(collection: TaskCollection, plan: MkdPlan, folder: Path, progress: bool) -> dict[str, LogitCache]:
     """Train the teachers and ask them."""
-    phase = plan.teaching
+    training = plan.teaching
     paths = train_mkd_teachers(
-        collection, plan.teacher, folder / "teachers", phase, parts=plan.parts, seed=plan.seed, progress=progress
+        collection, plan.teacher, folder / "teachers", training, parts=plan.parts, seed=plan.seed, progress=progress
     )
     return build_mkd_caches(
         collection,
         paths,
         folder / "caches",
-        max_length=phase.max_length,
-        bf16=phase.bf16,
-        device=phase.device,
+        max_length=training.max_length,
+        bf16=training.bf16,
+        device=training.device,
         progress=progress,
     )
 
 
 def _students(
-    lessons: Lessons, plan: MkdPlan, run: RunDirectory, progress: bool
+    taught: TaughtTasks, plan: MkdPlan, run: RunDirectory, progress: bool
 ) -> tuple[Mapping[str, Sequence[float]], dict[str, Path]]:
     """Distil the joint student and refine it: its teachers' mean weights by task, and the folders of refined ones."""
     joint = run.path / "student"
@@ -153,24 +153,24 @@ def _students(
     done = train_model(
         joint,
         plan.student,
-        lessons,
+        taught,
         plan.distilling,
         num_layers=plan.num_layers,
         callbacks=[MetricsCallback(run)],
         logging_strategy="steps",
-        logging_steps=max(1, plan.distilling.steps(lessons.collection) // 50),
+        logging_steps=max(1, plan.distilling.steps(taught.collection) // 50),
         **alike,
     )
     refined: dict[str, Path] = {}
     if plan.refining is not None:
-        for name in lessons.collection.names:
+        for name in taught.collection.names:
             refined[name] = run.path / "refined" / folder_of(name)
-            train_model(refined[name], joint, lessons.only(name), plan.refining, **alike)
+            train_model(refined[name], joint, taught.only(name), plan.refining, **alike)
     return done["weights"], refined
 
 
 def _scores(
-    task: Task, cache: LogitCache, folder: Path, refined: Mapping[str, Path], phase: Phase
+    task: Task, cache: LogitCache, folder: Path, refined: Mapping[str, Path], training: MultiTaskSettings
 ) -> Iterator[dict[str, Any]]:
     """Scores of teachers, joint student and refined student on one task."""
     models = {"student": folder / "student"} | ({"refined": refined[task.name]} if task.name in refined else {})
@@ -180,8 +180,8 @@ def _scores(
         for k, part in enumerate(cache.teacher_names):
             yield _row(task, f"{part}-task teacher", split, asked[:, k], ids)
         for name, path in models.items():
-            (model,) = load_teachers([path], task, device=phase.device, bf16=phase.bf16)
-            logits = model.logits(task, ids, batch_size=256, max_length=phase.max_length).numpy()
+            (model,) = load_teachers([path], task, device=training.device, bf16=training.bf16)
+            logits = model.logits(task, ids, batch_size=256, max_length=training.max_length).numpy()
             yield _row(task, name, split, logits, ids)
 
 

@@ -7,7 +7,7 @@ from rlkd.settings import (
     DistillCommand,
     Divergence,
     LossSettings,
-    Phase,
+    MultiTaskSettings,
     ResumableCommand,
     StudentSettings,
     TaskSettings,
@@ -37,7 +37,7 @@ class MkdCommand(ResumableCommand):
     num_layers: int | None = like(StudentSettings, "num_layers")
     epochs: float = knob(10, "Passes of the joint student over the training rows.", above(0))
     learning_rate: float = like(StudentSettings, "learning_rate")
-    divergence: Divergence = like(Phase, "divergence")
+    divergence: Divergence = like(MultiTaskSettings, "divergence")
     kd_ratio: float = like(LossSettings, "kd_ratio")
     refine_epochs: float = knob(3, "Passes of the refinement over each task; 0 for no refinement.", at_least(0))
     refine_kd_ratio: float = like(
@@ -50,9 +50,9 @@ class MkdCommand(ResumableCommand):
     teacher_learning_rate: float | None = like(
         StudentSettings, "learning_rate", help=f"Learning rate of the teachers; {BY_KIND}."
     )
-    batch_size: int = like(Phase, "batch_size")
-    max_length: int = like(Phase, "max_length")
-    bf16: bool = like(Phase, "bf16")
+    batch_size: int = like(MultiTaskSettings, "batch_size")
+    max_length: int = like(MultiTaskSettings, "max_length")
+    bf16: bool = like(MultiTaskSettings, "bf16")
     save_steps: int = like(DistillCommand, "save_steps", default=500)
     seed: int = like(DistillCommand, "seed")
     device: str = like(StudentSettings, "device")

@@ -13,8 +13,8 @@ from rlkd.benchmark.workers import Unit
 from rlkd.errors import ConfigError
 from rlkd.records import digest
 from rlkd.settings import StudentSettings
-from rlkd.systems.mkd.arms import MkdBudget, parse_arm
-from rlkd.systems.mkd.making import student_phase, teacher_key, teaching_phase
+from rlkd.systems.mkd.entries import MkdBudget, parse_entry
+from rlkd.systems.mkd.making import student_settings, teacher_key, teaching_settings
 from rlkd.systems.mkd.units import JointStudent, JointTeacher, ScoredStudent, TaskTeachers
 
 _TEACHING = frozenset(
@@ -24,7 +24,7 @@ _TEACHING = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class MkdSystem(System):
-    """One student of all tasks of a suite; entries of ``weightings`` are arms, see :mod:`rlkd.systems.mkd.arms`."""
+    """One student of all tasks of a suite; for what stands in ``weightings`` see :mod:`rlkd.systems.mkd.entries`."""
 
     budget: MkdBudget
 
@@ -34,15 +34,15 @@ class MkdSystem(System):
         return cls(budget=built(MkdBudget, dict(content), f"{where}, mkd"))
 
     def weighting_in(self, name: str) -> str | None:
-        """The weighting of an arm's two teachers; None where labels alone teach."""
-        return parse_arm(name).weighting
+        """The weighting of an entry's two teachers; None where labels alone teach."""
+        return parse_entry(name).weighting
 
     def smoke(self) -> Self:
         """Budgets that show that everything runs."""
         return replace(self, budget=self.budget.smoke())
 
     def check(self, suite: Suite) -> None:
-        """Refuse tasks that differ in teachers, students, arms or seeds, and settings that would be ignored."""
+        """Refuse tasks that differ in teachers, students, entries or seeds, and settings that would be ignored."""
         first = suite.tasks[0]
         for task in suite.tasks:
             for what in ("teachers", "students", "weightings", "seeds", "policy_seeds", "teacher_share", "system"):
@@ -56,10 +56,10 @@ class MkdSystem(System):
         default = StudentSettings()
         for name, settings in first.students.items():
             self.budget.epochs_of(name)
-            student_phase(self.budget, name, settings)
+            student_settings(self.budget, name, settings)
             if settings.max_steps not in (default.max_steps, SMOKE_STEPS):  # a smoke test sets the latter for policies
                 raise ConfigError(f"max_steps of student {name!r} would be ignored; give epochs under mkd")
-        teaching_phase(first)
+        teaching_settings(first)
 
     def units(self, suite: Suite, ordinary: list[Unit]) -> list[Unit]:
         """The teacher of all tasks, those of each and policies; then students, each with the runs that need it."""

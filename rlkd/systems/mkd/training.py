@@ -20,33 +20,36 @@ from rlkd.models.multi_task import check_multi_task
 from rlkd.models.teacher_files import load_teachers
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import folder_of
-from rlkd.settings import Phase
+from rlkd.settings import MultiTaskSettings
 from rlkd.systems.mkd.settings import MkdCommand
-from rlkd.trainer.multi_task_training import Lessons, train_model
+from rlkd.trainer.multi_task_training import TaughtTasks, train_model
 
 Part = Literal["single", "multi"]
 PARTS: tuple[str, ...] = get_args(Part)
 """What teachers there are: one for each task alone, and one for all."""
 
 
-def refinement_phase(
-    phase: Phase, *, epochs: float = MkdCommand.refine_epochs, kd_ratio: float = MkdCommand.refine_kd_ratio
-) -> Phase:
+def refinement_settings(
+    training: MultiTaskSettings,
+    *,
+    epochs: float = MkdCommand.refine_epochs,
+    kd_ratio: float = MkdCommand.refine_kd_ratio,
+) -> MultiTaskSettings:
     """How a student that was distilled jointly is refined on one task: by default fine-tuned on its labels.
 
     Args:
-        phase: Of the joint distillation; the rate is half of its own.
+        training: Of the joint distillation; the rate is half of its own.
         epochs: Passes over the task's rows.
         kd_ratio: Share of the teachers in the loss.
     """
-    return replace(phase, epochs=epochs, learning_rate=phase.learning_rate / 2, kd_ratio=kd_ratio)
+    return replace(training, epochs=epochs, learning_rate=training.learning_rate / 2, kd_ratio=kd_ratio)
 
 
 def train_mkd_teachers(
     collection: TaskCollection,
     kind: str,
     folder: str | Path,
-    phase: Phase,
+    training: MultiTaskSettings,
     *,
     parts: Sequence[str] = ("multi",),
     num_layers: int | None = None,
@@ -59,7 +62,7 @@ def train_mkd_teachers(
         collection: The tasks.
         kind: Encoder, see :func:`rlkd.models.multi_task.load_multi_task`.
         folder: ``multi`` and ``single/TASK`` are made in it.
-        phase: See :func:`teacher_phase`.
+        training: See :func:`multi_task_teacher_settings`.
         parts: ``single``, ``multi`` or both.
         num_layers: Keep only the first layers of a pretrained encoder.
         seed: Of heads, order of batches and dropout.
@@ -76,8 +79,8 @@ def train_mkd_teachers(
             paths[name][part] = path
             if part == "multi" and name != collection.names[0]:
                 continue
-            lessons = Lessons(collection=collection if part == "multi" else collection.only(name))
-            train_model(path, kind, lessons, phase, num_layers=num_layers, seed=seed, progress=progress)
+            taught = TaughtTasks(collection=collection if part == "multi" else collection.only(name))
+            train_model(path, kind, taught, training, num_layers=num_layers, seed=seed, progress=progress)
     return paths
 
 
@@ -96,9 +99,9 @@ def build_mkd_caches(
     paths: Mapping[str, Mapping[str, Path]],
     folder: str | Path,
     *,
-    max_length: int = Phase.max_length,
-    bf16: bool = Phase.bf16,
-    device: str | None = Phase.device,
+    max_length: int = MultiTaskSettings.max_length,
+    bf16: bool = MultiTaskSettings.bf16,
+    device: str | None = MultiTaskSettings.device,
     progress: bool = False,
 ) -> dict[str, LogitCache]:
     """The logits of a task's teachers, one cache a task; teachers are called by their part.
@@ -127,7 +130,11 @@ def build_mkd_caches(
 
 
 def check_mkd(
-    collection: TaskCollection, kind: str, student: str, phases: Sequence[Phase], num_layers: int | None = None
+    collection: TaskCollection,
+    kind: str,
+    student: str,
+    trainings: Sequence[MultiTaskSettings],
+    num_layers: int | None = None,
 ) -> None:
     """Refuse before any long work what cannot run.
 
@@ -135,11 +142,11 @@ def check_mkd(
         collection: The tasks.
         kind: Encoder of the teachers.
         student: Encoder of the student.
-        phases: Of teachers first, then of the student.
+        trainings: Of teachers first, then of the student.
         num_layers: Of the student.
     """
-    check_multi_task(kind, collection, max_length=phases[0].max_length)
-    for phase in phases[1:]:
-        check_multi_task(student, collection, num_layers=num_layers, max_length=phase.max_length)
-    for phase in phases:
-        check_device(phase.device)
+    check_multi_task(kind, collection, max_length=trainings[0].max_length)
+    for training in trainings[1:]:
+        check_multi_task(student, collection, num_layers=num_layers, max_length=training.max_length)
+    for training in trainings:
+        check_device(training.device)

@@ -1,7 +1,7 @@
 """The units of work of a suite of MKD: teachers of all tasks and of each, students of all and of each, runs.
 
-A run is scored task by task, so its records are those of any other suite: one line for a task, a student, an arm (where
-others have a weighting) and a seed.
+A run is scored task by task, so its records are those of any other suite: one line for a task, a student, an entry
+(where others have a weighting) and a seed.
 """
 
 import shutil
@@ -11,10 +11,10 @@ from typing import Any
 
 from rlkd.benchmark.jobs import recorded
 from rlkd.benchmark.measuring import answers, student_scores
-from rlkd.benchmark.places import portable
+from rlkd.benchmark.paths import portable
 from rlkd.benchmark.running import Run, SuiteWorker, Teachers
-from rlkd.benchmark.stages import arm_of, make_teachers, plan_data
-from rlkd.benchmark.suites import Suite, TaskPlan
+from rlkd.benchmark.stages import compared_weighting, make_teachers, plan_data
+from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, claim
 from rlkd.cost import NO_COST, cost_in, metered, share_of
 from rlkd.data.collection import TaskCollection
@@ -22,18 +22,18 @@ from rlkd.data.task import Task
 from rlkd.metrics import told_if_diverged
 from rlkd.models import load_teachers
 from rlkd.records import digest
-from rlkd.systems.mkd.arms import LABELS, TEACHERS, MkdArm, parse_arm
+from rlkd.systems.mkd.entries import LABELS, TEACHERS, MkdEntry, parse_entry
 from rlkd.systems.mkd.making import (
     MODELS_FOLDER,
     budget_of,
     lessons_of,
     multi_folder,
     student_name,
-    student_phase,
+    student_settings,
     train_student,
     train_teacher,
 )
-from rlkd.systems.mkd.training import refinement_phase
+from rlkd.systems.mkd.training import refinement_settings
 from rlkd.trainer.multi_task_training import train_model
 
 
@@ -60,10 +60,10 @@ class JointTeacher:
 class TaskTeachers(Teachers):
     """The teacher of one task alone, and the teacher of all, asked about every instance."""
 
-    def make(self, worker: SuiteWorker, task: TaskPlan, folder: Path) -> dict[str, Any]:
+    def make(self, worker: SuiteWorker, task: SuiteTask, folder: Path) -> dict[str, Any]:
         """See :class:`rlkd.benchmark.running.Teachers`."""
 
-        def train(plan: TaskPlan, taught: Task, place: Path) -> dict[str, Path]:
+        def train(plan: SuiteTask, taught: Task, place: Path) -> dict[str, Path]:
             single = train_teacher(plan, TaskCollection((taught,)), place / "single")
             return {"single": single, "multi": multi_folder(worker)}
 
@@ -72,7 +72,7 @@ class TaskTeachers(Teachers):
 
 @dataclass(frozen=True)
 class JointStudent(Run):
-    """A student of an arm, of all tasks or of one; runs refine and score it."""
+    """A student of an entry, of all tasks or of one; runs refine and score it."""
 
     def do(self, worker: SuiteWorker, name: str) -> Any:
         """See :class:`rlkd.benchmark.running.Work`."""
@@ -87,12 +87,12 @@ class JointStudent(Run):
 
 @dataclass(frozen=True)
 class ScoredStudent(Run):
-    """A student of an arm, refined on one task if the arm says so, and scored there."""
+    """A student of an entry, refined on one task if the entry says so, and scored there."""
 
     @property
     def alone(self) -> bool:
         """Whether the student is of one task."""
-        return parse_arm(self.weighting).student == "single"
+        return parse_entry(self.weighting).student == "single"
 
     def maker(self, suite: Suite) -> str:
         """Name of the unit that makes the student."""
@@ -101,7 +101,7 @@ class ScoredStudent(Run):
     def key(self, suite: Suite) -> str:
         """Of the record: equal keys are equal runs."""
         budget = budget_of(suite)
-        refined = [budget.refine_epochs, budget.refine_kd_ratio] if parse_arm(self.weighting).refined else None
+        refined = [budget.refine_epochs, budget.refine_kd_ratio] if parse_entry(self.weighting).refined else None
         described = [suite.name, suite.tasks[self.index].name, self.student, self.weighting, self.seed]
         return digest([*described, self.maker(suite), refined], 16, algorithm="sha256")
 
@@ -139,42 +139,42 @@ class ScoredStudent(Run):
 
 def _alone(work: Run) -> int | None:
     """The one task of a student; None: all."""
-    return work.index if parse_arm(work.weighting).student == "single" else None
+    return work.index if parse_entry(work.weighting).student == "single" else None
 
 
-def _settings(suite: Suite, task: TaskPlan, student: str) -> dict[str, Any]:
-    """What all arms of a student share: passes stand for steps, of which a joint student takes more."""
+def _settings(suite: Suite, task: SuiteTask, student: str) -> dict[str, Any]:
+    """What all entries of a student share: passes stand for steps, of which a joint student takes more."""
     given = task.students[student].record() | {"epochs": budget_of(suite).epochs_of(student)}
     given |= {"refine_epochs": budget_of(suite).refine_epochs, "refine_kd_ratio": budget_of(suite).refine_kd_ratio}
     return {key: value for key, value in given.items() if key != "max_steps"}
 
 
 def _scored(worker: SuiteWorker, run: ScoredStudent) -> dict[str, Any]:
-    """Refine the student, if the arm says so, and score it."""
-    suite, arm, alone = worker.suite, parse_arm(run.weighting), _alone(run)
+    """Refine the student, if the entry says so, and score it."""
+    suite, entry, alone = worker.suite, parse_entry(run.weighting), _alone(run)
     index, student, name, seed = run.index, run.student, run.weighting, run.seed
     folder, done = train_student(worker, student, name, seed, alone)
-    plan, lessons = suite.tasks[index], lessons_of(worker, arm, seed, index)
+    plan, taught = suite.tasks[index], lessons_of(worker, entry, seed, index)
     task, cache = worker.held["contexts"][index].task, worker.held["contexts"][index].cache
     path = folder
     settings = plan.students[student]
-    if arm.refined:
+    if entry.refined:
         path = folder.with_name(f"{folder.name}-{plan.name}")
-        phase = refinement_phase(
-            student_phase(budget_of(suite), student, settings),
+        training = refinement_settings(
+            student_settings(budget_of(suite), student, settings),
             epochs=budget_of(suite).refine_epochs,
-            kd_ratio=0.0 if arm.teacher == LABELS else budget_of(suite).refine_kd_ratio,
+            kd_ratio=0.0 if entry.teacher == LABELS else budget_of(suite).refine_kd_ratio,
         )
         shared = worker.held.setdefault(("inputs", student, alone), {})
-        train_model(path, folder, lessons, phase, seed=seed, shared=shared)
+        train_model(path, folder, taught, training, seed=seed, shared=shared)
     (model,) = load_teachers([path], task, device=settings.device, bf16=settings.bf16)
     logits = model.logits(task, task.splits["test"], batch_size=256, max_length=settings.max_length).numpy()
-    if arm.refined:
+    if entry.refined:
         shutil.rmtree(path)
     labels = task.labels("test")
     found = plan.policy_of(name)
     spent = share_of(cost_in(done), 1 / (len(suite.tasks) if alone is None else 1))
-    asked = 0 if arm.teacher == LABELS else 1 if arm.teacher in TEACHERS else len(cache.teacher_names)
+    asked = 0 if entry.teacher == LABELS else 1 if entry.teacher in TEACHERS else len(cache.teacher_names)
     scores = student_scores(logits, labels)
     return {
         **scores,
@@ -182,8 +182,8 @@ def _scored(worker: SuiteWorker, run: ScoredStudent) -> dict[str, Any]:
         "cost_before": spent,
         "student_seconds": spent["seconds"],
         "teacher_passes": asked * len(task.splits["train"]),
-        **_policy_cost(worker, plan, arm, seed, found is not None),
-        "mean_weights": None if arm.teacher == LABELS else done["weights"][plan.name],
+        **_policy_cost(worker, plan, entry, seed, found is not None),
+        "mean_weights": None if entry.teacher == LABELS else done["weights"][plan.name],
         "data": task.fingerprint,
         "logits": cache.identity,
         "rows": {split: len(ids) for split, ids in task.splits.items()},
@@ -191,8 +191,12 @@ def _scored(worker: SuiteWorker, run: ScoredStudent) -> dict[str, Any]:
     }
 
 
-def _policy_cost(worker: SuiteWorker, plan: TaskPlan, arm: MkdArm, seed: int, learned: bool) -> dict[str, Any]:
-    spent = arm_of(plan, arm.weighting or "", seed, worker.folder / "policies").policy_cost if learned else NO_COST
+def _policy_cost(worker: SuiteWorker, plan: SuiteTask, entry: MkdEntry, seed: int, learned: bool) -> dict[str, Any]:
+    spent = (
+        compared_weighting(plan, entry.weighting or "", seed, worker.folder / "policies").policy_cost
+        if learned
+        else NO_COST
+    )
     return {f"policy_{name}": value for name, value in spent.items()}
 
 

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlkd.agents.acting import make_acting_env, observed_embedding_size, train_actor, training_record, with_switches
+from rlkd.agents.actor_training import (
+    make_acting_env,
+    observed_embedding_size,
+    train_actor,
+    training_record,
+    with_switches,
+)
 from rlkd.agents.reinforce import Reinforce
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task

@@ -15,13 +15,13 @@ from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
 from rlkd.weighting.base import masked_softmax, normalised
-from rlkd.weighting.tied import TiedPolicy, fallen_back
+from rlkd.weighting.fixed_teachers import TeacherBoundPolicy, fallen_back
 
 BOUND = 100.0
 """Numbers of the state are clipped to this size."""
 
 
-class MtkdRlAgent(TiedPolicy):
+class MtkdRlAgent(TeacherBoundPolicy):
     """Weights ``(softmax(scores) + (1 - softmax(CE)) / (K - 1) + softmax(KL)) / 3``.
 
     CE is the teacher's cross entropy to the label; KL its divergence from the student, softened: the first heuristic

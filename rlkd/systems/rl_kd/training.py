@@ -21,7 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlkd.agents.acting import make_acting_env, observed_embedding_size, train_actor, training_record, with_switches
+from rlkd.agents.actor_training import (
+    make_acting_env,
+    observed_embedding_size,
+    train_actor,
+    training_record,
+    with_switches,
+)
 from rlkd.agents.protocols import ActingEnvironment
 from rlkd.agents.reinforce import BASELINES, UPDATES, Reinforce
 from rlkd.data.splitting import check_seed

@@ -14,8 +14,8 @@ from rlkd.errors import PolicyError
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
+from rlkd.weighting.fixed_teachers import TeacherBoundPolicy, fallen_back
 from rlkd.weighting.subsets import EMPTY_SETS, draw_subsets, filled, keyed_uniforms, modal_subsets
-from rlkd.weighting.tied import TiedPolicy, fallen_back
 
 DECISIONS = ("sample", "mode")
 """Deployed, a teacher is selected with its probability, or if that is above one half."""
@@ -25,7 +25,7 @@ ABSENT_SCORE = -30.0
 LARGEST_CROSS_ENTROPY = 20.0
 
 
-class RlKdSelector(TiedPolicy):
+class RlKdSelector(TeacherBoundPolicy):
     """Selects a subset of the teachers for every instance; its weights are the mean of the selected.
 
     The probability of teacher k for instance i is ``sigmoid(w_k . s_ik + b_k)``. The state ``s_ik`` is the instance's

@@ -41,7 +41,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TeacherSettings:
     """All that decides one teacher's weights."""
 
     kind: str
@@ -67,7 +67,7 @@ class Plan:
         return f"{slug}-{index}"
 
 
-def plan_teachers(task: Task, *, kinds: Sequence[str], **settings: Any) -> list[Plan]:
+def teacher_settings(task: Task, *, kinds: Sequence[str], **settings: Any) -> list[TeacherSettings]:
     """The plans of :func:`~rlkd.models.training.train_teachers`, one a kind, from the same arguments; writes nothing.
 
     Raises:
@@ -88,7 +88,7 @@ def plan_teachers(task: Task, *, kinds: Sequence[str], **settings: Any) -> list[
         raise ConfigError("bf16 would be ignored: no kind is a network; leave it out")
     known = known_names(task, knows_by, len(kinds), training.variant, training.share)
     plans = [
-        Plan(
+        TeacherSettings(
             kind=kind,
             known=known[index],
             knows_by=knows_by,
@@ -109,7 +109,7 @@ def plan_teachers(task: Task, *, kinds: Sequence[str], **settings: Any) -> list[
     return plans
 
 
-def check_rows(task: Task, plan: Plan, name: str) -> None:
+def check_rows(task: Task, plan: TeacherSettings, name: str) -> None:
     """Refuse a teacher whose training rows are of fewer than two classes.
 
     Raises:

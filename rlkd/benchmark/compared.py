@@ -18,7 +18,7 @@ FITTED_ONCE = (None, "knows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class ComparedWeighting:
     """One weighting of a comparison."""
 
     name: str
@@ -31,7 +31,9 @@ class Arm:
     """Distil on the labelled train rows alone, because it cannot weight the others."""
 
 
-def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir: Path, *, seed: int = 0) -> list[Arm]:
+def compared_weightings(
+    specs: Sequence[str], task: Task, cache: LogitCache, output_dir: Path, *, seed: int = 0
+) -> list[ComparedWeighting]:
     """Name the weightings, and fit a router once: like a policy it is the same for every seed.
 
     Args:
@@ -42,12 +44,12 @@ def resolve_arms(specs: Sequence[str], task: Task, cache: LogitCache, output_dir
         seed: Of the router's fit.
     """
     parsed = [WeightingSpec.parse(spec) for spec in specs]
-    return [_arm(spec.short_name(parsed), _built(spec, task, cache, output_dir, seed)) for spec in parsed]
+    return [_compared(spec.short_name(parsed), _built(spec, task, cache, output_dir, seed)) for spec in parsed]
 
 
-def _arm(name: str, spec: WeightingSpec) -> Arm:
+def _compared(name: str, spec: WeightingSpec) -> ComparedWeighting:
     """What was learned before this comparison does not say what it took."""
-    return Arm(name=name, spec=spec, policy_cost=NO_COST if spec.learned() is None else UNKNOWN_COST)
+    return ComparedWeighting(name=name, spec=spec, policy_cost=NO_COST if spec.learned() is None else UNKNOWN_COST)
 
 
 def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path, seed: int) -> WeightingSpec:

@@ -1,8 +1,9 @@
-"""What a suite of ``system: mkd`` says beside tasks, teachers, students and seeds: budgets, and arms.
+"""What a suite of ``system: mkd`` says beside tasks, teachers, students and seeds: budgets, and entries.
 
-An arm stands where other suites have a weighting and is written ``TEACHER[/STUDENT][+refined]``. TEACHER is ``labels``
-(no teacher), ``single`` (that of the task alone), ``multi`` (that of all tasks) or a weighting of the two; STUDENT is
-``multi`` (one of all tasks, the default) or ``single`` (one a task); ``+refined`` fine-tunes it on the task afterwards.
+An entry stands where other suites have a weighting and is written ``TEACHER[/STUDENT][+refined]``. TEACHER is
+``labels`` (no teacher), ``single`` (that of the task alone), ``multi`` (that of all tasks) or a weighting of the two;
+STUDENT is ``multi`` (one of all tasks, the default) or ``single`` (one a task); ``+refined`` fine-tunes it on
+the task afterwards.
 """
 
 import re
@@ -19,7 +20,7 @@ _SMOKE_EPOCHS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class MkdArm:
+class MkdEntry:
     """Who teaches whom, and whether the student is refined."""
 
     teacher: str
@@ -32,8 +33,8 @@ class MkdArm:
         return None if self.teacher == LABELS else TEACHERS.get(self.teacher, self.teacher)
 
 
-def parse_arm(name: str) -> MkdArm:
-    """Read an arm of an MKD suite.
+def parse_entry(name: str) -> MkdEntry:
+    """Read an entry of an MKD suite.
 
     Raises:
         ConfigError: It is not written as one.
@@ -41,9 +42,10 @@ def parse_arm(name: str) -> MkdArm:
     match = _ARM.fullmatch(name)
     if match is None or match["teacher"].endswith("+refined"):
         raise ConfigError(
-            f"expected an arm of MKD such as 'multi', 'single/single' or 'entropy/multi+refined', got {name!r}; mend it"
+            f"expected an entry of MKD, 'multi', 'single/single' or 'entropy/multi+refined' for example, got {name!r}; "
+            "mend it"
         )
-    return MkdArm(teacher=match["teacher"], student=match["student"] or "multi", refined=match["refined"] is not None)
+    return MkdEntry(teacher=match["teacher"], student=match["student"] or "multi", refined=match["refined"] is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

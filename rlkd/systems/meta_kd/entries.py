@@ -1,4 +1,4 @@
-"""What a suite of ``system: meta_kd`` says of its teachers, students and arms."""
+"""What a suite of ``system: meta_kd`` says of its teachers, students and entries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from rlkd.systems.meta_kd.settings import DistillationSettings, MetaKdSettings
 from rlkd.systems.meta_kd.teachers import META, MIXED, MULTI_TASK
 
 OWN, SINGLES = "own", "singles"
-"""In an arm's teachers: the one of the student's domain; those of all single domains that were seen."""
+"""In an entry's teachers: the one of the student's domain; those of all single domains that were seen."""
 META_KD = "meta_kd"
-ARMS: Mapping[str, Mapping[str, Any]] = {
+ENTRIES: Mapping[str, Mapping[str, Any]] = {
     "single": {"teachers": [OWN], **TINY_BERT},
     "mixed": {"teachers": [MIXED], **TINY_BERT},
     "multi_task": {"teachers": [MULTI_TASK], **TINY_BERT},
@@ -24,15 +24,15 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     META_KD: {"teachers": [META]},
 }
 """Rows of the paper's tables: every teacher with TinyBERT's distillation, the average of all single-domain teachers,
-and the meta-teacher with meta-distillation, which is what arms have unless they say otherwise."""
+and the meta-teacher with meta-distillation, which is what entries have unless they say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaKdArm:
+class MetaKdEntry:
     """One row of a table."""
 
     teachers: tuple[str, ...]
-    recipe: DistillationSettings
+    distillation: DistillationSettings
 
 
 def read_meta_kd(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def read_meta_kd(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         check_folder_name(name, where, "variant")
         teacher_settings({**content["teachers"], **changes}, f"{where}, variant {name!r}")
     base = mapping_in(content, "distillation", where)
-    arms = {
-        name: _arm(base, arm, f"{where}, arm {name!r}")
-        for name, arm in {**ARMS, **mapping_in(content, "arms", where)}.items()
+    entries = {
+        name: _entry(base, entry, f"{where}, entry {name!r}")
+        for name, entry in {**ENTRIES, **mapping_in(content, "arms", where)}.items()
     }
     student = mapping_in(content, "student", where)
     check_keys(student, ("num_layers", "hidden_size"), f"{where}, meta_kd student")
@@ -65,19 +65,19 @@ def read_meta_kd(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         "domain": content["domain"],
         "teachers": teacher_settings(content["teachers"], f"{where}, meta_kd teachers"),
         "variants": variants,
-        "arms": arms,
+        "entries": entries,
         "set": tuple(content.get("set", (SINGLES, META))),
         **student,
         **rest,
     }
 
 
-def _arm(base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> MetaKdArm:
+def _entry(base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> MetaKdEntry:
     teachers = changes.get("teachers")
     if not isinstance(teachers, Sequence) or isinstance(teachers, str) or not teachers:
         raise ConfigError(f"{where}: expected a list of teachers, got {teachers!r:.60}; name some")
     own = {key: value for key, value in changes.items() if key != "teachers"}
-    return MetaKdArm(teachers=tuple(teachers), recipe=built(DistillationSettings, {**base, **own}, where))
+    return MetaKdEntry(teachers=tuple(teachers), distillation=built(DistillationSettings, {**base, **own}, where))
 
 
 def teacher_settings(content: Mapping[str, Any], where: str) -> MetaKdSettings:

@@ -13,7 +13,7 @@ from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_teachers, train_teachers
 from rlkd.records import check_output_dir
 from rlkd.settings import PolicyTraining, QuickstartCommand, StudentSettings
-from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_arms
+from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_weightings
 from rlkd.workflow.opening import open_run
 from rlkd.workflow.policies import learning_curve, run_train_policy
 from rlkd.workflow.teachers import Rows
@@ -66,7 +66,7 @@ def run_quickstart(
         )
         teachers = load_teachers([str(path) for path in paths], task)
         cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
-    arms = default_arms(cache, str(folder / "policy" / "policy"))
+    names = default_weightings(cache, str(folder / "policy" / "policy"))
     with _policy_free_students(task, cache, settings, folder, seeds, workers):
         with one_thread():
             run_train_policy(
@@ -81,7 +81,7 @@ def run_quickstart(
                 progress=progress,
             )
         curve = learning_curve(folder / "policy")
-        return compare_and_report(task, cache, arms, settings, folder, seeds, workers, progress, curve=curve)
+        return compare_and_report(task, cache, names, settings, folder, seeds, workers, progress, curve=curve)
 
 
 def _policy_free_students(

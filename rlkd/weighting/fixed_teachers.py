@@ -10,7 +10,7 @@ from rlkd.errors import PolicyError, WeightingError
 from rlkd.types import Actor, State
 from rlkd.weighting.base import Evidence, equal_weights, require_argument
 from rlkd.weighting.heuristic import FALLS_BACK
-from rlkd.weighting.saved import SavedPolicy, load_module
+from rlkd.weighting.policy_files import SavedPolicy, load_module
 
 LARGEST_SIZE = 100_000
 OBSERVED = frozenset({"labels", "student_logits", "embeddings"})
@@ -25,7 +25,7 @@ the training. It needs labels wherever it is used. No pickle is involved: weight
 """
 
 
-class TiedPolicy(SavedPolicy, Actor, model_card_template=CARD):
+class TeacherBoundPolicy(SavedPolicy, Actor, model_card_template=CARD):
     """A policy that knows its teachers by their place, and its classes."""
 
     system: ClassVar[str]

@@ -12,7 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from rlkd.agents.protocols import ActingEnvironment
 from rlkd.agents.reinforce import ActorPolicy
 from rlkd.agents.run import PolicyRun
-from rlkd.agents.slots import MaskedRolloutBuffer, SlotsVecEnv, make_slots
+from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv, make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError, nearest
 from rlkd.logit_cache import embedding_size
@@ -20,11 +20,11 @@ from rlkd.models.students import StudentFactory
 from rlkd.records import RunDirectory, commit
 from rlkd.settings import PolicyTraining
 from rlkd.types import Actor, LogitSource
-from rlkd.weighting.tied import TiedPolicy
+from rlkd.weighting.fixed_teachers import TeacherBoundPolicy
 
 ACTING_ENV_ID = "rlkd_envs:rlkd/TeacherActing-v0"
 
-ActorT = TypeVar("ActorT", bound=TiedPolicy)
+ActorT = TypeVar("ActorT", bound=TeacherBoundPolicy)
 SettingsT = TypeVar("SettingsT")
 
 
@@ -70,8 +70,8 @@ def make_acting_env(
 
 def make_agent(
     algorithm: type[OnPolicyAlgorithm],
-    actor: TiedPolicy,
-    slots: SlotsVecEnv,
+    actor: TeacherBoundPolicy,
+    slots: MiniBatchVecEnv,
     *,
     seed: int,
     policy: Mapping[str, Any] | None = None,

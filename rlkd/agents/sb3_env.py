@@ -31,7 +31,7 @@ def make_slots(env_id: str, episode: Mapping[str, Any] | None, **arguments: Any)
     return cast(WeightingEnvironment, made.unwrapped)
 
 
-class SlotsVecEnv(VecEnv):
+class MiniBatchVecEnv(VecEnv):
     """A Gymnasium vector environment with same-step autoreset, as Stable-Baselines3 wants it."""
 
     def __init__(self, env: WeightingEnvironment, *, first_episode: int = 0, seed: int = 0) -> None:
