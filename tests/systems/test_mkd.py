@@ -439,6 +439,7 @@ def test_the_command_runs_on_files_and_continues(collection, tmp_path):
         (["--weighting", "entropie", "--teachers", "both"], "did you mean 'entropy'"),
         (["--divergence", "l2"], "divergence must be one of"),
         (["--student", "rlkd/mlp"], "unknown multi-task student"),
+        (["--student", "rlkd/mlp", "--refine-epochs", "0"], "unknown multi-task student"),  # 0: it is not refined
         (["--epochs", "0"], "epochs must be > 0, got 0.0"),
         (["--max-length", "2"], "max_length must be at least"),
         (["--task", "digits"], "'digits' has vectors"),

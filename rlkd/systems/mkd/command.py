@@ -36,7 +36,7 @@ def mkd(run: MkdCommand) -> None:
         raise ConfigError(f"weighting {run.weighting!r} would be ignored with one teacher a task; pass --teachers both")
     from rlkd.devices import found_device
     from rlkd.settings import MultiTaskSettings
-    from rlkd.systems.mkd.run import MkdPlan, run_mkd
+    from rlkd.systems.mkd.run import MkdSettings, run_mkd
     from rlkd.systems.mkd.training import refinement_settings
     from rlkd.trainer.multi_task_training import multi_task_teacher_settings
 
@@ -54,8 +54,10 @@ def mkd(run: MkdCommand) -> None:
         kd_ratio=run.kd_ratio,
         **alike,
     )
-    refining = refinement_settings(distilling, epochs=run.refine_epochs, kd_ratio=run.refine_kd_ratio)
-    plan = MkdPlan(
+    refining = None
+    if run.refine_epochs:
+        refining = refinement_settings(distilling, epochs=run.refine_epochs, kd_ratio=run.refine_kd_ratio)
+    plan = MkdSettings(
         teacher=run.teacher,
         parts=("single", "multi") if run.teachers == "both" else (run.teachers,),
         weighting=run.weighting,
@@ -65,7 +67,7 @@ def mkd(run: MkdCommand) -> None:
             run.teacher, epochs=run.teacher_epochs, learning_rate=run.teacher_learning_rate, **alike
         ),
         distilling=distilling,
-        refining=refining if run.refine_epochs else None,
+        refining=refining,
         seed=run.seed,
         save_steps=run.save_steps,
     )

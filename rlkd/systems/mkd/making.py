@@ -93,7 +93,7 @@ def multi_folder(worker: SuiteWorker) -> Path:
     return worker.folder / "teachers" / f"multi-{teacher_key(worker.suite)}"
 
 
-def lessons_of(worker: SuiteWorker, entry: MkdEntry, seed: int, alone: int | None) -> TaughtTasks:
+def taught_tasks(worker: SuiteWorker, entry: MkdEntry, seed: int, alone: int | None) -> TaughtTasks:
     """Tasks, logits and weightings of a student, of all tasks or of one."""
     suite = worker.suite
     contexts: dict[int, Context] = worker.held.setdefault("contexts", {})
@@ -126,7 +126,7 @@ def train_student(worker: SuiteWorker, student: str, name: str, seed: int, alone
     done = train_model(
         folder,
         settings.student,
-        lessons_of(worker, entry, seed, alone),
+        taught_tasks(worker, entry, seed, alone),
         training,
         num_layers=settings.num_layers,
         seed=seed,

@@ -31,7 +31,7 @@ SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MkdPlan:
+class MkdSettings:
     """All that decides a run beside its tasks."""
 
     teacher: str
@@ -80,7 +80,7 @@ class MkdPlan:
 def run_mkd(
     tasks: Sequence[Mapping[str, Any]],
     output_dir: str,
-    plan: MkdPlan,
+    plan: MkdSettings,
     *,
     resume: bool = MkdCommand.resume,
     overwrite: bool = MkdCommand.overwrite,
@@ -120,7 +120,7 @@ def run_mkd(
     return rows
 
 
-def _caches(collection: TaskCollection, plan: MkdPlan, folder: Path, progress: bool) -> dict[str, LogitCache]:
+def _caches(collection: TaskCollection, plan: MkdSettings, folder: Path, progress: bool) -> dict[str, LogitCache]:
     """Train the teachers and ask them."""
     training = plan.teaching
     paths = train_mkd_teachers(
@@ -138,7 +138,7 @@ def _caches(collection: TaskCollection, plan: MkdPlan, folder: Path, progress: b
 
 
 def _students(
-    taught: TaughtTasks, plan: MkdPlan, run: RunDirectory, progress: bool
+    taught: TaughtTasks, plan: MkdSettings, run: RunDirectory, progress: bool
 ) -> tuple[Mapping[str, Sequence[float]], dict[str, Path]]:
     """Distil the joint student and refine it: its teachers' mean weights by task, and the folders of refined ones."""
     joint = run.path / "student"

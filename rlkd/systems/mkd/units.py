@@ -26,10 +26,10 @@ from rlkd.systems.mkd.entries import LABELS, TEACHERS, MkdEntry, parse_entry
 from rlkd.systems.mkd.making import (
     MODELS_FOLDER,
     budget_of,
-    lessons_of,
     multi_folder,
     student_name,
     student_settings,
+    taught_tasks,
     train_student,
     train_teacher,
 )
@@ -154,7 +154,7 @@ def _scored(worker: SuiteWorker, run: ScoredStudent) -> dict[str, Any]:
     suite, entry, alone = worker.suite, parse_entry(run.weighting), _alone(run)
     index, student, name, seed = run.index, run.student, run.weighting, run.seed
     folder, done = train_student(worker, student, name, seed, alone)
-    plan, taught = suite.tasks[index], lessons_of(worker, entry, seed, index)
+    plan, taught = suite.tasks[index], taught_tasks(worker, entry, seed, index)
     task, cache = worker.held["contexts"][index].task, worker.held["contexts"][index].cache
     path = folder
     settings = plan.students[student]
