@@ -205,7 +205,9 @@ def test_a_pretrained_student_learns_at_the_rate_of_fine_tuning(student):
     assert StudentSettings(student=student, learning_rate=0.0).learning_rate == 0.0
 
 
-@pytest.mark.parametrize("command", ["distill", "compare", "train-policy", "mkd", "meta-kd", "train-teachers", "cache"])
+@pytest.mark.parametrize(
+    "command", ["distill", "compare", "train-policy", "train-teachers", "cache", *plugins.registered("commands")]
+)
 def test_the_accelerator_is_used_where_there_is_one(command, monkeypatch):
     assert flags(command)["device"].default == "auto"
 

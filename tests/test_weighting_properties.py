@@ -34,7 +34,7 @@ FREE = (
     "ca_mkd",
     "mt_bert",
     "mt_bert_raw",
-    "meta_kd",
+    *({"meta_kd"} & set(weighting_names())),
     "best_per_instance",
     "router",
     "policy",
