@@ -130,6 +130,12 @@ class MultiTaskSettings(Settings):
         super().__post_init__()
         check_loss_settings(self.temperature, self.kd_ratio, LossSettings.mix, self.divergence)
 
+    @classmethod
+    def of(cls, student: StudentSettings, *, epochs: float) -> "MultiTaskSettings":
+        """A student's own settings, with passes for steps."""
+        shared = {name: value for name, value in vars(student).items() if name in names_of(cls)}
+        return cls(epochs=epochs, **shared)
+
     def settings(self, student: str, max_steps: int) -> StudentSettings:
         """The same as settings of a student."""
         shared = {name: value for name, value in vars(self).items() if name in names_of(StudentSettings)}

@@ -62,17 +62,7 @@ def student_settings(budget: MkdBudget, name: str, settings: StudentSettings) ->
     Raises:
         ConfigError: No epochs are given for it, or a setting is out of range.
     """
-    return MultiTaskSettings(
-        epochs=budget.epochs_of(name),
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        max_length=settings.max_length,
-        kd_ratio=settings.kd_ratio,
-        divergence=settings.divergence,
-        temperature=settings.temperature,
-        bf16=settings.bf16,
-        device=settings.device,
-    )
+    return MultiTaskSettings.of(settings, epochs=budget.epochs_of(name))
 
 
 def train_teacher(plan: SuiteTask, collection: TaskCollection, folder: Path) -> Path:
