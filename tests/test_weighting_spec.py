@@ -79,7 +79,10 @@ def test_what_is_no_weighting_is_refused(text: str, error: type[RlkdError], mess
         (["policy:saved", "fixed:1,0"], ["policy", "fixed:1,0"]),
         (["saved", "policy_mean:saved"], ["policy", "policy_mean"]),
         (["saved", "policy:entropy"], ["saved", "policy:entropy"]),
-        (["rl_kd:saved", "own_for_spec:Mine", "router:knows"], ["rl_kd:saved", "own_for_spec:Mine", "router:knows"]),
+        (
+            ["max_probability:2", "own_for_spec:Mine", "router:knows"],
+            ["max_probability:2", "own_for_spec:Mine", "router:knows"],
+        ),
     ],
 )
 def test_tables_name_the_path_only_where_it_tells_policies_apart(texts: list[str], names: list[str]) -> None:
