@@ -157,6 +157,17 @@ def test_a_policy_goes_on_from_its_checkpoint_to_the_same_end(before: Path) -> N
         assert torch.allclose(tensor, whole[name], atol=frozen.WITHIN)
 
 
+
+def test_a_finished_policy_that_was_damaged_since_is_made_again(before: Path) -> None:
+    shutil.copytree("policy", "damaged")
+    weights = before / "damaged" / "policy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    command(*POLICY[:-1], "damaged", "--resume")
+    again, whole = (load_file(before / name / "policy" / "model.safetensors") for name in ("damaged", "policy"))
+    assert again.keys() == whole.keys()
+    assert all(torch.allclose(again[name], whole[name], atol=frozen.WITHIN) for name in whole)
+
+
 def test_learned_weightings_load_and_weigh_as_before(before: Path) -> None:
     task = load_task("digits")
     cache = load_cache("cache", task)
