@@ -157,7 +157,6 @@ def test_a_policy_goes_on_from_its_checkpoint_to_the_same_end(before: Path) -> N
         assert torch.allclose(tensor, whole[name], atol=frozen.WITHIN)
 
 
-
 def test_a_finished_policy_that_was_damaged_since_is_made_again(before: Path) -> None:
     shutil.copytree("policy", "damaged")
     weights = before / "damaged" / "policy" / "model.safetensors"
