@@ -9,13 +9,16 @@ the task afterwards.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
+from rlkd.benchmark.reading import built
+from rlkd.benchmark.suites import System
 from rlkd.errors import ConfigError
 
 LABELS = "labels"
 TEACHERS: Mapping[str, str] = {"single": "fixed:1,0", "multi": "fixed:0,1"}
 """Teachers alone, as weightings of the two."""
-_ARM = re.compile(r"(?P<teacher>.+?)(?:/(?P<student>single|multi))?(?P<refined>\+refined)?")
+_ENTRY = re.compile(r"(?P<teacher>.+?)(?:/(?P<student>single|multi))?(?P<refined>\+refined)?")
 _SMOKE_EPOCHS = 0.2
 
 
@@ -39,7 +42,7 @@ def parse_entry(name: str) -> MkdEntry:
     Raises:
         ConfigError: It is not written as one.
     """
-    match = _ARM.fullmatch(name)
+    match = _ENTRY.fullmatch(name)
     if match is None or match["teacher"].endswith("+refined"):
         raise ConfigError(
             f"expected an entry of MKD, 'multi', 'single/single' or 'entropy/multi+refined' for example, got {name!r}; "
@@ -84,3 +87,23 @@ class MkdBudget:
         """Budgets that show that everything runs."""
         few = {name: _SMOKE_EPOCHS for name in self.epochs} if isinstance(self.epochs, Mapping) else _SMOKE_EPOCHS
         return replace(self, epochs=few, refine_epochs=_SMOKE_EPOCHS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MkdTask(System):
+    """What a task of a suite of MKD says: budgets, and entries in the place of weightings."""
+
+    budget: MkdBudget
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], task: Mapping[str, Any], where: str) -> Self:
+        """Read the budgets."""
+        return cls(budget=built(MkdBudget, dict(content), f"{where}, mkd"))
+
+    def weighting_in(self, name: str) -> str | None:
+        """The weighting of an entry's two teachers; None where labels alone teach."""
+        return parse_entry(name).weighting
+
+    def smoke(self) -> Self:
+        """Budgets that show that everything runs."""
+        return replace(self, budget=self.budget.smoke())

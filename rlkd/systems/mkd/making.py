@@ -11,7 +11,7 @@ from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.data.collection import TaskCollection
 from rlkd.records import digest, folder_of
 from rlkd.settings import MultiTaskSettings, StudentSettings
-from rlkd.systems.mkd.entries import LABELS, MkdBudget, MkdEntry, parse_entry
+from rlkd.systems.mkd.entries import LABELS, MkdBudget, MkdEntry, MkdTask, parse_entry
 from rlkd.trainer.multi_task_training import TaughtTasks, multi_task_teacher_settings, train_model
 
 MODELS_FOLDER = "models"
@@ -20,9 +20,8 @@ MODELS_FOLDER = "models"
 
 def budget_of(suite: Suite) -> MkdBudget:
     """What a suite of MKD says of its budgets."""
-    budget = getattr(suite.system, "budget", None)
-    assert isinstance(budget, MkdBudget)
-    return budget
+    assert isinstance(suite.system, MkdTask)
+    return suite.system.budget
 
 
 def teacher_key(suite: Suite) -> str:

@@ -1,19 +1,16 @@
 """MKD in suites: teachers of all tasks and of each, students of all tasks and of each, refinement."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
-from typing import Any, Self
 
 from rlkd.benchmark.policies import SMOKE_STEPS
-from rlkd.benchmark.reading import built
 from rlkd.benchmark.running import Run, Teachers
-from rlkd.benchmark.suites import Suite, System
+from rlkd.benchmark.suites import Suite
 from rlkd.benchmark.workers import Unit
 from rlkd.errors import ConfigError
 from rlkd.records import digest
 from rlkd.settings import StudentSettings
-from rlkd.systems.mkd.entries import MkdBudget, parse_entry
+from rlkd.systems.mkd.entries import MkdTask
 from rlkd.systems.mkd.making import student_settings, teacher_key, teaching_settings
 from rlkd.systems.mkd.units import JointStudent, JointTeacher, ScoredStudent, TaskTeachers
 
@@ -23,23 +20,8 @@ _TEACHING = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MkdSystem(System):
-    """One student of all tasks of a suite; for what stands in ``weightings`` see :mod:`rlkd.systems.mkd.entries`."""
-
-    budget: MkdBudget
-
-    @classmethod
-    def read(cls, content: Mapping[str, Any], task: Mapping[str, Any], where: str) -> Self:
-        """Read the budgets."""
-        return cls(budget=built(MkdBudget, dict(content), f"{where}, mkd"))
-
-    def weighting_in(self, name: str) -> str | None:
-        """The weighting of an entry's two teachers; None where labels alone teach."""
-        return parse_entry(name).weighting
-
-    def smoke(self) -> Self:
-        """Budgets that show that everything runs."""
-        return replace(self, budget=self.budget.smoke())
+class MkdSystem(MkdTask):
+    """One student of all tasks of a suite."""
 
     def check(self, suite: Suite) -> None:
         """Refuse tasks that differ in teachers, students, entries or seeds, and settings that would be ignored."""
