@@ -279,7 +279,7 @@ def test_names_lose_their_path_only_where_nothing_is_confused(task: Task, cache:
     for path in (a, b):
         save_policy(Path(path), seed=0)
     specs = [f"policy:{a}", b, f"policy_mean:{a}", "fixed:1,0,0", "fixed:0,1,0"]
-    named = compared_weightings(specs, task, cache, tmp_path)
+    named = compared_weightings(specs, task, cache, tmp_path, SETTINGS)
     assert [arm.name for arm in named] == [f"policy:{a}", b, "policy_mean", "fixed:1,0,0", "fixed:0,1,0"]
 
 
@@ -293,12 +293,12 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
         return Policy.create(observation, training={})
 
     monkeypatch.setattr(compared, "train_router", fit)
-    (arm,) = compared_weightings(["router"], task, cache, tmp_path)
-    (again,) = compared_weightings(["router"], task, cache, tmp_path)
+    (arm,) = compared_weightings(["router"], task, cache, tmp_path, SETTINGS)
+    (again,) = compared_weightings(["router"], task, cache, tmp_path, SETTINGS)
     assert arm.name == "router"
     assert arm == again
     changed = LogitCache(cache._arrays[::-1], cache.teacher_names, knowledge=cache.knowledge, identity="changed")
-    (other,) = compared_weightings(["router"], task, changed, tmp_path)
+    (other,) = compared_weightings(["router"], task, changed, tmp_path, SETTINGS)
     assert other.spec != arm.spec
     assert fitted == [len(task.training_view().table)] * 2
     (knowing,) = compared_weightings(["router:knows"], task, cache, tmp_path)

@@ -108,6 +108,12 @@ def test_a_policy_comes_close_to_the_supervised_router(unclear, policy, routers)
     assert knowing > blind > 0.8
 
 
+def test_a_router_of_gains_and_one_of_a_fixed_set_find_the_teachers_too(unclear, routers):
+    gain, fixed = (mass(build_weighting(name, *unclear), *unclear) for name in ("router:gain", "router:fixed"))
+    assert min(gain, fixed) > 0.85 > 0.5 > mass(build_weighting("uniform", *unclear), *unclear)
+    assert mass(routers[0], *unclear) > 0.85
+
+
 def test_a_router_reads_labels_and_not_what_teachers_say_they_know(unclear, routers):
     """Knowledge that is wrong misleads only the router that asks for it, and the oracle."""
     task, cache = unclear

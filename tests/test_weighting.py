@@ -252,7 +252,7 @@ def test_missing_domains_affinity_and_knowledge_are_named(task, cache, tmp_path)
         build_weighting(f"policy:{tmp_path / 'policy'}", task, cache)
     with pytest.raises(WeightingError, match="router:reliability needs the teachers' reliability"):
         build_weighting("router:reliability", task, cache)
-    with pytest.raises(WeightingError, match="'router' takes no argument but reliability or knows, got 'best'"):
+    with pytest.raises(WeightingError, match="'router' takes no argument but reliability, gain, knows, fixed"):
         build_weighting("router:best", task, cache)
     with pytest.raises(WeightingError, match=r"'oracle'.*trained on"):
         build_weighting("oracle", task, with_teachers(cache, [0, 1, 2], knowledge=False))

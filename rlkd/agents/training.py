@@ -21,7 +21,7 @@ from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, Trai
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
-from rlkd.weighting.router import train_router
+from rlkd.weighting.router import RouterPlan, train_router
 
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 
@@ -148,10 +148,8 @@ class PreparedTraining:
         record |= {"teachers_seen": len(self.cache.teacher_names), "commit": commit()}
         policy = Policy.create(observation, training=record, seed=training.seed)
         if training.warm_start:
-            view = self.task.training_view()
-            evidence = Evidence(task=view, source=self.cache.head(len(view.table)), seed=training.seed)
-            sets = self.env.teacher_sets
-            router = train_router(evidence, observation, max_rows=training.warm_start_rows, sets=sets)
+            evidence = Evidence.of(self.task, self.cache, training.seed)
+            router = train_router(evidence, RouterPlan(observation=observation), max_rows=training.warm_start_rows)
             policy.load_state_dict(router.state_dict())
         return policy
 

@@ -5,16 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlkd.choosing import chosen_policy
 from rlkd.cost import NO_COST, UNKNOWN_COST
 from rlkd.data.task import Task
-from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.records import digest, once
+from rlkd.settings import ChoiceSettings, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec
-from rlkd.weighting.router import train_router
-
-FITTED_ONCE = (None, "knows")
-"""Arguments of routers that a comparison keeps: it reads labels alone, or is told what every teacher was trained on."""
+from rlkd.weighting.policy_files import AUTO
+from rlkd.weighting.router import Router, RouterPlan, train_router
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,14 @@ class ComparedWeighting:
 
 
 def compared_weightings(
-    specs: Sequence[str], task: Task, cache: LogitCache, output_dir: Path, *, seed: int = 0
+    specs: Sequence[str],
+    task: Task,
+    cache: LogitCache,
+    output_dir: Path,
+    settings: StudentSettings,
+    *,
+    students: int = ChoiceSettings.trial_students,
+    seed: int = 0,
 ) -> list[ComparedWeighting]:
     """Name the weightings, and fit a router once: like a policy it is the same for every seed.
 
@@ -40,11 +46,19 @@ def compared_weightings(
         specs: Weightings, as ``name[:argument]``, that :func:`~rlkd.benchmark.comparing.check_comparison` let pass.
         task: The task.
         cache: The teachers' logits.
-        output_dir: Where a fitted router is kept.
+        output_dir: Where a fitted router is kept, and what ``auto`` chose.
+        settings: Of the students.
+        students: By which ``auto`` chooses, see :func:`rlkd.choosing.choose`.
         seed: Of the router's fit.
     """
     parsed = [WeightingSpec.parse(spec) for spec in specs]
-    return [_compared(spec.short_name(parsed), _built(spec, task, cache, output_dir, seed)) for spec in parsed]
+
+    def built(spec: WeightingSpec) -> WeightingSpec:
+        if spec.name == AUTO:
+            return WeightingSpec.parse(f"policy:{chosen_policy(output_dir, task, cache, settings, students=students)}")
+        return _built(spec, task, cache, output_dir, seed)
+
+    return [_compared(spec.short_name(parsed), built(spec)) for spec in parsed]
 
 
 def _compared(name: str, spec: WeightingSpec) -> ComparedWeighting:
@@ -53,29 +67,22 @@ def _compared(name: str, spec: WeightingSpec) -> ComparedWeighting:
 
 
 def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path, seed: int) -> WeightingSpec:
-    if spec.name != "router" or spec.argument not in FITTED_ONCE:
+    if spec.name != "router":
         return spec
-    return WeightingSpec.parse(f"policy:{_fitted_router(task, cache, output_dir, seed, spec.argument == 'knows')}")
+    return WeightingSpec.parse(f"policy:{_fitted_router(task, cache, output_dir, seed, Router.plan(spec.argument))}")
 
 
-def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int, knows: bool) -> Path:
+def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int, plan: RouterPlan) -> Path:
     # Named after what it was fitted on: another cache in the same place asks for another router.
-    key = digest([task.fingerprint, cache.identity, seed, "knows" if knows else "labels"], algorithm="sha256")
+    key = digest([task.fingerprint, cache.identity, seed, plan.described()], algorithm="sha256")
     folder = output_dir / f"router-{key}"
-    once(folder, key, lambda: fit_router_into(folder, task, cache, seed, knows=knows), whole=True)
+    once(folder, key, lambda: fit_router_into(folder, [(task, cache)], seed, plan), whole=True)
     return folder
 
 
 def fit_router_into(
-    folder: Path,
-    task: Task,
-    cache: LogitCache,
-    seed: int,
-    observation: ObservationConfig | None = None,
-    *,
-    knows: bool = False,
+    folder: Path, tasks: Sequence[tuple[Task, LogitCache]], seed: int, plan: RouterPlan | None = None
 ) -> None:
-    """Fit the supervised router on the training view of the task, and save it as a policy."""
-    view = task.training_view()
-    evidence = Evidence(task=view, source=cache.head(len(view.table)), seed=seed)
-    train_router(evidence, observation or ObservationConfig(), knows=knows).save_pretrained(folder)
+    """Fit the supervised router on the training views of tasks, and save it as a policy."""
+    evidence = [Evidence.of(task, cache, seed) for task, cache in tasks]
+    train_router(evidence, plan).save_pretrained(folder)

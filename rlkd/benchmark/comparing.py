@@ -52,7 +52,7 @@ def check_comparison(
         raise WeightingError(f"every weighting may be named once, got {', '.join(specs)}; drop the repeated ones")
     for spec in [WeightingSpec.parse(spec) for spec in specs]:
         # a router is fitted when the comparison has a directory; it needs nothing that others do not
-        if (spec.name, spec.argument) != ("router", None):
+        if spec.name != "router":
             build_weighting(spec, task, cache)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
 
@@ -66,6 +66,7 @@ def compare(
     *,
     seeds: Sequence[int] = range(CompareCommand.seeds),
     jobs: int = CompareCommand.jobs,
+    trial_students: int = CompareCommand.trial_students,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Distil one student per weighting and seed; finished runs of an earlier call are kept.
@@ -78,13 +79,14 @@ def compare(
         output_dir: Holds ``runs.jsonl``, one line a run, and the weights of each run.
         seeds: Seeds of the students.
         jobs: Processes. Each run has one CPU thread, so figures do not depend on it.
+        trial_students: By which ``auto`` chooses, see :func:`rlkd.choosing.choose`.
         progress: Show a progress bar.
 
     Returns:
         The records of all runs asked for, failed ones included (``status`` other than ``"ok"``).
     """
     check_comparison(task, cache, specs, settings, seeds=seeds, jobs=jobs)
-    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds)
+    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds, trial_students)
     units = comparison.unfinished()
     done = len(comparison.units) - len(units)
     with tqdm(total=len(comparison.units), initial=done, desc="students", unit="run", disable=not progress) as bar:
@@ -102,12 +104,13 @@ def students_beside(
     output_dir: str | Path,
     *,
     seeds: Sequence[int] = range(CompareCommand.seeds),
+    trial_students: int = CompareCommand.trial_students,
 ) -> Iterator[None]:
     """Distil students of a comparison in another process while this one makes what its other weightings need.
 
     Arguments are those of :func:`compare`, which is called within the block and finds finished what was done by then.
     """
-    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds)
+    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds, trial_students)
     with one_more_process(comparison.unfinished(), comparison.make_worker):
         yield
 
@@ -123,9 +126,11 @@ class _Comparison:
         settings: StudentSettings,
         folder: Path,
         seeds: Sequence[int],
+        trial_students: int,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        weightings, context = compared_weightings(specs, task, cache, folder), Context(task, cache)
+        weightings = compared_weightings(specs, task, cache, folder, settings, students=trial_students)
+        context = Context(task, cache)
         jobs = [Job(compared=each, settings=settings, seed=seed) for seed in seeds for each in weightings]
         self.folder, self.ledger = folder, Ledger.open(folder / RUNS_FILE)
         self.units = [Unit(run_key(context, job), job) for job in jobs]

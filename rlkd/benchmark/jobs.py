@@ -19,6 +19,7 @@ from rlkd.benchmark.measuring import (
     teachers_asked,
     weights_summary,
 )
+from rlkd.choosing import reason_of
 from rlkd.cost import NO_COST, added, metered
 from rlkd.data.task import Task
 from rlkd.devices import one_thread
@@ -188,11 +189,13 @@ def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrai
         shared=context.encoded_for(job.settings),
     )
     trainer.train()
+    reason = reason_of(weighting)
     return trainer, {
         "fit_seconds": round(fitted - started, 2),
         "policy_origin": weighting.origin if isinstance(weighting, Policy) else None,
         "policy_strength": weighting.strength if isinstance(weighting, Policy) else None,
         "policy_environment": _trained_by(weighting) if isinstance(weighting, Policy) else None,
+        **({"chosen": reason} if reason is not None else {}),
     }
 
 

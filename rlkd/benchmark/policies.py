@@ -1,6 +1,6 @@
 """Kinds of policy that a suite trains, once a task and policy seed, before students are distilled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +10,14 @@ from rlkd.agents import train_policy
 from rlkd.agents.settings import OBSERVATION, PolicySettings, policy_settings
 from rlkd.benchmark.compared import fit_router_into
 from rlkd.benchmark.jobs import Context
+from rlkd.benchmark.reading import check_keys
+from rlkd.choosing import choose
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
 from rlkd.settings import EpisodeSettings, StudentSettings
 from rlkd.settings.knobs import names_of
+from rlkd.weighting import load_policy
+from rlkd.weighting.router import RouterPlan
 
 SMOKE_STEPS = 10
 EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16", "divergence")
@@ -31,6 +35,27 @@ class SuitePolicy:
     kind: str
     """One of :func:`policy_kinds`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: bool = False
+    """Learn on the other tasks of the suite, those of another family: on what the task is, nothing was seen."""
+    others: tuple[str, ...] = ()
+    """Names of these tasks, once the suite is whole."""
+    others_key: str = ""
+    """What they are made of."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a policy is trained on."""
+
+    tasks: Sequence[tuple[Context, StudentSettings]]
+    """Each with the student that is reported there, whose settings those of policy training share."""
+    policies: Mapping[str, Path]
+    """Folders of the finished policies that it reads."""
+
+    def single(self) -> tuple[Context, StudentSettings]:
+        """The one task of a kind that learns on one."""
+        ((context, student),) = self.tasks
+        return context, student
 
 
 class PolicyKind(Protocol):
@@ -52,14 +77,16 @@ class PolicyKind(Protocol):
             ConfigError: Names the setting.
         """
 
-    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def reads(self, plan: SuitePolicy) -> tuple[str, ...]:
+        """Names of the suite's policies that it is made of."""
+
+    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Train one, and say in which folder it lies.
 
         Args:
             plan: Its settings.
-            student: That is reported, whose settings those of policy training share.
+            ground: Tasks, teachers and students.
             seed: Of the training.
-            context: Task and teachers.
             folder: Of the policy, below which everything is written.
         """
 
@@ -75,7 +102,15 @@ def policy_kind(name: str) -> PolicyKind:
     return found
 
 
-class LearnedPolicy:
+class OwnKind:
+    """What kinds of ours share: they are made of no other policy of the suite."""
+
+    def reads(self, plan: SuitePolicy) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+class LearnedPolicy(OwnKind):
     """``policy``: learned with rewards, see :func:`rlkd.agents.train_policy`."""
 
     weighting = "policy"
@@ -87,8 +122,9 @@ class LearnedPolicy:
         """Refuse settings that are unknown or out of range."""
         self._settings(plan, student, 0)
 
-    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
+        context, student = ground.single()
         settings = self._settings(plan, student, seed)
         train_policy(
             context.task,
@@ -112,7 +148,7 @@ class LearnedPolicy:
         return policy_settings(flat, episode=_episode_shared(plan, student), student=student.student)
 
 
-class FittedRouter:
+class FittedRouter(OwnKind):
     """``router``: the policy's network, fitted with labels, see :func:`rlkd.weighting.router.train_router`."""
 
     weighting = "policy"
@@ -124,29 +160,60 @@ class FittedRouter:
         """Refuse settings that are unknown."""
         self._settings(plan)
 
-    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Fit one, see :class:`PolicyKind`."""
-        observation, knows = self._settings(plan)
-        fit_router_into(folder / "router", context.task, context.cache, seed, observation, knows=knows)
+        pairs = [(context.task, context.cache) for context, _ in ground.tasks]
+        fit_router_into(folder / "router", pairs, seed, self._settings(plan))
         return folder / "router"
 
-    def _settings(self, plan: SuitePolicy) -> tuple[ObservationConfig, bool]:
-        """What a router observes, and whether it is told what the teachers know."""
+    def _settings(self, plan: SuitePolicy) -> RouterPlan:
         switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
+        others = {name: plan.settings[name] for name in ("lesson", "sets") if name in plan.settings}
         for name in plan.settings:
-            if name not in {*switches, "knows"}:
+            if name not in {*switches, "lesson", "sets"}:
                 raise ConfigError(
-                    f"a router's settings are {', '.join(switches)} and knows, got {name!r}; leave it out"
+                    f"a router's settings are {', '.join(switches)}, lesson and sets, got {name!r}; leave it out"
                 )
         observed = {switches[name]: value for name, value in plan.settings.items() if name in switches}
-        return ObservationConfig(**observed), bool(plan.settings.get("knows", False))
+        return RouterPlan(observation=ObservationConfig(**observed), **others)
 
 
-_OWN: Mapping[str, PolicyKind] = {"policy": LearnedPolicy(), "router": FittedRouter()}
+class ChosenPolicy:
+    """``auto``: chosen with the labels at hand among a prior and other policies of the suite, see :mod:`rlkd.choosing`.
+
+    Settings: ``prior``, the name of a policy, and ``among``, names of others.
+    """
+
+    weighting = "policy"
+    made_by: tuple[int, ...] = (RULES,)
+    on_device = False
+    smoke: Mapping[str, Any] = {"students": 2}
+
+    def reads(self, plan: SuitePolicy) -> tuple[str, ...]:
+        """The prior and the others."""
+        return (plan.settings["prior"], *plan.settings.get("among", ()))
+
+    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
+        """Refuse settings that are unknown or missing."""
+        check_keys(plan.settings, {"prior", "among", "students"}, f"policy {plan.name!r}")
+        if "prior" not in plan.settings:
+            raise ConfigError(f"policy {plan.name!r} needs a prior, the name of a policy of the suite, got none")
+
+    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
+        """Choose one, see :class:`PolicyKind`."""
+        context, student = ground.single()
+        candidates = {name: load_policy(path) for name, path in ground.policies.items()}
+        students = {name: value for name, value in plan.settings.items() if name == "students"}
+        chosen = choose(context.task, context.cache, candidates, student, prior=plan.settings["prior"], **students)
+        chosen.policy.with_record(chosen=chosen.record()).save_pretrained(folder / "chosen")
+        return folder / "chosen"
+
+
+_OWN: Mapping[str, PolicyKind] = {"policy": LearnedPolicy(), "router": FittedRouter(), "auto": ChosenPolicy()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystemPolicy:
+class SystemPolicy(OwnKind):
     """A kind whose settings are those of an episode's students and switches of a published system."""
 
     weighting: str
@@ -164,8 +231,9 @@ class SystemPolicy:
         """Refuse switches that are unknown or out of range."""
         self.settings(**self._switches(plan))
 
-    def train(self, plan: SuitePolicy, student: StudentSettings, seed: int, context: Context, folder: Path) -> Path:
+    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
+        context, student = ground.single()
         self.training(
             context.task,
             context.cache,

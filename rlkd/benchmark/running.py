@@ -16,8 +16,15 @@ from tqdm.auto import tqdm
 from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
 from rlkd.benchmark.paths import portable
-from rlkd.benchmark.policies import policy_kind
-from rlkd.benchmark.stages import compared_weighting, labelled_part, make_policy, make_teachers, open_context
+from rlkd.benchmark.policies import Ground, policy_kind
+from rlkd.benchmark.stages import (
+    compared_weighting,
+    labelled_part,
+    make_policy,
+    make_teachers,
+    open_context,
+    policy_folder,
+)
 from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
 from rlkd.devices import check_device, one_thread
@@ -37,14 +44,17 @@ def plan_units(suite: Suite) -> list[Unit]:
     """The units of a suite in order: of each task its teachers, its policies, its runs."""
     units: dict[str, Unit] = {}
     first: dict[str, str] = {}
+    by_name = {task.name: task for task in suite.tasks}
     for index, task in enumerate(suite.tasks):
-        teachers = f"teachers-{task.teachers_key}-{task.name}"
+        teachers = _teachers_unit(task)
         maker = first.setdefault(task.teachers_key, teachers)  # tasks that share their teachers wait for them
         units[teachers] = Unit(teachers, Teachers(index), () if maker == teachers else (maker,))
-        for name in dict.fromkeys(found.policy for spec in task.weightings if (found := task.policy_of(spec))):
-            for seed in task.policy_seeds:
-                unit = Unit(f"policy-{task.policy_key(name, seed)}", TrainedPolicy(index, name, seed), (teachers,))
-                units[unit.name] = unit
+        for name, seed in product(task.needed_policies(), task.policy_seeds):
+            plan = task.policies[name]
+            read = [f"policy-{task.policy_key(other, seed)}" for other in policy_kind(plan.kind).reads(plan)]
+            taught = [_teachers_unit(by_name[other]) for other in plan.others] or [teachers]
+            unit = Unit(f"policy-{task.policy_key(name, seed)}", TrainedPolicy(index, name, seed), (*taught, *read))
+            units[unit.name] = unit
         for seed, student, weighting in product(task.seeds, task.students, task.weightings):
             found = task.policy_of(weighting)
             policy = found and f"policy-{task.policy_key(found.policy, task.policy_seed(seed))}"
@@ -52,6 +62,10 @@ def plan_units(suite: Suite) -> list[Unit]:
             needs = (teachers, policy) if policy else (teachers,)
             units[name] = Unit(name, Run(index, student, weighting, seed), needs)
     return suite.system.units(suite, list(units.values()))
+
+
+def _teachers_unit(task: SuiteTask) -> str:
+    return f"teachers-{task.teachers_key}-{task.name}"
 
 
 def check_suite(suite: Suite) -> None:
@@ -220,9 +234,18 @@ class TrainedPolicy:
         folder = worker.folder / "policies" / task.policy_key(self.policy, self.seed)
 
         def make() -> dict[str, Any]:
-            return make_policy(task, self.policy, self.seed, worker.context(self.index, task), folder)
+            return make_policy(task, self.policy, self.seed, self._ground(worker, task), folder)
 
         return worker.stage(name, task, {"kind": "policy", "policy": self.policy, "seed": self.seed}, make)
+
+    def _ground(self, worker: SuiteWorker, task: SuiteTask) -> Ground:
+        """Its own task, or the others; and the policies that it reads."""
+        plan, places = task.policies[self.policy], {one.name: i for i, one in enumerate(worker.suite.tasks)}
+        chosen = [places[other] for other in plan.others] or [self.index]
+        learned_on = [(index, worker.suite.tasks[index]) for index in chosen]
+        tasks = [(worker.context(index, one), next(iter(one.students.values()))) for index, one in learned_on]
+        folder, reads = worker.folder / "policies", policy_kind(plan.kind).reads(plan)
+        return Ground(tasks, {name: policy_folder(task, name, self.seed, folder) for name in reads})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from rlkd.benchmark.compared import ComparedWeighting
 from rlkd.benchmark.jobs import Context
-from rlkd.benchmark.policies import policy_kind
+from rlkd.benchmark.policies import Ground, policy_kind
 from rlkd.benchmark.suites import SuiteTask
 from rlkd.cost import cost_in, metered
 from rlkd.data import Fractions, Task, load_task
@@ -169,7 +169,7 @@ def labelled_part(context: Context) -> Context:
     return Context(task, context.cache.take(ids))
 
 
-def make_policy(plan: SuiteTask, name: str, seed: int, context: Context, folder: Path) -> dict[str, Any]:
+def make_policy(plan: SuiteTask, name: str, seed: int, ground: Ground, folder: Path) -> dict[str, Any]:
     """Train a policy of a task.
 
     Training that was broken off starts anew, so that its cost is that of one whole training.
@@ -178,17 +178,17 @@ def make_policy(plan: SuiteTask, name: str, seed: int, context: Context, folder:
         plan: The task.
         name: Of the policy.
         seed: Of its training.
-        context: Task and teachers.
+        ground: What it is trained on.
         folder: Of this stage.
 
     Returns:
         What it cost, settings, and the hash of the weights.
     """
-    policy, student = plan.policies[name], next(iter(plan.students.values()))
+    policy = plan.policies[name]
 
     def make() -> dict[str, Any]:
         with metered() as cost:
-            path = policy_kind(policy.kind).train(policy, student, seed, context, folder)
+            path = policy_kind(policy.kind).train(policy, ground, seed, folder)
         return {
             "kind_of_policy": policy.kind,
             "settings": dict(policy.settings),
@@ -216,15 +216,25 @@ def compared_weighting(plan: SuiteTask, weighting: str, seed: int, policies: Pat
     labelled_only, found = weighting in plan.labelled_only, plan.policy_of(weighting)
     if found is None:
         return ComparedWeighting(name=weighting, spec=plan.spec_of(weighting), labelled_only=labelled_only)
-    folder = policies / plan.policy_key(found.policy, plan.policy_seed(seed))
-    done = finished(folder)
-    if done is None:
-        raise RlkdError(f"expected the finished policy {found.policy!r} in {folder}, got none; its own record says why")
+    folder, made = _finished_policy(plan, found.policy, plan.policy_seed(seed), policies)
     kind = policy_kind(plan.policies[found.policy].kind)
     prefix = f"policy_{found.control}" if found.control else kind.weighting
     return ComparedWeighting(
         name=weighting,
-        spec=WeightingSpec.parse(f"{prefix}:{folder / done.made['path']}"),
-        policy_cost=cost_in(done.made),
+        spec=WeightingSpec.parse(f"{prefix}:{folder}"),
+        policy_cost=cost_in(made),
         labelled_only=labelled_only,
     )
+
+
+def policy_folder(plan: SuiteTask, policy: str, seed: int, policies: Path) -> Path:
+    """Where a finished policy of a task lies, see :func:`compared_weighting`."""
+    return _finished_policy(plan, policy, seed, policies)[0]
+
+
+def _finished_policy(plan: SuiteTask, policy: str, seed: int, policies: Path) -> tuple[Path, Mapping[str, Any]]:
+    folder = policies / plan.policy_key(policy, seed)
+    done = finished(folder)
+    if done is None:
+        raise RlkdError(f"expected the finished policy {policy!r} in {folder}, got none; its own record says why")
+    return folder / done.made["path"], done.made

@@ -12,7 +12,7 @@ from rlkd import plugins
 from rlkd.benchmark.paths import with_places
 from rlkd.benchmark.policies import SuitePolicy, policy_kinds
 from rlkd.benchmark.reading import built, check_keys, mapping_in, names_in
-from rlkd.benchmark.suites import METRICS, ORDINARY, Suite, SuiteTask, System, check_weighting, with_router
+from rlkd.benchmark.suites import METRICS, ORDINARY, Suite, SuiteTask, System, check_weighting, with_others, with_router
 from rlkd.data.loading import load_task
 from rlkd.data.planted import PlantedSettings
 from rlkd.data.splitting import check_seed
@@ -53,11 +53,12 @@ def load_suite(path: str | Path) -> Suite:
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
-    return Suite(
+    suite = Suite(
         name=check_folder_name(content.get("suite", path.stem), str(path), "suite"),
         description=str(content.get("description", "")),
         tasks=tasks,
     )
+    return with_others(suite)
 
 
 def _suite_task(content: Mapping[str, Any], path: Path, system_name: str | None) -> SuiteTask:
@@ -88,6 +89,7 @@ def _suite_task(content: Mapping[str, Any], path: Path, system_name: str | None)
         policies=_policies(mapping_in(content, "policies", where), where),
         weightings=kept,
         labelled_only=frozenset(names_in(content, "labelled_only", where)),
+        family=content.get("family", ""),
         metric=content.get("metric", "accuracy"),
         seeds=_seeds(content.get("seeds", 5), where),
         policy_seeds=_seeds(content.get("policy_seeds", 1), where),
@@ -181,8 +183,9 @@ def _policies(content: Mapping[str, Any], where: str) -> dict[str, SuitePolicy]:
         kind = value.get("kind", "policy")
         if kind not in policy_kinds():
             raise unknown_name("kind of policy", str(kind), policy_kinds())
-        settings = {key: setting for key, setting in value.items() if key != "kind"}
-        policies[name] = SuitePolicy(name=name, kind=kind, settings=settings)
+        settings = {key: setting for key, setting in value.items() if key not in ("kind", "elsewhere")}
+        elsewhere = bool(value.get("elsewhere", False))
+        policies[name] = SuitePolicy(name=name, kind=kind, settings=settings, elsewhere=elsewhere)
     return policies
 
 

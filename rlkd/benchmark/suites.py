@@ -143,6 +143,9 @@ class SuiteTask:
     weightings: tuple[str, ...]
     labelled_only: frozenset[str] = frozenset()
     """Weightings whose students are distilled on the labelled train rows alone, because they need labels."""
+    family: str = ""
+    """Tasks of one family share data: what is learned elsewhere is learned on none of them. Empty: a family by its
+    source."""
     metric: str = "accuracy"
     """The score that counts."""
     seeds: tuple[int, ...]
@@ -175,10 +178,30 @@ class SuiteTask:
     def policy_key(self, policy: str, seed: int) -> str:
         """Names what a trained policy is made of."""
         plan = self.policies[policy]
+        if plan.elsewhere:  # whatever labels of this task are kept, and however it is distilled
+            made_of = [plan.others_key, plan.kind, dict(plan.settings), seed, *policy_kind(plan.kind).made_by]
+            return f"elsewhere-{policy}-{digest(made_of)}"
         student = next(iter(self.students.values())).record()
         made_of = [self.teachers_key, self.labels, plan.kind, dict(plan.settings), student, seed]
         made_of += policy_kind(plan.kind).made_by
+        made_of += [self.policy_key(name, seed) for name in policy_kind(plan.kind).reads(plan)]
         return f"{self.name}-{policy}-{digest(made_of)}"
+
+    def needed_policies(self) -> list[str]:
+        """Names of the policies that its weightings are made of, those that policies are made of before them."""
+        found: dict[str, None] = {}
+
+        def need(name: str) -> None:
+            plan = self.policies[name]
+            for other in policy_kind(plan.kind).reads(plan):
+                need(other)
+            found[name] = None
+
+        for entry in self.weightings:
+            use = self.policy_of(entry)
+            if use is not None:
+                need(use.policy)
+        return list(found)
 
     def policy_seed(self, seed: int) -> int:
         """Seed of the policy that the student of a seed is given."""
@@ -237,6 +260,39 @@ def with_router(task: SuiteTask) -> SuiteTask:
     return replace(task, policies={**task.policies, "router": SuitePolicy(name="router", kind="router")})
 
 
+def with_others(suite: Suite) -> Suite:
+    """The suite, in which policies that learn elsewhere know the tasks that they learn on.
+
+    Raises:
+        ConfigError: There is no other task, or a policy reads one that does not exist.
+    """
+    return replace(suite, tasks=tuple(_with_others(task, suite.tasks) for task in suite.tasks))
+
+
+def _with_others(task: SuiteTask, everybody: Sequence[SuiteTask]) -> SuiteTask:
+    by_teachers: dict[str, SuiteTask] = {}
+    for other in everybody:
+        if family_of(other) != family_of(task) and other.labels is None:
+            by_teachers.setdefault(other.teachers_key, other)
+    others = tuple(other.name for other in by_teachers.values())
+    students = [next(iter(other.students.values())).record() for other in by_teachers.values()]
+    key = digest([list(by_teachers), students])
+    policies = {}
+    for name, plan in task.policies.items():
+        for read in policy_kind(plan.kind).reads(plan):
+            if read not in task.policies:
+                raise unknown_name(f"policy that {name!r} of task {task.name!r} reads", read, task.policies)
+        if plan.elsewhere and not others:
+            raise ConfigError(f"policy {name!r} learns on other tasks than {task.name!r}, got none; add some")
+        policies[name] = replace(plan, others=others, others_key=key) if plan.elsewhere else plan
+    return replace(task, policies=policies)
+
+
+def family_of(task: SuiteTask) -> str:
+    """Tasks of one family share data."""
+    return task.family or str(task.source.get("source", "planted"))
+
+
 def select(
     suite: Suite,
     *,
@@ -269,7 +325,7 @@ def select(
             if spec not in task.weightings:
                 check_weighting(task, spec)
     changed = tuple(_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen)
-    return replace(suite, tasks=changed)
+    return with_others(replace(suite, tasks=changed))
 
 
 def _changed(

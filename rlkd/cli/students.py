@@ -26,6 +26,7 @@ def distill(task: TaskSettings, run: DistillCommand, settings: StudentSettings) 
         settings=settings,
         seed=run.seed,
         save_steps=run.save_steps,
+        trial_students=run.trial_students,
         arguments=_json_object(run.training_args),
         **run.handling(),
     )
@@ -60,6 +61,7 @@ def compare(task: TaskSettings, run: CompareCommand, settings: StudentSettings) 
         policy=run.policy,
         seeds=run.seeds,
         jobs=run.jobs,
+        trial_students=run.trial_students,
         **run.handling(),
     )
     show_comparison(rows, sentences, run.json, f"{run.output_dir}/report.html")

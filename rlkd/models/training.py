@@ -241,6 +241,8 @@ def _train_network(
         newest = newest_verified(work)
         with attached(model, OBJECTIVE, None if objective is None else objective.module):
             trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    # where it trained in bfloat16 its forward pass still would be: it is to answer as it will when it is loaded
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if objective is not None:
         objective.save(path)
     write_hf(model, tokenizer, path)

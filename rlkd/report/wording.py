@@ -45,7 +45,12 @@ def p_text(p_value: float) -> str:
 def task_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
     """What :func:`policy_sentences` says, then the other weightings at a glance and what failed."""
     by_name = {str(row["weighting"]): row for row in rows}
-    return [*policy_sentences(runs, rows), *_others(by_name), *failures(runs.records)]
+    return [*_choices(runs), *policy_sentences(runs, rows), *_others(by_name), *failures(runs.records)]
+
+
+def _choices(runs: TaskRuns) -> list[str]:
+    """What was chosen with the labels at hand, and why."""
+    return list(dict.fromkeys(str(one["chosen"]) for one in runs.finished.values() if one.get("chosen")))
 
 
 def policy_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
@@ -65,7 +70,7 @@ def brief_sentences(runs: TaskRuns, rows: Sequence[Figures]) -> list[str]:
     beside = (
         [*_control_sentence(runs, by_name, name, "shuffle"), *_router_sentence(runs, name)] if is_policy(name) else []
     )
-    return [gain_sentence(by_name[name]), *beside, *failures(runs.records)]
+    return [gain_sentence(by_name[name]), *beside, *_choices(runs), *failures(runs.records)]
 
 
 def _router_sentence(runs: TaskRuns, name: str) -> list[str]:

@@ -143,11 +143,25 @@ class TrainPolicyCommand(ResumableCommand, CacheReader):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillCommand(ResumableCommand, CacheReader):
+class ChoiceSettings(Settings):
+    """What ``auto`` does where there are labels, see :mod:`rlkd.choosing`."""
+
+    trial_students: int = knob(
+        4,
+        "Short trial students of each candidate by which auto chooses where there are labels: the shipped policy, a "
+        "router, equal weights; 0: the shipped policy.",
+        at_least(0),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillCommand(ResumableCommand, CacheReader, ChoiceSettings):
     """``rlkd distill``, beside the task and the student."""
 
     weighting: str = knob(
-        "uniform", "Weighting of the teachers: uniform, entropy, router, policy:PATH, ... or package.module:Name."
+        "auto",
+        "Weighting of the teachers: auto, the policy that is shipped; uniform, entropy, router, policy:PATH, ... or "
+        "package.module:Name.",
     )
     save_steps: int = knob(200, "Steps between checkpoints.", at_least(1))
     training_args: str | None = knob(None, 'Further TrainingArguments as JSON, such as {"weight_decay": 0.01}.')
@@ -155,7 +169,7 @@ class DistillCommand(ResumableCommand, CacheReader):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareCommand(ResumableCommand, CacheReader):
+class CompareCommand(ResumableCommand, CacheReader, ChoiceSettings):
     """``rlkd compare``, beside the task and the student."""
 
     weighting: tuple[str, ...] = knob(

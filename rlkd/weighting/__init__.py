@@ -59,9 +59,7 @@ def build_weighting(spec: str | WeightingSpec, task: Task, source: LogitSource, 
         The weighting; one that is no subclass of :class:`BaseWeighting` is its ``own`` (:class:`AdaptedWeighting`).
     """
     spec = WeightingSpec.parse(spec) if isinstance(spec, str) else spec
-    view = task.training_view()
-    evidence = Evidence(task=view, source=source.head(len(view.table)), seed=seed)
-    weighting = adapted(spec.builder.build(spec.argument, evidence))
+    weighting = adapted(spec.builder.build(spec.argument, Evidence.of(task, source, seed)))
     check_requirements(spec.text, weighting, task, source)
     return weighting
 

@@ -88,6 +88,12 @@ class Evidence:
     source: LogitSource
     seed: int = 0
 
+    @classmethod
+    def of(cls, task: Task, source: LogitSource, seed: int = 0) -> Self:
+        """Cut a task and its teachers to what may be fitted on."""
+        view = task.training_view()
+        return cls(task=view, source=source.head(len(view.table)), seed=seed)
+
     def labelled_state(self, *splits: str) -> State:
         """The state of the labelled rows of some splits."""
         ids = np.concatenate([self.task.labelled_ids(split) for split in splits])

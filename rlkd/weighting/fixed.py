@@ -26,6 +26,19 @@ class Uniform(BaseWeighting):
         return equal_weights(state.present)
 
 
+class Labels(BaseWeighting):
+    """No teacher where there is a label: what the labels at hand teach alone."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"labels"})
+    falls_back: ClassVar[str] = "equal weights"
+    name: ClassVar[str] = "labels"
+
+    def weights(self, state: State) -> Tensor:
+        """Zeros where there is a label, else equal weights over the present teachers, shape (..., K)."""
+        assert state.labels is not None
+        return torch.where((state.labels >= 0).unsqueeze(-1), 0.0, equal_weights(state.present))
+
+
 class Fixed(BaseWeighting):
     """The same given weights for every instance."""
 

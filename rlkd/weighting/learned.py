@@ -14,7 +14,7 @@ from rlkd.errors import PolicyError
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, masked_softmax, require_argument
-from rlkd.weighting.policy_files import SavedPolicy, load_module
+from rlkd.weighting.policy_files import AUTO, SavedPolicy, load_module
 
 SHARPNESS = 6.0
 """Actions lie in [-1, 1]; weights are ``softmax(SHARPNESS * action)``: odds between two teachers up to e^12."""
@@ -121,6 +121,16 @@ class Policy(SavedPolicy, model_card_template=CARD):
                 strength=strength,
             )
 
+    def with_record(self, *, strength: float | None = None, **figures: Any) -> "Policy":
+        """The same policy, of another strength or with more in what is remembered of its training."""
+        remade = Policy.create(
+            self.observation,
+            training={**self.training_record, **figures},
+            strength=self.strength if strength is None else strength,
+        )
+        remade.load_state_dict(self.state_dict())
+        return remade.eval()
+
     @property
     def requires(self) -> frozenset[str]:
         """What it observes."""
@@ -171,8 +181,21 @@ class Policy(SavedPolicy, model_card_template=CARD):
         return load_policy(require_argument("policy", argument, "policy:runs/policy"))
 
 
+class Auto:
+    """The policy that is shipped with the package: it helps before anybody has trained anything, and reads no label.
+
+    It was learned on many tasks and many teachers, see its card, ``weighting/auto/README.md``. Commands that are asked
+    for ``auto`` and have labels try it against what can be learned from them, see :mod:`rlkd.choosing`.
+    """
+
+    @classmethod
+    def build(cls, argument: str | None, evidence: Evidence) -> Policy:
+        """Build from ``auto``."""
+        return load_policy(AUTO)
+
+
 def load_policy(path: str | Path) -> Policy:
-    """Load a policy from a folder, or from a Hugging Face hub id.
+    """Load a policy from a folder, from a Hugging Face hub id, or the one that is shipped, ``auto``.
 
     Raises:
         PolicyError: If a file is missing or damaged, or made for another observation.

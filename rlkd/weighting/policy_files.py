@@ -25,6 +25,10 @@ from rlkd.types import State
 from rlkd.weighting.base import BaseWeighting
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+AUTO = "auto"
+"""Stands for the folder of the policy that is shipped with the package; a folder of one's own of that name is
+``./auto``."""
+SHIPPED = Path(__file__).with_name(AUTO)
 LARGEST_CONFIG = 1_000_000
 
 
@@ -69,6 +73,11 @@ class SavedPolicy(
 PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
 
 
+def place_of(path: str | Path) -> Path:
+    """Where a policy lies, ``auto`` being the one that is shipped."""
+    return SHIPPED if str(path) == AUTO else Path(path)
+
+
 def saved_identity(folder: str | Path) -> str | None:
     """Names what a saved policy does: the hash of its weights, or of these and what in its config was set beside them.
 
@@ -81,11 +90,11 @@ def saved_identity(folder: str | Path) -> str | None:
     Returns:
         64 hexadecimal digits; None where no weights lie.
     """
-    weights = Path(folder) / WEIGHTS
+    weights, config_file = place_of(folder) / WEIGHTS, place_of(folder) / CONFIG
     if not weights.is_file():
         return None
     digest = hashlib.sha256(weights.read_bytes())
-    config = parse_object((Path(folder) / CONFIG).read_bytes()) if (Path(folder) / CONFIG).is_file() else None
+    config = parse_object(config_file.read_bytes()) if config_file.is_file() else None
     beside = _set_beside_the_weights(config or {})
     if beside:
         digest.update(json.dumps(beside, sort_keys=True).encode())
@@ -119,7 +128,7 @@ def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = 
 
     Args:
         cls: The class, whose arguments are in ``config.json``.
-        path: The folder, or the hub id.
+        path: The folder, the hub id, or ``auto``, the one that is shipped.
         needs: Keys that the folder's ``config.json`` must have.
 
     Returns:
@@ -128,7 +137,8 @@ def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = 
     Raises:
         PolicyError: If a file is missing or damaged, holds something else, or numbers that are not finite.
     """
-    policy = _read(cls, Path(path), needs) if Path(path).exists() else _download(cls, str(path))
+    place = place_of(path)
+    policy = _read(cls, place, needs) if place.exists() else _download(cls, str(path))
     if not all(torch.isfinite(value).all() for value in policy.state_dict().values()):
         raise PolicyError(f"the policy {path} holds NaN or infinite numbers; train it again")
     return policy.eval()

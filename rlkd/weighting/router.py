@@ -1,21 +1,25 @@
-"""The supervised router: the policy's network, trained with labels to name the right teachers."""
+"""The supervised router: the policy's network, trained with labels to name the right teachers, or what they gain."""
 
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlkd.devices import one_thread
-from rlkd.errors import PolicyError, WeightingError
+from rlkd.errors import PolicyError, WeightingError, unknown_name
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import read_state
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
 from rlkd.weighting.base import BaseWeighting, Evidence, normalised
+from rlkd.weighting.gain import gain_actions, student_of_any_age, teacher_gains
 from rlkd.weighting.heuristic import Oracle
 from rlkd.weighting.learned import Policy, action_weights
-from rlkd.weighting.teacher_sets import TeacherSets
+from rlkd.weighting.teacher_sets import ROUTER_SETS, TeacherSets
 
 ROUTER_EPOCHS = 120
 """Passes of a router over its rows: it is to be the strongest simple rival, not a straw man."""
@@ -24,6 +28,45 @@ SURE = 0.99
 from; what they say of them beyond this is memory."""
 ROUTER_DRAWS = 4
 """Sets of teachers that a router meets for every row, where they are drawn; they share the passes."""
+Lesson = Literal["labels", "gain", "knows"]
+LESSONS: tuple[str, ...] = get_args(Lesson)
+"""What a router is taught: who is right by the labels (:func:`router_targets`), what each teacher gains a student
+(:func:`~rlkd.weighting.gain.teacher_gains`), or what the oracle says, which is told what teachers were trained on."""
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From actions (B, K), targets (B, K) and present teachers (B, K), bool, to one loss an instance, shape (B,)."""
+SETS: Mapping[str, TeacherSets] = {"drawn": ROUTER_SETS, "fixed": TeacherSets()}
+"""Which sets of teachers a router meets: other ones beside its own, or its own alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterPlan:
+    """How a router is fitted."""
+
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    lesson: Lesson = "labels"
+    sets: str = "drawn"
+    """A key of ``SETS``."""
+
+    def __post_init__(self) -> None:
+        """Check names.
+
+        Raises:
+            UnknownNameError: There is no such lesson, or no such choice of sets.
+            PolicyError: The observation has the student in it.
+        """
+        if self.lesson not in LESSONS:
+            raise unknown_name("lesson of a router", self.lesson, LESSONS)
+        if self.sets not in SETS:
+            raise unknown_name("choice of a router's sets of teachers", self.sets, SETS)
+        if self.observation.student:
+            raise PolicyError(
+                "a router needs a portable observation, got one with student features; leave observe_student off, or "
+                "switch the warm start off"
+            )
+
+    def described(self) -> list[Any]:
+        """Plain values that change with anything that changes the fit."""
+        return [self.observation.to_dict(), self.lesson, asdict(SETS[self.sets])]
 
 
 def router_targets(state: State) -> Tensor:
@@ -36,6 +79,21 @@ def router_targets(state: State) -> Tensor:
     return normalised(probability / (1 - probability), state.present)
 
 
+def cost_of_shares(actions: Tensor, shares: Tensor, present: Tensor) -> Tensor:
+    """Cross entropy of the weights of actions to shares on the simplex, in nats, shape (B,)."""
+    return -(shares * action_weights(actions, present).clamp_min(1e-8).log()).sum(-1)
+
+
+def squared_error(actions: Tensor, targets: Tensor, present: Tensor) -> Tensor:
+    """Squared distance of actions to targets over the present teachers, both from their means, shape (B,).
+
+    Weights are a softmax of actions: what all have in common says nothing.
+    """
+    count = present.sum(-1, keepdim=True)
+    lead = torch.where(present, actions - (actions * present).sum(-1, keepdim=True) / count, 0.0)
+    return (lead - targets).square().sum(-1)
+
+
 def fit_router(
     policy: Policy,
     features: Tensor,
@@ -44,16 +102,18 @@ def fit_router(
     epochs: int,
     batch_size: int = 256,
     seed: int = 0,
+    loss: Loss = cost_of_shares,
 ) -> Policy:
     """Train a policy network with labels to name the right teachers; in place.
 
     Args:
         policy: The network.
         features: Shape (N, K, F).
-        targets: Rows on the simplex, shape (N, K).
+        targets: Shape (N, K): rows on the simplex, or what else ``loss`` compares actions with.
         epochs: Passes over the rows; at least 600 steps are made.
         batch_size: Rows a step.
         seed: Of the order of rows.
+        loss: By default targets are weights.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
@@ -63,10 +123,9 @@ def fit_router(
     with one_thread(), torch.enable_grad():
         for _ in range(steps):
             rows = torch.randint(len(features), (min(batch_size, len(features)),), generator=generator)
-            log_weights = action_weights(policy(features[rows]), present[rows]).clamp_min(1e-8).log()
-            loss = -(targets[rows] * log_weights).sum(-1).mean()
+            mean = loss(policy(features[rows]), targets[rows], present[rows]).mean()
             optimizer.zero_grad()
-            loss.backward()
+            mean.backward()
             optimizer.step()
             schedule.step()
     return policy
@@ -75,11 +134,20 @@ def fit_router(
 class Router(BaseWeighting):
     """The supervised ceiling: the policy's own network and observation, trained with labels to name the right teachers.
 
-    Label-free when deployed, like the policy. What it is taught is :func:`router_targets`; ``router:knows`` is taught
-    what the oracle says instead, which takes teachers that say what they were trained on: a stranger's do not.
+    Label-free when deployed, like the policy, and fitted on drawn sets of teachers. What it is taught is
+    :func:`router_targets`. ``router:gain`` is taught what each teacher gains a student: the control that settles what
+    rewards add. ``router:knows`` is taught what the oracle says, which takes teachers that say what they were trained
+    on: a stranger's do not. ``router:fixed`` meets the real set of teachers alone: what drawing adds.
     """
 
-    ARGUMENTS: ClassVar[tuple[str, ...]] = ("reliability", "knows")
+    PLANS: ClassVar[Mapping[str | None, RouterPlan]] = {
+        None: RouterPlan(),
+        "reliability": RouterPlan(observation=ObservationConfig(reliability=True)),
+        "gain": RouterPlan(lesson="gain"),
+        "knows": RouterPlan(lesson="knows"),
+        "fixed": RouterPlan(sets="fixed"),
+    }
+    """Argument to what it stands for."""
 
     def __init__(self, policy: Policy) -> None:
         """Wrap a trained network."""
@@ -92,23 +160,20 @@ class Router(BaseWeighting):
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
-        """Build from ``router``, ``router:reliability`` or ``router:knows``: reads the labels of train and probe."""
-        if argument is not None and argument not in cls.ARGUMENTS:
-            raise WeightingError(
-                f"'router' takes no argument but {' or '.join(cls.ARGUMENTS)}, got {argument!r}; leave it out"
-            )
-        if argument == "reliability" and evidence.source.reliability is None:
-            raise WeightingError(
-                "router:reliability needs the teachers' reliability, got teachers without; use a cache and a task with "
-                "labelled validation rows"
-            )
-        if argument == "knows" and evidence.source.knowledge is None:
-            raise WeightingError(
-                "router:knows needs teachers that all say what they were trained on (teacher.json, 'knows'), got none "
-                "that do; 'router' reads labels alone"
-            )
-        observation = ObservationConfig(reliability=argument == "reliability")
-        return cls(train_router(evidence, observation, knows=argument == "knows"))
+        """Build from ``router`` or ``router:ARGUMENT``: reads the labels of train and probe."""
+        return cls(train_router(evidence, cls.plan(argument)))
+
+    @classmethod
+    def plan(cls, argument: str | None) -> RouterPlan:
+        """What an argument stands for.
+
+        Raises:
+            WeightingError: Nothing.
+        """
+        if argument not in cls.PLANS:
+            known = ", ".join(str(name) for name in cls.PLANS if name)
+            raise WeightingError(f"'router' takes no argument but {known}, got {argument!r}; leave it out")
+        return cls.PLANS[argument]
 
     def weights(self, state: State) -> Tensor:
         """Weights of a batch, shape (..., K)."""
@@ -116,45 +181,79 @@ class Router(BaseWeighting):
 
 
 def train_router(
-    evidence: Evidence,
-    observation: ObservationConfig,
-    *,
-    max_rows: int | None = None,
-    sets: TeacherSets | None = None,
-    knows: bool = False,
+    evidence: Evidence | Sequence[Evidence], plan: RouterPlan | None = None, *, max_rows: int | None = None
 ) -> Policy:
-    """Fit a router on the labelled rows of train and probe.
+    """Fit a router on the labelled rows of train and probe, of one task or of several.
 
     Args:
-        evidence: The training view and its teachers.
-        observation: Must not observe the student: a router is fitted before there is one.
-        max_rows: Use at most so many labelled rows.
-        sets: Which sets of teachers it meets, drawn ``ROUTER_DRAWS`` times a row; None: the real one alone.
-        knows: Imitate the oracle, which is told what every teacher was trained on, instead of reading who is right.
+        evidence: The training view of a task and its teachers, or of several tasks, which count alike.
+        plan: How it is fitted; None: as ``router`` is.
+        max_rows: Use at most so many labelled rows of a task.
 
     Raises:
-        PolicyError: The observation has the student in it.
-        WeightingError: There is no labelled row, or ``knows`` is asked of teachers that do not say what they know.
+        WeightingError: A task has no labelled row, or its teachers lack what the plan asks for.
     """
-    if observation.student:
-        raise PolicyError(
-            "a router needs a portable observation, got one with student features; leave observe_student off, or "
-            "switch the warm start off"
+    plan = plan or RouterPlan()
+    tasks = [evidence] if isinstance(evidence, Evidence) else list(evidence)
+    for one in tasks:
+        _check_teachers(one, plan)
+    seed, names = tasks[0].seed, [one.task.name for one in tasks]
+    features, targets = _balanced([_lessons(one, plan, max_rows) for one in tasks], seed)
+    record = {"method": "router", "targets": plan.lesson, "task": names[0] if len(names) == 1 else names}
+    policy = Policy.create(plan.observation, training=record, seed=seed)
+    loss = squared_error if plan.lesson == "gain" else cost_of_shares
+    epochs = ROUTER_EPOCHS // ROUTER_DRAWS if SETS[plan.sets].vary else ROUTER_EPOCHS
+    return fit_router(policy, features, targets, epochs=epochs, seed=seed, loss=loss).eval()
+
+
+def _check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
+    if plan.observation.reliability and evidence.source.reliability is None:
+        raise WeightingError(
+            "router:reliability needs the teachers' reliability, got teachers without; use a cache and a task with "
+            "labelled validation rows"
         )
-    task, source = evidence.task, evidence.source
+    if plan.lesson == "knows" and evidence.source.knowledge is None:
+        raise WeightingError(
+            "router:knows needs teachers that all say what they were trained on (teacher.json, 'knows'), got none "
+            "that do; 'router' reads labels alone"
+        )
+
+
+def _lessons(evidence: Evidence, plan: RouterPlan, max_rows: int | None) -> tuple[Tensor, Tensor]:
+    """Features (N, J, F) and targets (N, J) of the rows of a task with every set of teachers that they are met with."""
+    task, sets = evidence.task, SETS[plan.sets]
     ids = torch.from_numpy(np.concatenate([task.labelled_ids(split) for split in ("train", "probe")]))
     if len(ids) == 0:
         raise WeightingError("a router needs labelled train or probe rows, got none; label some, or leave 'router' out")
     rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
-    state = read_state(task, source, ids[rows])
-    targets = Oracle.build(None, evidence).weights(state) if knows else router_targets(state)
-    record = {"method": "router", "targets": "knows" if knows else "labels", "task": task.name}
-    policy = Policy.create(observation, training=record, seed=evidence.seed)
-    if sets is None or not sets.vary:
-        features = teacher_features(state, observation)
-        return fit_router(policy, features, targets, epochs=ROUTER_EPOCHS, seed=evidence.seed).eval()
-    random = np.random.default_rng(evidence.seed)
-    drawn = [sets.draw(state, random) for _ in range(ROUTER_DRAWS)]
-    features = torch.cat([teacher_features(other, observation) for other, _ in drawn])
-    shares = torch.cat([normalised(targets.gather(-1, chosen), other.present) for other, chosen in drawn])
-    return fit_router(policy, features, shares, epochs=ROUTER_EPOCHS // ROUTER_DRAWS, seed=evidence.seed).eval()
+    state, random = read_state(task, evidence.source, ids[rows]), np.random.default_rng(evidence.seed)
+    told = None
+    if plan.lesson == "knows":  # of the task's own classes: what an oracle knows of merged ones is nowhere written
+        told, sets = Oracle.build(None, evidence).weights(state), replace(sets, classes=False)
+    met = []
+    for other, chosen in sets.draws(state, random, ROUTER_DRAWS if sets.vary else 1):
+        if told is not None:
+            targets = normalised(told.gather(-1, chosen), other.present)
+        elif plan.lesson == "gain":
+            gains = teacher_gains(other, student_of_any_age(other, random))
+            targets = gain_actions(gains, other.present)
+        else:
+            targets = router_targets(other)
+        met.append((teacher_features(other, plan.observation), targets))
+    return torch.cat([features for features, _ in met]), torch.cat([targets for _, targets in met])
+
+
+def _balanced(tasks: Sequence[tuple[Tensor, Tensor]], seed: int) -> tuple[Tensor, Tensor]:
+    """Lessons of all tasks in one, in equal shares: rows of small tasks repeated, places of small sets left empty."""
+    if len(tasks) == 1:
+        return tasks[0]
+    generator = torch.Generator().manual_seed(seed)
+    rows = round(sum(len(features) for features, _ in tasks) / len(tasks))
+    places = max(features.shape[1] for features, _ in tasks)
+    parts = []
+    for features, targets in tasks:
+        order = torch.randperm(len(features), generator=generator)
+        chosen = order.repeat(-(-rows // len(order)))[:rows]
+        empty = places - features.shape[1]
+        parts.append((F.pad(features[chosen], (0, 0, 0, empty)), F.pad(targets[chosen], (0, empty))))
+    return torch.cat([features for features, _ in parts]), torch.cat([targets for _, targets in parts])

@@ -10,7 +10,7 @@ from rlkd.errors import WeightingError, nearest, one_line, unknown_name
 from rlkd.weighting.base import WeightingBuilder
 from rlkd.weighting.controls import PolicyMean, PolicyShuffle
 from rlkd.weighting.fitted import CalibratedUniform, LrDev, LrTrain
-from rlkd.weighting.fixed import BestTeacher, Fixed, RandomTeacher, Uniform
+from rlkd.weighting.fixed import BestTeacher, Fixed, Labels, RandomTeacher, Uniform
 from rlkd.weighting.gradient import AekdBatchMean, AekdFlat, Govern
 from rlkd.weighting.heuristic import (
     Agreement,
@@ -24,13 +24,14 @@ from rlkd.weighting.heuristic import (
     MtBertRaw,
     Oracle,
 )
-from rlkd.weighting.learned import Policy
+from rlkd.weighting.learned import Auto, Policy
 from rlkd.weighting.online import Hedge
-from rlkd.weighting.policy_files import saved_identity
+from rlkd.weighting.policy_files import AUTO, saved_identity
 from rlkd.weighting.router import Router
 
 WEIGHTINGS: dict[str, WeightingBuilder] = {
     "uniform": Uniform,
+    "labels": Labels,
     "fixed": Fixed,
     "random_teacher": RandomTeacher,
     "best_teacher": BestTeacher,
@@ -52,6 +53,7 @@ WEIGHTINGS: dict[str, WeightingBuilder] = {
     "hedge": Hedge,
     "oracle": Oracle,
     "router": Router,
+    AUTO: Auto,
     "policy": Policy,
     "policy_mean": PolicyMean,
     "policy_shuffle": PolicyShuffle,
@@ -96,6 +98,8 @@ class WeightingSpec:
             WeightingError: A user's module has no such class.
         """
         name, _, argument = text.partition(":")
+        if text == AUTO:
+            return cls(text, text, AUTO)
         if name in weighting_names():
             return cls(text, name, argument or None)
         if argument and name.replace(".", "").isidentifier():
@@ -127,7 +131,7 @@ class WeightingSpec:
     def short_name(self, everybody: Iterable["WeightingSpec"]) -> str:
         """What tables call it: a policy's name without the path, if nobody else of them (itself included) has it."""
         alone = [other.name for other in everybody].count(self.name) == 1
-        return self.name if alone and self.name in SHORTENED else self.text
+        return self.name if alone and self.name in SHORTENED and self.argument != AUTO else self.text
 
 
 def _imported(text: str) -> WeightingBuilder:

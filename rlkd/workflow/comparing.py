@@ -23,7 +23,14 @@ GROWING = frozenset({"weightings", "seeds"})
 def default_weightings(cache: LogitCache, policy: str | None) -> list[str]:
     """The weightings that belong into every table: baselines, the policy with its controls, router and oracle."""
     learned = [] if policy is None else [f"{name}:{policy}" for name in ("policy", "policy_shuffle", "policy_mean")]
-    return [*DEFAULT_ARMS, *learned, "router", *(["oracle"] if cache.knowledge is not None else [])]
+    return [
+        *DEFAULT_ARMS,
+        "auto",
+        *learned,
+        "router",
+        "router:gain",
+        *(["oracle"] if cache.knowledge is not None else []),
+    ]
 
 
 def run_compare(
@@ -36,6 +43,7 @@ def run_compare(
     policy: str | None = CompareCommand.policy,
     seeds: int = CompareCommand.seeds,
     jobs: int = CompareCommand.jobs,
+    trial_students: int = CompareCommand.trial_students,
     resume: bool = CompareCommand.resume,
     overwrite: bool = CompareCommand.overwrite,
     progress: bool = False,
@@ -53,11 +61,14 @@ def run_compare(
         "weightings": names,
         "settings": settings.record(),
         "seeds": seeds,
+        **({"trial_students": trial_students} if "auto" in names else {}),
     }
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite, harmless=HARMLESS_KEYS | GROWING)
     if begun:
         write_json_atomic(run.path / "config.json", run.config)
-    return compare_and_report(task, cache, names, settings, run.path, seeds, jobs, progress, curve=None)
+    return compare_and_report(
+        task, cache, names, settings, run.path, seeds, jobs, progress, curve=None, trial_students=trial_students
+    )
 
 
 def _begun(folder: Path) -> dict[str, Any]:
@@ -88,9 +99,20 @@ def compare_and_report(
     progress: bool,
     *,
     curve: Mapping[str, Any] | None,
+    trial_students: int = CompareCommand.trial_students,
 ) -> tuple[Rows, list[str]]:
     """Run a comparison and write its table and its page; the rows, and sentences with their markup."""
-    records = compare(task, cache, names, settings, folder, seeds=range(seeds), jobs=jobs, progress=progress)
+    records = compare(
+        task,
+        cache,
+        names,
+        settings,
+        folder,
+        seeds=range(seeds),
+        jobs=jobs,
+        trial_students=trial_students,
+        progress=progress,
+    )
     (runs,) = group_runs(records)
     rows = task_rows(runs)
     sentences = task_sentences(runs, rows)

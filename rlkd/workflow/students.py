@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlkd.benchmark import weights_summary
+from rlkd.choosing import chosen_policy, reason_of
 from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.devices import check_device
@@ -23,7 +24,8 @@ from rlkd.report import write_report
 from rlkd.settings import DistillCommand, StudentSettings
 from rlkd.settings.knobs import check
 from rlkd.trainer import DistillationArguments, DistillationTrainer, MetricsCallback, make_trainer
-from rlkd.weighting import WeightingSpec, build_weighting
+from rlkd.weighting import WeightingSpec, build_weighting, load_policy
+from rlkd.weighting.policy_files import AUTO
 from rlkd.workflow.opening import open_run
 from rlkd.workflow.teachers import Rows
 
@@ -51,10 +53,11 @@ def run_distill(
     cache_dir: str,
     output_dir: str,
     *,
-    weighting: str,
+    weighting: str = DistillCommand.weighting,
     settings: StudentSettings,
     seed: int = DistillCommand.seed,
     save_steps: int = DistillCommand.save_steps,
+    trial_students: int = DistillCommand.trial_students,
     resume: bool = DistillCommand.resume,
     overwrite: bool = DistillCommand.overwrite,
     progress: bool = False,
@@ -79,6 +82,7 @@ def run_distill(
         "seed": seed,
         "save_steps": save_steps,
         "arguments": dict(arguments or {}),
+        **({"trial_students": trial_students} if weighting == AUTO else {}),
     }
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite)
 
@@ -86,7 +90,11 @@ def run_distill(
         with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
             checkpoints = run.path / "checkpoints"
             callbacks = [MetricsCallback(run), bar]
-            trainer = make_trainer(task, cache, chosen, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
+            own = chosen
+            if weighting == AUTO:
+                place = chosen_policy(run.path, task, cache, settings, students=trial_students, progress=progress)
+                own = load_policy(place)
+            trainer = make_trainer(task, cache, own, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
             trainer.train(resume_from_checkpoint=resume)
             trainer.save_model(str(run.path / "student"))
         _write_results(run.path, trainer, task, cache.teacher_names, weighting, settings)
@@ -117,6 +125,7 @@ def _write_results(
         summary=[
             f"Accuracy on test: {rows[1]['accuracy']:.3f}. {settings.max_steps} steps at a learning rate of "
             f"{settings.learning_rate:g}, on {settings.device}.",
+            *filter(None, [reason_of(trainer.weighting)]),
             *_divergence_sentence(rows),
             *_mass_sentence(trainer.knowing_mass()),
         ],
