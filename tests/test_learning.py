@@ -254,7 +254,7 @@ def test_a_policy_that_harms_students_is_weakened_to_equal_weights_and_one_that_
     state = read_state(task, cache, torch.from_numpy(task.splits["train"]))
     wrong = 1 - torch.from_numpy(cache.knowledge.matrix).T[state.domains].float()
     harmful = Policy.create(ObservationConfig(), training={})
-    fit_router(harmful, teacher_features(state, harmful.observation), wrong / wrong.sum(-1, keepdim=True), epochs=20)
+    fit_router(harmful, teacher_features(state, harmful.observation), wrong / wrong.sum(-1, keepdim=True))
     env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE)
     env.reset(seed=0)
     run = PolicyRun(env, harmful, PolicyTraining(n_steps=15, warm_start=False))

@@ -21,13 +21,17 @@ from rlkd.weighting.heuristic import Oracle
 from rlkd.weighting.learned import Policy, action_weights
 from rlkd.weighting.teacher_sets import ROUTER_SETS, TeacherSets
 
-ROUTER_EPOCHS = 120
-"""Passes of a router over its rows: it is to be the strongest simple rival, not a straw man."""
+ROUTER_STEPS = 3
+"""Steps of a router's fit for every square root of its rows: few rows, learned by heart, mislead on others.
+
+It is to be the strongest simple rival, not a straw man. With this many steps of Muon it is as good from 8,000 rows as
+with twenty times as many of Adam, and better from 30."""
+LEAST_STEPS = 60
 SURE = 0.99
 """Probability of a label from which on a teacher is as right as can be. Teachers have seen the rows that routers learn
 from; what they say of them beyond this is memory."""
 ROUTER_DRAWS = 4
-"""Sets of teachers that a router meets for every row, where they are drawn; they share the passes."""
+"""Sets of teachers that a router meets for every row, where they are drawn; they share the steps."""
 Lesson = Literal["labels", "gain", "knows"]
 LESSONS: tuple[str, ...] = get_args(Lesson)
 """What a router is taught: who is right by the labels (:func:`router_targets`), what each teacher gains a student
@@ -99,8 +103,7 @@ def fit_router(
     features: Tensor,
     targets: Tensor,
     *,
-    epochs: int,
-    batch_size: int = 256,
+    batch_size: int = 512,
     seed: int = 0,
     loss: Loss = cost_of_shares,
 ) -> Policy:
@@ -110,25 +113,35 @@ def fit_router(
         policy: The network.
         features: Shape (N, K, F).
         targets: Shape (N, K): rows on the simplex, or what else ``loss`` compares actions with.
-        epochs: Passes over the rows; at least 600 steps are made.
         batch_size: Rows a step.
         seed: Of the order of rows.
         loss: By default targets are weights.
     """
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
-    steps = max(600, epochs * len(features) // batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    steps = max(LEAST_STEPS, round(ROUTER_STEPS * len(features) ** 0.5))
+    optimizers = _optimizers(policy)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
     present = features[..., 0] > 0
     with one_thread(), torch.enable_grad():
         for _ in range(steps):
             rows = torch.randint(len(features), (min(batch_size, len(features)),), generator=generator)
             mean = loss(policy(features[rows]), targets[rows], present[rows]).mean()
-            optimizer.zero_grad()
+            policy.zero_grad()
             mean.backward()
-            optimizer.step()
-            schedule.step()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
     return policy
+
+
+def _optimizers(policy: Policy) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for matrices, Adam for what is none: biases, and the row that gives the score."""
+    matrices = [weight for weight in policy.parameters() if weight.squeeze().ndim == 2]
+    others = [weight for weight in policy.parameters() if weight.squeeze().ndim < 2]
+    return (
+        torch.optim.Muon(matrices, lr=2e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Adam(others, lr=2e-2, betas=(0.9, 0.99), fused=True),
+    )
 
 
 class Router(BaseWeighting):
@@ -202,8 +215,7 @@ def train_router(
     record = {"method": "router", "targets": plan.lesson, "task": names[0] if len(names) == 1 else names}
     policy = Policy.create(plan.observation, training=record, seed=seed)
     loss = squared_error if plan.lesson == "gain" else cost_of_shares
-    epochs = ROUTER_EPOCHS // ROUTER_DRAWS if SETS[plan.sets].vary else ROUTER_EPOCHS
-    return fit_router(policy, features, targets, epochs=epochs, seed=seed, loss=loss).eval()
+    return fit_router(policy, features, targets, seed=seed, loss=loss).eval()
 
 
 def _check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
