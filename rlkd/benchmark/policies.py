@@ -24,7 +24,8 @@ EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max
 """What the students of policy training have from the students that are reported, unless the suite says otherwise."""
 RULES = 3
 """Of how routers and policies are made from their settings; another number asks for them anew. 2: a router's targets
-are read from labels alone, and a policy's strength is full unless harm is sure. 3: a router is fitted in fewer steps."""
+are read from labels alone, and a policy's strength is full unless harm is sure. 3: routers are fitted on drawn sets of
+teachers, in fewer steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
