@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from rlkd_envs.actor_env import TeacherActingVectorEnv
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+import rlkd.agents.training
 from rlkd.agents import train_policy
-from rlkd.agents.run import harms, mean_loss
+from rlkd.agents.run import PolicyRun, harms, mean_loss
 from rlkd.data.embedded import EMBEDDED
 from rlkd.data.planted import planted, planted_logits
 from rlkd.errors import ConfigError, PolicyError, TaskError
@@ -21,7 +24,7 @@ from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.records import read_jsonl
 from rlkd.settings import PolicyStudents, TasksSettings
-from rlkd.weighting import build_weighting
+from rlkd.weighting import Policy, build_weighting
 
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 EPISODE = {"batch_size": 16, "horizon": 6, "teacher_copies": 1}
@@ -171,6 +174,25 @@ def mass(weighting, task, cache):
     return weighting.weights(state).gather(1, state.domains.unsqueeze(1)).mean().item()
 
 
+def test_a_warm_start_is_the_router_of_all_tasks(two, monkeypatch):
+    """It sees the training views alone; its fit is the router's own affair."""
+    seen = []
+
+    def fitted(evidence, plan, *, max_rows):
+        seen.extend(evidence)
+        return Policy.create(plan.observation, training={}, seed=7)
+
+    monkeypatch.setattr(rlkd.agents.training, "train_router", fitted)
+    monkeypatch.setattr(PolicyRun, "strength", lambda *args, **kwargs: (1.0, {1.0: [np.ones(1), np.ones(2)]}))
+    policy = trained(two, warm_start=True, total_timesteps=16 * 6 * 2, agent_learning_rate=1e-12)
+    assert [one.task.fingerprint for one in seen] == [task.training_view().fingerprint for task in two[0]]
+    assert [len(one.source) for one in seen] == [len(one.task.table) for one in seen]
+    for ours, theirs in zip(
+        policy.parameters(), Policy.create(ObservationConfig(), training={}, seed=7).parameters(), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
 def test_one_policy_finds_the_right_teachers_of_both_tasks():
     two = pair((800, 800), sharpness=8.0)
     episode = {"batch_size": 64, "horizon": 30, "teacher_copies": 0}
@@ -276,3 +298,10 @@ def test_the_command_takes_tasks_and_caches_in_pairs(tmp_path: Path):
 def test_the_default_student_learns_from_scratch():
     assert (PolicyStudents().student, PolicyStudents().learning_rate) == ((), 2e-3)
     assert PolicyStudents(student=("a/b",)).learning_rate == 5e-5
+
+
+def test_actors_of_published_systems_have_one_task(two):
+    tasks, caches = two
+    actor = SimpleNamespace(reads_student=False)
+    with pytest.raises(ConfigError, match="an actor of a published system is trained on one task, got 2"):
+        TeacherActingVectorEnv(task=tasks, cache=caches, actor=actor, **EPISODE)
