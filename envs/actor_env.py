@@ -70,6 +70,10 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
             raise ConfigError(
                 f"expected 0 <= pretraining_steps < horizon {horizon}, got {pretraining_steps}; mend one of them"
             )
+        if self.num_tasks > 1:
+            raise ConfigError(
+                f"an actor of a published system is trained on one task, got {self.num_tasks}; train one for each"
+            )
         self.actor, self.pretraining_steps = actor, pretraining_steps
         bound, width = actor.observation_bound, self.num_teachers * actor.num_features
         self.single_observation_space = spaces.Box(-bound, bound, (width,), np.float32)
@@ -95,7 +99,7 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
     def _observe(self) -> NDArray[np.float32]:
         state = self.episode.observed_state(student=self.actor.reads_student)
         self._rows = self.actor.observe(on_device(state, torch.device("cpu")))  # where the agent is
-        return self._padded(self._rows.flatten(1))
+        return self._padded(self._rows).reshape(self.num_envs, -1)
 
 
 def _action_space(actor: Actor, teachers: int) -> spaces.MultiBinary | spaces.Box:

@@ -131,6 +131,11 @@ class DistillationEpisode:
         return self.step_index / self.settings.horizon
 
     @property
+    def num_places(self) -> int:
+        """Places in an instance's set of teachers: those of the task, and copies."""
+        return self._state.teacher_logits.shape[-2]
+
+    @property
     def done(self) -> bool:
         """Whether the budget is spent."""
         return self.step_index >= self.settings.horizon

@@ -1,5 +1,6 @@
 """The documented face: one sub-environment per slot of the mini-batch, with its own observation, action and reward."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from rlkd.data.planted import planted, planted_logits
+from rlkd.data.several import check_pairs, one_each, several
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, PolicyError, TaskError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache
-from rlkd.models.students import StudentFactory
+from rlkd.models.students import StudentFactory, smallest_student
 from rlkd.settings import EpisodeSettings, PolicyStudents
 from rlkd.types import LogitSource, State
 from rlkd.weighting import Weighting
@@ -27,6 +29,8 @@ from .rewards import make_reward
 Array = NDArray[np.float32]
 TRIALS = 1
 """Sets the seeds of trial students apart from those of episodes."""
+TURNS = 2
+"""Sets the order of tasks apart from both."""
 
 
 class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
@@ -36,6 +40,10 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     A student is trained for ``horizon`` steps. At each step every slot of the mini-batch is a sub-environment: it
     shows its instance and teachers, takes an action, and gets the reward of its own instance. Only training and probe
     rows are in memory; the test split cannot be reached.
+
+    With several tasks an episode is of one: each comes up once in as many episodes, in an order that is drawn from the
+    seed. K is the largest number of teachers of a task, with its copies; in episodes of a task that has fewer, the last
+    ones are absent: they show zeros, and what acts on them is cut off. Tasks need not share classes or inputs.
 
     ## Action Space
     ``Box(-1, 1, (K,))`` per sub-environment; weights are ``softmax(6 * action)`` over the present teachers.
@@ -87,9 +95,9 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         self,
         num_envs: int | None = None,
         *,
-        task: Task | None = None,
-        cache: LogitSource | None = None,
-        student: str | StudentFactory | None = None,
+        task: Task | Sequence[Task] | None = None,
+        cache: LogitSource | Sequence[LogitSource] | None = None,
+        student: str | StudentFactory | Sequence[str | StudentFactory | None] | None = None,
         reward: str = PolicyStudents.reward,
         credit: str = "instance",
         observation: ObservationConfig | None = None,
@@ -102,9 +110,10 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
 
         Args:
             num_envs: Slots of the mini-batch; the same as ``batch_size``, which it overrides.
-            task: The task; None together with ``cache``: synthetic planted teachers.
-            cache: The teachers' logits.
-            student: A student's name or path, or a function from a seed to a model. None: the smallest from scratch.
+            task: The task, or several; None together with ``cache``: synthetic planted teachers.
+            cache: The teachers' logits, or those of each task in the same order.
+            student: A student's name or path, or a function from a seed to a model, for all tasks or one for each in
+                the same order. None: the smallest from scratch that reads the task.
             reward: Name of the reward.
             credit: ``instance``, or ``batch``: every instance gets the mean of its batch.
             observation: Feature groups; default label-free and without the student.
@@ -118,16 +127,22 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         settings = settings or EpisodeSettings(**settings_kwargs)
         if num_envs is not None:
             settings = replace(settings, batch_size=num_envs)
-        task, cache = _given_or_planted(task, cache)
-        if student is None:
-            student = "rlkd/mlp" if task.table.texts is None else "rlkd/tiny"
+        tasks, caches = _given_or_planted(task, cache)
+        students = one_each("student", student, len(tasks))
         self.observation_config = observation or ObservationConfig()
-        _check_observed(self.observation_config, cache)
-        setup = DistillationSetup(task, cache, student, settings, device)
-        self.settings, self.teacher_sets = settings, setup.teacher_sets
-        self.episode = DistillationEpisode(setup, make_reward(reward, credit=credit))
-        self.num_envs = settings.batch_size
-        self.num_teachers = len(cache.teacher_names) + settings.teacher_copies
+        for number, source in enumerate(caches):
+            _check_observed(self.observation_config, source, "" if len(tasks) == 1 else tasks[number].name)
+        self._episodes = [
+            DistillationEpisode(
+                DistillationSetup(one, source, smallest_student(one) if who is None else who, settings, device),
+                make_reward(reward, credit=credit),
+            )
+            for one, source, who in zip(tasks, caches, students, strict=True)
+        ]
+        self.episode = self._episodes[0]
+        self.settings, self.teacher_sets = settings, self.episode.setup.teacher_sets
+        self.num_envs, self.num_tasks = settings.batch_size, len(tasks)
+        self.num_teachers = max(len(source.teacher_names) for source in caches) + settings.teacher_copies
         self.render_mode = render_mode
         width = self.num_teachers * self.observation_config.num_features
         self.single_observation_space = spaces.Box(-1.0, 1.0, (width,), np.float32)
@@ -154,8 +169,15 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
 
     def _start_episode(self) -> None:
         sequence = np.random.SeedSequence([self._seed, self._episode_number])
+        self.episode = self._episodes[self._task_of_episode(self._episode_number)]
         self.episode.start(int(sequence.generate_state(1)[0]))
         self._episode_number += 1
+
+    def _task_of_episode(self, number: int) -> int:
+        """Every task once in as many episodes: a function of seed and number, so that any episode can be rebuilt."""
+        turn, place = divmod(number, self.num_tasks)
+        sequence = np.random.SeedSequence([self._seed, turn], spawn_key=(TURNS,))
+        return int(np.random.default_rng(sequence).permutation(self.num_tasks)[place])
 
     @property
     def episode_number(self) -> int:
@@ -169,7 +191,8 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
 
     def step(self, actions: Array) -> tuple[Array, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Weight the teachers of every slot, take the student's step, give each instance its reward."""
-        weights = self._weights(torch.as_tensor(np.asarray(actions)[: len(self.episode.ids)], dtype=torch.float32))
+        acted = np.asarray(actions)[: len(self.episode.ids), : self.episode.num_places]
+        weights = self._weights(torch.as_tensor(acted, dtype=torch.float32))
         rewards, loss = self.episode.step(weights)
         done = self.episode.done
         infos: dict[str, Any] = {
@@ -192,46 +215,64 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
 
     def _observe(self) -> Array:
         state = self.episode.observed_state(student=self.observation_config.student)
-        return self._padded(teacher_features(state, self.observation_config).flatten(1))
+        return self._padded(teacher_features(state, self.observation_config)).reshape(self.num_envs, -1)
 
     def _padded(self, values: torch.Tensor) -> Array:
-        padded = np.zeros((self.num_envs, *values.shape[1:]), dtype=np.float32)
-        padded[: len(values)] = values.cpu().numpy()
+        """Values (B', K', ...) of instances, or (B',), with zeros for padded slots and for teachers of other tasks."""
+        shape = (self.num_envs, self.num_teachers)[: values.dim()]
+        padded = np.zeros((*shape, *values.shape[2:]), dtype=np.float32)
+        padded[tuple(slice(size) for size in values.shape)] = values.cpu().numpy()
         return padded
 
-    def validation_state(self) -> State:
-        """The state of validation rows."""
-        return self.episode.validation_state(student=self.observation_config.student)
+    def validation_states(self) -> list[State]:
+        """The state of validation rows, one a task.
+
+        Where a student is observed it is that of the episode; those of tasks that it is not of are new.
+        """
+        reads_student = self.observation_config.student
+        for other in self._episodes:
+            if reads_student and other is not self.episode:
+                other.start(self.episode.seed)
+        return [episode.validation_state(student=reads_student) for episode in self._episodes]
 
     def trial_losses(self, weighting: Weighting, trial: int, *, refined: bool = False) -> torch.Tensor:
         """Validation losses of a student that a weighting teaches, see :meth:`DistillationEpisode.trial_losses`.
 
         Args:
             weighting: Any.
-            trial: Number of the student, >= 0. It is none that the agent meets in an episode, and the same one for all
-                weightings of an environment's seed.
+            trial: Number n of the student, >= 0; it learns task n modulo their number. It is none that the agent meets
+                in an episode, and the same one for all weightings of an environment's seed.
             refined: Refit the student's temperature first.
         """
+        episode = self._episodes[trial % self.num_tasks]
         seed = int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
         reads_student = self.observation_config.student
-        return self.episode.trial_losses(weighting, seed, student=reads_student, refined=refined)
+        return episode.trial_losses(weighting, seed, student=reads_student, refined=refined)
 
 
-def _given_or_planted(task: Task | None, cache: LogitSource | None) -> tuple[Task, LogitSource]:
+def _given_or_planted(
+    task: Task | Sequence[Task] | None, cache: LogitSource | Sequence[LogitSource] | None
+) -> tuple[tuple[Task, ...], tuple[LogitSource, ...]]:
     if (task is None) != (cache is None):
         raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
     if task is not None and cache is not None:
-        return task, cache
+        tasks, caches = several(task), several(cache)
+        check_pairs([one.name for one in tasks], [" + ".join(one.teacher_names) for one in caches])
+        if not tasks:
+            raise TaskError("an environment needs a task or several, got an empty list; pass one, or None for planted")
+        return tasks, caches
     task = planted()
     logits = planted_logits(task)
-    return task, LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])])
+    return (task,), (LogitCache(list(logits.transpose(1, 0, 2)), [f"teacher-{k}" for k in range(logits.shape[1])]),)
 
 
-def _check_observed(observation: ObservationConfig, cache: LogitSource) -> None:
+def _check_observed(observation: ObservationConfig, cache: LogitSource, task: str) -> None:
+    """Refuse an observation of what a cache does not have; the task is named where there are several."""
+    place = f"the cache of task {task!r}" if task else "the cache"
     if observation.affinity and not cache.has_affinity:
-        raise PolicyError("the observation reads 'affinity', the cache has none; build it with rlkd cache --embedder")
+        raise PolicyError(f"the observation reads 'affinity', {place} has none; build it with rlkd cache --embedder")
     if observation.reliability and cache.reliability is None:
         raise PolicyError(
-            "the observation reads 'reliability', the cache has none; open it with rlkd.load_cache for a task with "
+            f"the observation reads 'reliability', {place} has none; open it with rlkd.load_cache for a task with "
             "labelled validation rows"
         )

@@ -391,7 +391,11 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     # policies to train
     ((*RL, "--reward", "logit_gian"), r"unknown reward 'logit_gian'; did you mean 'logit_gain'\? choose one of: influ"),
     ((*RL, "--algorithm", "pppo"), r"algorithm must be one of ppo, a2c, got 'pppo'; did you mean 'ppo'\?"),
-    ((*RL, "--student", "rlkd/tny"), r"unknown student 'rlkd/tny'; did you mean 'rlkd/tiny'\?"),
+    (("train-policy", "--student", "rlkd/tny"), r"unknown student 'rlkd/tny'; did you mean 'rlkd/tiny'\?"),
+    (
+        (*RL, "--student", "rlkd/tiny"),
+        r"one student for all tasks or one for each of 1, got 2 \(rlkd/bilstm, ",
+    ),
     ((*RL, "--n-steps", 7), r"n_steps must divide the horizon 10, got 7"),
     ((*RL, "--n-steps", 1), r"n_steps must be >= 2"),
     ((*RL, "--horizon", 1), r"horizon must be >= 2"),

@@ -36,6 +36,10 @@ class WeightingEnvironment(Protocol):
         """Of one slot, shape (K,)."""
 
     @property
+    def num_tasks(self) -> int:
+        """Tasks, each of which comes up once in as many episodes."""
+
+    @property
     def settings(self) -> EpisodeSettings:
         """How a student is trained; an episode is one student."""
 
@@ -63,11 +67,14 @@ class WeightingEnvironment(Protocol):
             ``final_obs``, shape (B, K * F), at a termination.
         """
 
-    def validation_state(self) -> State:
-        """The state of labelled validation rows, N of them."""
+    def validation_states(self) -> list[State]:
+        """The state of labelled validation rows, one a task."""
 
     def trial_losses(self, weighting: Weighting, trial: int, *, refined: bool = False) -> Tensor:
-        """Validation losses, shape (N,), in nats, of trial student ``trial`` >= 0 that a weighting teaches."""
+        """Validation losses, shape (N,), in nats, of trial student ``trial`` >= 0 that a weighting teaches.
+
+        It learns task ``trial % num_tasks``, and N is the number of that task's labelled validation rows.
+        """
 
     def close(self) -> None:
         """Nothing is asked of it afterwards."""

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -25,7 +25,7 @@ from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
 from rlkd.settings import PolicyTraining, TrainPolicyCommand
-from rlkd.stats.contrasts import Block, Contrast
+from rlkd.stats.contrasts import Block, Contrast, task_mean
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
 from rlkd.weighting.policy_files import SavedPolicy
@@ -36,7 +36,8 @@ KEPT_CHECKPOINTS = 2
 STRENGTHS = (1.0, 0.5, 0.25)
 """What actions of a trained policy may be multiplied by, the strongest first; equal weights come after the last."""
 STRENGTH_STUDENTS = 8
-"""At most so many trial students hold a strength against equal weights, others than those the policy was kept for.
+"""At most so many trial students hold a strength against equal weights, others than those the policy was kept for;
+with many tasks two of each.
 
 Against equal weights alone: between two strengths that both help, validation loss follows how sure a student is, and
 which of them is ahead is decided by a single student or by the machine."""
@@ -68,19 +69,39 @@ def validation_score(policy: Weighting, state: State) -> float:
     return float(label.log().mean().exp())
 
 
-def harms(losses: Losses, equal: Losses) -> bool:
-    """Whether students surely lose more on validation than those that learned from equal weights.
+def losses_by_task(losses: Sequence[Losses], tasks: int) -> list[Losses]:
+    """Losses of trial students, shape (rows,) each, as one array (students, rows) a task, which differ in rows.
+
+    Args:
+        losses: Of as many students of every task, the n-th of task n modulo ``tasks``.
+        tasks: Their number.
+    """
+    return [np.stack(losses[task::tasks]) for task in range(tasks)]
+
+
+def mean_loss(losses: Sequence[Losses], tasks: int) -> float:
+    """Mean over tasks of what their trial students lose; arguments are those of :func:`losses_by_task`."""
+    return float(np.mean([one.mean() for one in losses_by_task(losses, tasks)]))
+
+
+def harms(losses: Sequence[Losses], equal: Sequence[Losses], tasks: int = 1) -> bool:
+    """Whether students surely lose more on validation than those that learned from equal weights, on the mean of tasks.
 
     Surely: over other students and over other rows, at 95%. Chance can neither switch a policy off nor weaken it.
 
     Args:
-        losses: Validation losses of trial students, shape (students, rows).
+        losses: Validation losses of trial students, as :func:`losses_by_task` takes them.
         equal: Of the same students with equal weights, on the same rows.
+        tasks: Number of tasks; with one student of each nothing is sure.
     """
-    differences = np.subtract(losses, equal, dtype=np.float64)
-    students = tuple(range(len(differences)))
-    p_value = Contrast(float(differences.mean()), (Block(students, differences),)).p_value()
-    return bool(differences.mean() > 0 and p_value is not None and p_value < HARM_LEVEL)
+    figures = []
+    for task, pair in enumerate(zip(losses_by_task(losses, tasks), losses_by_task(equal, tasks), strict=True)):
+        differences = np.subtract(*pair, dtype=np.float64)
+        students = tuple(range(task, len(losses), tasks))
+        figures.append(Contrast(float(differences.mean()), (Block(students, differences),)))
+    mean = task_mean(figures)
+    p_value = mean.p_value()
+    return mean.value > 0 and p_value is not None and p_value < HARM_LEVEL
 
 
 class PolicyCallback(BaseCallback):
@@ -194,13 +215,14 @@ class PolicyRun(Generic[PolicyT]):
         if step == self._noted_at or not (self.keep_best or self.at_episode_start):
             return
         self._noted_at = step
-        values = {"validation/label_probability": validation_score(self.policy, self.env.validation_state())}
+        scores = [validation_score(self.policy, state) for state in self.env.validation_states()]
+        values = {"validation/label_probability": float(np.mean(scores))}
         if self.over_equal is not None:
             values["rollout/reward_over_equal"] = self.over_equal
         if not self.keep_best:
             self._keep(step)
         elif last or self.at_episode_start:
-            losses = [float(self._trial_losses(self.policy, trial).mean()) for trial in range(self.training.trials)]
+            losses = [float(self._trial_losses(self.policy, trial).mean()) for trial in range(self.choosing_students)]
             values["validation/trial_loss"] = loss = float(np.mean(losses))
             if loss < self.best_loss:
                 self._keep(step, loss)
@@ -209,7 +231,16 @@ class PolicyRun(Generic[PolicyT]):
         if self.directory is not None:
             self.directory.log(step, **{"rollout/reward_mean": self.reward_mean, **values})
 
-    def strength(self, at: Callable[[float], Weighting], *, progress: bool) -> tuple[float, dict[float, Losses]]:
+    @property
+    def choosing_students(self) -> int:
+        """Trial students whose loss chooses the policy, the first ones."""
+        return self._of_every_task(self.training.trials)
+
+    def _of_every_task(self, students: int) -> int:
+        """The smallest number that is at least so many, and as many of every task."""
+        return -(-students // self.env.num_tasks) * self.env.num_tasks
+
+    def strength(self, at: Callable[[float], Weighting], *, progress: bool) -> tuple[float, dict[float, list[Losses]]]:
         """The greatest strength that does no sure harm: full strength unless students surely learn less from it.
 
         Half of the students will do where they do not learn less.
@@ -219,31 +250,33 @@ class PolicyRun(Generic[PolicyT]):
             progress: Show a progress bar.
 
         Returns:
-            The strength, and the validation losses of the trial students at every strength that was tried, shape
-            (students, rows).
+            The strength, and the validation losses of the trial students at every strength that was tried, as
+            :func:`losses_by_task` takes them.
         """
-        losses: dict[float, Losses] = {}
+        losses: dict[float, list[Losses]] = {}
+        tasks = self.env.num_tasks
+        most = max(STRENGTH_STUDENTS, 2 * tasks)  # with one student of a task nothing is sure
         with tqdm(desc="strength", unit="student", disable=not progress) as bar:
             for strength in STRENGTHS:
-                for students in (STRENGTH_STUDENTS // 2, STRENGTH_STUDENTS):
+                for students in map(self._of_every_task, (STRENGTH_STUDENTS // 2, most)):
                     for tried in (0.0, strength):
                         losses[tried] = self._students_losses(at(tried), students, losses.get(tried), bar)
                     equal = losses[0.0][:students]
-                    if losses[strength].mean() <= equal.mean():
+                    if mean_loss(losses[strength], tasks) <= mean_loss(equal, tasks):
                         return strength, losses
-                if not harms(losses[strength], equal):
+                if not harms(losses[strength], equal, tasks):
                     return strength, losses
         return 0.0, losses
 
     def _students_losses(
-        self, weighting: Weighting, students: int, known: Losses | None, bar: "tqdm[NoReturn]"
-    ) -> Losses:
+        self, weighting: Weighting, students: int, known: list[Losses] | None, bar: "tqdm[NoReturn]"
+    ) -> list[Losses]:
         """Losses of at least so many trial students, those of the first that are known."""
         losses = [] if known is None else list(known)
         while len(losses) < students:
-            losses.append(self._trial_losses(weighting, self.training.trials + len(losses)).numpy())
+            losses.append(self._trial_losses(weighting, self.choosing_students + len(losses)).numpy())
             bar.update()
-        return np.stack(losses)
+        return losses
 
     def _trial_losses(self, weighting: Weighting, trial: int) -> Tensor:
         return self.env.trial_losses(weighting, trial, refined=self.training.refined_trials)

@@ -1,6 +1,6 @@
 """Train a weighting policy: task and teachers in, policy out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,15 +9,16 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.protocols import WeightingEnvironment
-from rlkd.agents.run import PolicyRun
+from rlkd.agents.run import PolicyRun, mean_loss
 from rlkd.agents.sb3_env import make_slots
+from rlkd.data.several import one_each, several
 from rlkd.data.task import Task
 from rlkd.devices import found_device
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.models.students import StudentFactory
 from rlkd.records import RunDirectory, commit, finished
-from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, student_rate
+from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, common_rate
 from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
@@ -26,11 +27,15 @@ from rlkd.weighting.router import RouterPlan, train_router
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 
 
+Students = str | StudentFactory | None
+"""A student by its name or path, or as a function of a seed; None is the smallest from scratch."""
+
+
 def train_policy(
-    task: Task,
-    cache: LogitSource,
+    task: Task | Sequence[Task],
+    cache: LogitSource | Sequence[LogitSource],
     *,
-    student: str | StudentFactory | None = None,
+    student: Students | Sequence[Students] = None,
     reward: str = PolicyStudents.reward,
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
@@ -46,9 +51,11 @@ def train_policy(
     """Train a weighting policy on students that distil from the cached teachers.
 
     Args:
-        task: The task; its test rows are cut off before anything sees them.
-        cache: The teachers' logits.
-        student: Name or path of the student, or a function of a seed; None: the smallest from scratch.
+        task: The task, or several, of which every episode draws one; test rows are cut off before anything sees them.
+        cache: The teachers' logits, or those of each task in the same order. Numbers of teachers and classes may
+            differ.
+        student: Name or path of the student, or a function of a seed, for all tasks or one for each; None: the smallest
+            from scratch that reads the task.
         reward: Name of the reward, see :mod:`rlkd_envs.rewards`.
         training: Settings of the agent; None: made of ``training_kwargs``.
         observation: Feature groups; default label-free, without the student.
@@ -65,8 +72,9 @@ def train_policy(
 
     Returns:
         The policy whose trial students lost least on validation, in eval mode; weakened where others surely learn less
-        from it than from equal weights. Its ``training_record`` says at which timestep it was kept (``kept_at``), and
-        what students lost at each strength that was tried (``strength_losses``; 0 is equal weights).
+        from it than from equal weights; with several tasks, on the mean over them. Its ``training_record`` says at
+        which timestep it was kept (``kept_at``), and what students lost at each strength that was tried
+        (``strength_losses``; 0 is equal weights).
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
@@ -79,23 +87,25 @@ def train_policy(
         reward=reward,
         training=training or PolicyTraining(**training_kwargs),
         observation=observation or ObservationConfig(),
-        episode={"teacher_copies": PolicyStudents.teacher_copies, **_own_rate(student), **(episode or {})},
+        episode={"teacher_copies": PolicyStudents.teacher_copies, **own_rate(student, episode), **(episode or {})},
         device=found_device(device),
     )
     return prepared.run(output_dir, resume=resume, progress=progress, tensorboard=tensorboard, callback=callback)
 
 
-def _own_rate(student: str | StudentFactory | None) -> dict[str, float]:
-    """The learning rate of a student that has a name; of one that a function makes nothing is known."""
-    return {"learning_rate": student_rate(student)} if isinstance(student, str) else {}
+def own_rate(student: Students | Sequence[Students], episode: Mapping[str, Any] | None) -> dict[str, float]:
+    """The learning rate of students of whom no other is said; of one that a function makes nothing is known."""
+    named = [one for one in several(student) if not callable(one)]
+    return {} if "learning_rate" in (episode or {}) or not named else {"learning_rate": common_rate(named)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTraining:
     """A policy's training that was found possible, before anything is written."""
 
-    task: Task
-    cache: LogitSource
+    tasks: Sequence[Task]
+    caches: Sequence[LogitSource]
+    """One a task."""
     env: WeightingEnvironment
     training: PolicyTraining
     observation: ObservationConfig
@@ -138,27 +148,31 @@ class PreparedTraining:
             return policy
 
         strength, losses = run.strength(at, progress=progress)
-        students = min(map(len, losses.values()))  # the same ones of each
-        means = {str(tried): round(float(losses[tried][:students].mean()), 6) for tried in sorted(losses, reverse=True)}
+        students, tasks = min(map(len, losses.values())), len(self.tasks)  # the same ones of each strength
+        means = {
+            str(tried): round(mean_loss(losses[tried][:students], tasks), 6) for tried in sorted(losses, reverse=True)
+        }
         return at(strength, strength_losses=means)
 
     def _initial_policy(self) -> Policy:
         training, observation = self.training, self.observation
         record: dict[str, Any] = {key: self.settings[key] for key in ("task", "reward", "training")}
-        record |= {"teachers_seen": len(self.cache.teacher_names), "commit": commit()}
+        record |= {"teachers_seen": _told([len(one.teacher_names) for one in self.caches]), "commit": commit()}
         policy = Policy.create(observation, training=record, seed=training.seed)
         if training.warm_start:
-            evidence = Evidence.of(self.task, self.cache, training.seed)
+            evidence = [
+                Evidence.of(task, cache, training.seed) for task, cache in zip(self.tasks, self.caches, strict=True)
+            ]
             router = train_router(evidence, RouterPlan(observation=observation), max_rows=training.warm_start_rows)
             policy.load_state_dict(router.state_dict())
         return policy
 
 
 def prepare_training(
-    task: Task,
-    cache: LogitSource,
+    task: Task | Sequence[Task],
+    cache: LogitSource | Sequence[LogitSource],
     *,
-    student: str | StudentFactory | None,
+    student: Students | Sequence[Students],
     reward: str,
     training: PolicyTraining,
     observation: ObservationConfig,
@@ -191,16 +205,29 @@ def prepare_training(
             f"n_steps must divide the horizon {env.settings.horizon}, got {training.n_steps}; checkpoints are "
             "written where episodes and rollouts end together"
         )
+    tasks, caches = several(task), several(cache)
+    needed = len(tasks) * env.settings.horizon * env.num_envs
+    if len(tasks) > 1 and training.total_timesteps < needed:
+        raise ConfigError(
+            f"expected total_timesteps >= {needed}, an episode of each of {len(tasks)} tasks, got "
+            f"{training.total_timesteps}; raise it, or leave tasks out"
+        )
+    students = one_each("student", student, len(tasks))
     settings = {
-        "task": task.name,
-        "data": task.fingerprint,
-        "teachers": list(cache.teacher_names),
-        "student": student if isinstance(student, str) else None,
+        "task": _told([one.name for one in tasks]),
+        "data": _told([one.fingerprint for one in tasks]),
+        "teachers": _told([list(one.teacher_names) for one in caches]),
+        "student": _told([one if isinstance(one, str) else None for one in students]),
         "reward": reward,
         "training": asdict(training),
         "observation": observation.to_dict(),
         "episode": env.settings.record(),
     }
     return PreparedTraining(
-        task=task, cache=cache, env=env, training=training, observation=observation, settings=settings
+        tasks=tasks, caches=caches, env=env, training=training, observation=observation, settings=settings
     )
+
+
+def _told(values: list[Any]) -> Any:
+    """One value a task, as they are recorded: of one task the value itself."""
+    return values[0] if len(values) == 1 else values

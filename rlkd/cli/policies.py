@@ -5,24 +5,25 @@ from dataclasses import asdict
 from rlkd.cli.options import flags
 from rlkd.cli.output import show
 from rlkd.cli.root import app
-from rlkd.settings import ObservationSettings, PolicyStudents, PolicyTraining, TaskSettings, TrainPolicyCommand
+from rlkd.settings import ObservationSettings, PolicyStudents, PolicyTraining, TasksSettings, TrainPolicyCommand
 
 
 @app.command("train-policy")
 @flags
 def train_policy(
-    task: TaskSettings,
+    tasks: TasksSettings,
     run: TrainPolicyCommand,
     students: PolicyStudents,
     training: PolicyTraining,
     observation: ObservationSettings,
 ) -> None:
-    """Learn a weighting with reinforcement learning while students distil from the cache."""
+    """Learn a weighting with reinforcement learning while students distil from the caches of one task or several."""
     from rlkd import workflow
+    from rlkd.data import EMBEDDED
     from rlkd.features import ObservationConfig
 
     rows = workflow.run_train_policy(
-        task.options(),
+        tasks.options(EMBEDDED),
         run.cache,
         run.output_dir,
         student=students.student,

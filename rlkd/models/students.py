@@ -80,6 +80,11 @@ STUDENTS: dict[str, Student] = {
 }
 
 
+def smallest_student(task: Task) -> str:
+    """Name of the smallest student from scratch that reads a task."""
+    return f"{PREFIX}mlp" if task.table.texts is None else f"{PREFIX}tiny"
+
+
 def load_student(
     name: str,
     task: Task,

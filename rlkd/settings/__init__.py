@@ -17,6 +17,7 @@ from rlkd.settings.commands import (
     ResumableCommand,
     TableCommand,
     TaskSettings,
+    TasksSettings,
     TeacherTraining,
     TrainPolicyCommand,
     TrainTeachersCommand,
@@ -44,6 +45,7 @@ from rlkd.settings.students import (
     StepSettings,
     StudentSettings,
     check_loss_settings,
+    common_rate,
     student_rate,
 )
 
@@ -78,10 +80,12 @@ __all__ = [
     "StudentSettings",
     "TableCommand",
     "TaskSettings",
+    "TasksSettings",
     "TeacherTraining",
     "TrainPolicyCommand",
     "TrainTeachersCommand",
     "WritingCommand",
     "check_loss_settings",
+    "common_rate",
     "student_rate",
 ]

@@ -3,11 +3,12 @@
 A class named after a command holds the flags that are its own, with those that commands share below it.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlkd.settings.knobs import Range, Settings, above, at_least, knob, like, required
+from rlkd.settings.knobs import Range, Settings, above, at_least, knob, like, names_of, required
 from rlkd.settings.policies import PolicyTraining
 from rlkd.settings.students import BY_KIND, StepSettings, StudentSettings
 
@@ -27,9 +28,41 @@ class TaskSettings(Settings):
 
     def options(self) -> dict[str, Any]:
         """Arguments of ``load_task``; columns at their defaults are left out: embedded tasks refuse them."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_column")}
-        chosen = {name: value for name, value in columns.items() if value != getattr(type(self), name)}
-        return {"source": self.task, "seed": self.split_seed, **chosen}
+        return {"source": self.task, "seed": self.split_seed, **_chosen_columns(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksSettings(Settings):
+    """The data of one task or of several."""
+
+    task: tuple[str, ...] = required(
+        "Task, repeatable, each with a cache in the same order: an embedded one (docstrings, digits, planted), a file, "
+        "a folder of splits, or a hub id. Columns and split seed hold for all, columns not for embedded tasks among "
+        "others."
+    )
+    text_column: str = like(TaskSettings, "text_column")
+    text_pair_column: str | None = like(TaskSettings, "text_pair_column")
+    label_column: str = like(TaskSettings, "label_column")
+    domain_column: str = like(TaskSettings, "domain_column")
+    split_seed: int = like(TaskSettings, "split_seed")
+
+    def options(self, embedded: Container[str]) -> list[dict[str, Any]]:
+        """Arguments of ``load_task``, one a task.
+
+        Args:
+            embedded: Names of tasks whose columns are fixed. Those that were chosen are for the others; where there are
+                none, ``load_task`` refuses them.
+        """
+        others = [task for task in self.task if task not in embedded] or self.task
+        columns = _chosen_columns(self)
+        return [{"source": task, "seed": self.split_seed, **(columns if task in others else {})} for task in self.task]
+
+
+def _chosen_columns(settings: Settings) -> dict[str, Any]:
+    """Columns that are not at their defaults."""
+    names = [name for name in names_of(TaskSettings) if name.endswith("_column")]
+    columns = {name: getattr(settings, name) for name in sorted(names)}
+    return {name: value for name, value in columns.items() if value != getattr(TaskSettings, name)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +169,12 @@ class HeadroomCommand(Command, CacheReader):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPolicyCommand(ResumableCommand, CacheReader):
-    """``rlkd train-policy``, beside the task, the students, the training and the observation."""
+class TrainPolicyCommand(ResumableCommand):
+    """``rlkd train-policy``, beside the tasks, the students, the training and the observation."""
 
+    cache: tuple[str, ...] = like(
+        CacheReader, "cache", help="Folder of the logit cache of a task, repeatable: one a task, in the same order."
+    )
     tensorboard: bool = knob(False, "Write TensorBoard logs.")
 
 

@@ -12,7 +12,7 @@ from rlkd.settings.students import (
     StepSettings,
     StudentSettings,
     check_loss_settings,
-    student_rate,
+    common_rate,
 )
 
 REFINING = {"agent_learning_rate": 1e-3, "log_std": -1.6}
@@ -51,7 +51,8 @@ class PolicyTraining(Settings):
     )
     trials: int = knob(
         2,
-        "Students an episode by whose validation loss a policy is kept; others tell whether it does harm.",
+        "Students an episode by whose validation loss a policy is kept, at least so many and as many of every task; "
+        "others tell whether it does harm.",
         at_least(1),
     )
     refined_trials: bool = knob(
@@ -129,7 +130,13 @@ class PolicyStudents(EpisodeSettings):
     They learn at the rate of their own kind, and with copies of teachers: the policy is to serve on other sets too.
     """
 
-    student: str = like(StudentSettings, "student")
+    student: tuple[str, ...] = like(
+        StudentSettings,
+        "student",
+        default=(),
+        help="Student, repeatable, one for all tasks or one a task in the same order: rlkd/tiny, rlkd/bilstm, "
+        "rlkd/mlp, a hub id or a path; by default rlkd/tiny for texts and rlkd/mlp for vectors.",
+    )
     learning_rate: float = knob(  # a number once the settings are made
         None, f"Learning rate of the student; {BY_KIND}.", at_least(0)
     )
@@ -144,7 +151,7 @@ class PolicyStudents(EpisodeSettings):
         """Put in what is left to us, and check ranges."""
         rate: Any = self.learning_rate
         if rate is None:
-            object.__setattr__(self, "learning_rate", student_rate(self.student))
+            object.__setattr__(self, "learning_rate", common_rate(self.student))
         super().__post_init__()
 
     def episode(self) -> dict[str, Any]:

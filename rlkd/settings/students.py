@@ -28,6 +28,25 @@ def student_rate(student: str) -> float:
     return FROM_SCRATCH_RATE if student.startswith(SCRATCH_PREFIX) else FINE_TUNING_RATE
 
 
+def common_rate(students: Iterable[str | None]) -> float:
+    """Learning rate of students that share one and are given none, by their kind.
+
+    Args:
+        students: Their names; None begins at random weights.
+
+    Raises:
+        ConfigError: They are of kinds that learn at different rates.
+    """
+    rates = {name: student_rate(name) for name in (name or f"{SCRATCH_PREFIX}..." for name in students)}
+    if len(set(rates.values())) > 1:
+        told = ", ".join(f"{rate:g} for {name}" for name, rate in rates.items())
+        raise ConfigError(
+            f"the students of a policy's training share a learning rate, got kinds that have different ones ({told}); "
+            "pass learning_rate, or students of one kind"
+        )
+    return next(iter(rates.values()), FROM_SCRATCH_RATE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossSettings(Settings):
     """The distillation loss, see :func:`rlkd.losses.distillation_loss`."""

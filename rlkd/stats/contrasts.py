@@ -1,7 +1,7 @@
 """Figures made of mean scores, with their intervals: differences of weightings, shares of a gap, means over tasks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,6 +45,7 @@ class Contrast:
 
         Seeds of one name are taken to be one draw wherever they appear (the student's initialisation is the same on
         every task), so that a mean over tasks has the spread of its means per seed, with S - 1 degrees of freedom.
+        Where no block shares a seed with another they are apart draws, and their degrees of freedom are pooled.
         """
         fewest = min(len(block.seeds) for block in self.blocks)
         if fewest < 2:
@@ -66,11 +67,24 @@ class Contrast:
                 in_doubt += spread**2 / _degrees(rows)
         return Variation(
             by_seed=sum(part**2 for part in apart.values()),
-            seed_df=fewest - 1,
+            seed_df=self._seed_df(apart),
             by_instance=max(0.0, main),
             instance_df=sampling**2 / in_doubt if in_doubt > 0 else np.inf,
             sampling=sampling,
         )
+
+    def _seed_df(self, apart: Mapping[int, float]) -> float:
+        """Degrees of freedom of the variance that seeds show, to which each adds the square of its own part.
+
+        Source:
+            Satterthwaite 1946, doi:10.2307/3002019, for seeds that no two blocks share.
+        """
+        counts = [len(block.seeds) for block in self.blocks]
+        if len(counts) == 1 or sum(counts) > len(apart):
+            return min(counts) - 1
+        variances = [sum(apart[seed] ** 2 for seed in block.seeds) for block in self.blocks]
+        in_doubt = sum(one**2 / (count - 1) for one, count in zip(variances, counts, strict=True))
+        return float(sum(variances) ** 2 / in_doubt) if in_doubt > 0 else min(counts) - 1
 
     def estimate(self, level: float = 0.95) -> Estimate | None:
         """The figure with its interval; None with one seed."""

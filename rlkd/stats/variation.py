@@ -24,7 +24,7 @@ class Variation:
 
     by_seed: float
     """Variance that the means of the seeds show: (var(a) + var(c) / N) / S."""
-    seed_df: int
+    seed_df: float
     """Degrees of freedom of ``by_seed``; >= 1."""
     by_instance: float = 0.0
     """Variance from instances that are hard or easy under every seed: var(b) / N."""

@@ -1,28 +1,31 @@
 """Policies: training one, and its learning curve."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlkd.agents import prepare_training
+from rlkd.agents.training import own_rate
 from rlkd.data import load_task
+from rlkd.data.several import check_pairs, one_each, several
 from rlkd.data.splitting import check_seed
 from rlkd.devices import check_device, found_device
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache
+from rlkd.models.students import smallest_student
 from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl, read_object
 from rlkd.report import write_report
-from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, student_rate
+from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand
 from rlkd.weighting.learned import Policy
 from rlkd.workflow.teachers import Rows
 
 
 def run_train_policy(
-    task_options: Mapping[str, Any],
-    cache_dir: str,
+    task_options: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    cache_dir: str | Sequence[str],
     output_dir: str,
     *,
-    student: str,
+    student: str | Sequence[str],
     reward: str = PolicyStudents.reward,
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
@@ -33,19 +36,26 @@ def run_train_policy(
     overwrite: bool = ResumableCommand.overwrite,
     progress: bool = False,
 ) -> Rows:
-    """Train a policy into ``output_dir/policy`` with its learning curve and a report."""
+    """Train a policy into ``output_dir/policy`` with its learning curve and a report.
+
+    Of several tasks, each has its options and its cache, in the same order. Students are one name for all or one a
+    task; none at all: the smallest from scratch.
+    """
     training, device = training or PolicyTraining(), found_device(device)
-    own = {"teacher_copies": PolicyStudents.teacher_copies, "learning_rate": student_rate(student)}
+    options, folders = several(task_options), several(cache_dir)
+    check_pairs([str(one.get("source")) for one in options], folders)
+    names = one_each("student", student or None, len(options))
+    own = {"teacher_copies": PolicyStudents.teacher_copies, **own_rate(names, episode)}
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     check_device(device)
     check_seed(training.seed)
-    task = load_task(**task_options)
-    cache = load_cache(cache_dir, task)
+    tasks = [load_task(**one) for one in options]
+    caches = [load_cache(folder, task) for folder, task in zip(folders, tasks, strict=True)]
     # what cannot run is refused before an earlier run is deleted
     prepared = prepare_training(
-        task,
-        cache,
-        student=student,
+        tasks,
+        caches,
+        student=[name or smallest_student(task) for name, task in zip(names, tasks, strict=True)],
         reward=reward,
         training=training,
         observation=observation or ObservationConfig(),
@@ -54,7 +64,7 @@ def run_train_policy(
     )
     folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
     policy = prepared.run(folder, resume=resume, progress=progress, tensorboard=tensorboard)
-    return [_write_report(folder, policy, task.name, reward, device)]
+    return [_write_report(folder, policy, ", ".join(task.name for task in tasks), reward, device)]
 
 
 def _write_report(folder: Path, policy: Policy, task: str, reward: str, device: str) -> dict[str, Any]:
