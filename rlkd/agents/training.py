@@ -163,7 +163,7 @@ class PreparedTraining:
             evidence = [
                 Evidence.of(task, cache, training.seed) for task, cache in zip(self.tasks, self.caches, strict=True)
             ]
-            router = train_router(evidence, RouterPlan(observation=observation), max_rows=training.warm_start_rows)
+            router = train_router(evidence, RouterPlan(observation=observation, rows=training.warm_start_rows))
             policy.load_state_dict(router.state_dict())
         return policy
 

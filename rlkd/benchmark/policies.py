@@ -125,12 +125,13 @@ class LearnedPolicy(OwnKind):
 
     def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
-        context, student = ground.single()
-        settings = self._settings(plan, student, seed)
+        students = [student for _, student in ground.tasks]
+        settings = self._settings(plan, students[0], seed)
+        alone = len(students) == 1 or "student" in plan.settings
         train_policy(
-            context.task,
-            context.cache,
-            student=settings.student,
+            [context.task for context, _ in ground.tasks],
+            [context.cache for context, _ in ground.tasks],
+            student=settings.student if alone else [student.student for student in students],
             reward=settings.reward,
             training=settings.training,
             observation=settings.observation,
@@ -159,21 +160,22 @@ class FittedRouter(OwnKind):
 
     def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown."""
-        self._settings(plan)
+        self.plan(plan)
 
     def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Fit one, see :class:`PolicyKind`."""
         pairs = [(context.task, context.cache) for context, _ in ground.tasks]
-        fit_router_into(folder / "router", pairs, seed, self._settings(plan))
+        fit_router_into(folder / "router", pairs, seed, self.plan(plan))
         return folder / "router"
 
-    def _settings(self, plan: SuitePolicy) -> RouterPlan:
+    def plan(self, plan: SuitePolicy) -> RouterPlan:
+        """How it is fitted."""
         switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
-        others = {name: plan.settings[name] for name in ("lesson", "sets") if name in plan.settings}
+        others = {name: plan.settings[name] for name in ("lesson", "sets", "rows") if name in plan.settings}
         for name in plan.settings:
-            if name not in {*switches, "lesson", "sets"}:
+            if name not in {*switches, "lesson", "sets", "rows"}:
                 raise ConfigError(
-                    f"a router's settings are {', '.join(switches)}, lesson and sets, got {name!r}; leave it out"
+                    f"a router's settings are {', '.join(switches)}, lesson, sets and rows, got {name!r}; leave it out"
                 )
         observed = {switches[name]: value for name, value in plan.settings.items() if name in switches}
         return RouterPlan(observation=ObservationConfig(**observed), **others)

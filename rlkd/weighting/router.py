@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.devices import one_thread
-from rlkd.errors import PolicyError, WeightingError, unknown_name
+from rlkd.errors import ConfigError, PolicyError, WeightingError, unknown_name
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import read_state
 from rlkd.losses import teacher_cross_entropy
@@ -50,6 +50,8 @@ class RouterPlan:
     lesson: Lesson = "labels"
     sets: str = "drawn"
     """A key of ``SETS``."""
+    rows: int | None = None
+    """Labelled rows of a task at most; None: all. Range: >= 1."""
 
     def __post_init__(self) -> None:
         """Check names.
@@ -62,6 +64,8 @@ class RouterPlan:
             raise unknown_name("lesson of a router", self.lesson, LESSONS)
         if self.sets not in SETS:
             raise unknown_name("choice of a router's sets of teachers", self.sets, SETS)
+        if self.rows is not None and self.rows < 1:
+            raise ConfigError(f"a router needs rows >= 1 to learn from, got {self.rows}; raise it, or leave it out")
         if self.observation.student:
             raise PolicyError(
                 "a router needs a portable observation, got one with student features; leave observe_student off, or "
@@ -70,7 +74,7 @@ class RouterPlan:
 
     def described(self) -> list[Any]:
         """Plain values that change with anything that changes the fit."""
-        return [self.observation.to_dict(), self.lesson, asdict(SETS[self.sets])]
+        return [self.observation.to_dict(), self.lesson, asdict(SETS[self.sets]), self.rows]
 
 
 def router_targets(state: State) -> Tensor:
@@ -193,15 +197,12 @@ class Router(BaseWeighting):
         return self.policy.weights(state)
 
 
-def train_router(
-    evidence: Evidence | Sequence[Evidence], plan: RouterPlan | None = None, *, max_rows: int | None = None
-) -> Policy:
+def train_router(evidence: Evidence | Sequence[Evidence], plan: RouterPlan | None = None) -> Policy:
     """Fit a router on the labelled rows of train and probe, of one task or of several.
 
     Args:
         evidence: The training view of a task and its teachers, or of several tasks, which count alike.
         plan: How it is fitted; None: as ``router`` is.
-        max_rows: Use at most so many labelled rows of a task.
 
     Raises:
         WeightingError: A task has no labelled row, or its teachers lack what the plan asks for.
@@ -211,7 +212,7 @@ def train_router(
     for one in tasks:
         _check_teachers(one, plan)
     seed, names = tasks[0].seed, [one.task.name for one in tasks]
-    features, targets = _balanced([_lessons(one, plan, max_rows) for one in tasks], seed)
+    features, targets = _balanced([_lessons(one, plan) for one in tasks], seed)
     record = {"method": "router", "targets": plan.lesson, "task": names[0] if len(names) == 1 else names}
     policy = Policy.create(plan.observation, training=record, seed=seed)
     loss = squared_error if plan.lesson == "gain" else cost_of_shares
@@ -231,13 +232,13 @@ def _check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
         )
 
 
-def _lessons(evidence: Evidence, plan: RouterPlan, max_rows: int | None) -> tuple[Tensor, Tensor]:
+def _lessons(evidence: Evidence, plan: RouterPlan) -> tuple[Tensor, Tensor]:
     """Features (N, J, F) and targets (N, J) of the rows of a task with every set of teachers that they are met with."""
     task, sets = evidence.task, SETS[plan.sets]
     ids = torch.from_numpy(np.concatenate([task.labelled_ids(split) for split in ("train", "probe")]))
     if len(ids) == 0:
         raise WeightingError("a router needs labelled train or probe rows, got none; label some, or leave 'router' out")
-    rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[:max_rows]
+    rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[: plan.rows]
     state, random = read_state(task, evidence.source, ids[rows]), np.random.default_rng(evidence.seed)
     told = None
     if plan.lesson == "knows":  # of the task's own classes: what an oracle knows of merged ones is nowhere written
