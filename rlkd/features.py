@@ -194,7 +194,8 @@ def logit_spread(logits: Tensor) -> Tensor:
     distances = logits.double()
     distances -= distances[..., :1].clone()
     mean, norm = distances.mean(-1), torch.linalg.vector_norm(distances, dim=-1)
-    return (norm.square_() / logits.shape[-1] - mean.square_()).clamp_min_(0).sqrt_().float()
+    spread: Tensor = (norm.square_() / logits.shape[-1] - mean.square_()).clamp_min_(0).sqrt_().float()
+    return spread
 
 
 def _reliability_features(known: Tensor, present: Tensor) -> Tensor:
