@@ -132,7 +132,8 @@ def test_what_is_kept_belongs_to_one_weighting_and_one_cache(task, kept, monkeyp
         assert asks(affine, kept.with_affinity(affinity)) == 1
     assert len(list(place.glob("weights-*"))) == 6
     assert asks(Entropy()) == 1
-    assert len(list(place.glob("weights-*"))) == 6  # formulas are as cheap as reading
+    assert asks(Mended()) == asks(Mended()) == 1
+    assert len(list(place.glob("weights-*"))) == 6  # these have no name that tells what they do
     for path in place.glob("weights-*/weights.npy"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
@@ -162,6 +163,15 @@ class OwnPolicy(Policy):
 
     def weights(self, state):
         return super().weights(state).mean(0).expand(len(state.ids), -1)
+
+
+class Mended(OwnPolicy):
+    """Says of itself that it goes by row, but not what it is."""
+
+    by_row = True
+
+    def weights(self, state):
+        return Policy.weights(self, state).flip(-1)
 
 
 class Claiming(MtBertRaw):

@@ -132,7 +132,8 @@ class BaseWeighting:
         """Whether the weights of an instance follow from what task and cache say of it alone, to the last bit.
 
         Neither from others in its batch, nor the student or its age, nor chance. A trainer then asks once a row
-        (:func:`~rlkd.weighting.by_row.once_a_row`). A subclass of one that says so says it again, or is not believed.
+        (:func:`~rlkd.weighting.by_row.once_a_row`). Of this and ``kept_as`` only what its own class says is believed:
+        a subclass of one that says so says it again.
         """
         return False
 

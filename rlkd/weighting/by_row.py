@@ -7,6 +7,7 @@ that a step with it then costs what a step with equal weights costs.
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,8 +82,12 @@ class RowWeights(BaseWeighting):
 
 def is_by_row(weighting: BaseWeighting) -> bool:
     """Whether its weights may be kept: its own class says so, not one that it inherits from, and it adjusts nothing."""
-    declared = "by_row" in vars(type(weighting)) and weighting.by_row
-    return declared and type(weighting).taught is BaseWeighting.taught
+    return bool(_declared(weighting, "by_row")) and type(weighting).taught is BaseWeighting.taught
+
+
+def _declared(weighting: BaseWeighting, name: str) -> Any:
+    """What its own class says, None for nothing: what it inherits may not hold of what it changed."""
+    return getattr(weighting, name) if name in vars(type(weighting)) else None
 
 
 def once_a_row(weighting: BaseWeighting, task: Task, teachers: LogitSource, ids: NDArray[np.int64]) -> BaseWeighting:
@@ -112,9 +117,10 @@ def once_a_row(weighting: BaseWeighting, task: Task, teachers: LogitSource, ids:
 
 
 def _kept(weighting: BaseWeighting, task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    if weighting.kept_as is None or cache.folder is None:
+    name = _declared(weighting, "kept_as")
+    if name is None or cache.folder is None:
         return _computed(weighting, task, cache, ids)
-    key = _key(weighting, task, cache, ids)
+    key = _key(name, weighting.requires, task, cache, ids)
     folder = cache.folder / KEPT.replace("*", key)
 
     def make() -> None:
@@ -140,14 +146,14 @@ def _computed(weighting: BaseWeighting, task: Task, cache: LogitCache, ids: NDAr
     return weights
 
 
-def _key(weighting: BaseWeighting, task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> str:
+def _key(name: str, requires: frozenset[str], task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> str:
     """Key of everything that decides the weights: a cache's name does not tell which rows and affinities it gives."""
     read = xxhash.xxh3_64()
     for state in _states(task, cache, ids):
-        for name in sorted({"teacher_logits", *weighting.requires}):
-            read.update(getattr(state, name).contiguous().numpy())
+        for field in sorted({"teacher_logits", *requires}):
+            read.update(getattr(state, field).contiguous().numpy())
     shape = [len(ids), len(cache.teacher_names)]
-    return digest([weighting.kept_as, read.hexdigest(), shape, source(), torch.__version__], 16)
+    return digest([name, read.hexdigest(), shape, source(), torch.__version__], 16)
 
 
 def _states(task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> Iterator[State]:

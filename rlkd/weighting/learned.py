@@ -199,7 +199,8 @@ class Policy(SavedPolicy, model_card_template=CARD):
         """
         *leading, teachers, size = features.shape
         rows = features.reshape(-1, teachers, size)
-        actions: Tensor = self(F.pad(rows, (0, 0, 0, 0, 0, -len(rows) % TILE)))
+        left_over = len(rows) % TILE
+        actions: Tensor = self(F.pad(rows, (0, 0, 0, 0, 0, TILE - left_over)) if left_over else rows)
         return actions[: len(rows)].view(*leading, teachers)
 
     @classmethod
