@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rlkd.errors import PolicyError
-from rlkd.features import ObservationConfig, teacher_features
+from rlkd.features import LARGEST_LOGIT, ObservationConfig, logit_spread, teacher_features
 from rlkd.types import State
 
 EVERYTHING = ObservationConfig(student=True, affinity=True, reliability=True, labelled=True)
@@ -136,6 +136,22 @@ def test_an_absent_teacher_is_zero_and_leaves_no_trace_in_the_others():
     fewer = state_of(logits[:, [0, 2]], affinity=affinity[:, [0, 2]], reliability=known[:, [0, 2]])
     without = teacher_features(fewer, EVERYTHING)
     assert torch.allclose(features[:, [0, 2]], without, atol=1e-6)
+
+
+def test_a_mask_of_everybody_changes_no_bit():
+    torch.manual_seed(0)
+    for teachers, classes in ((1, 3), (4, 2), (5, 40)):
+        state = state_of(3 * torch.randn(16, teachers, classes))
+        masked = replace(state, teacher_mask=torch.ones(16, teachers, dtype=torch.bool))
+        assert torch.equal(teacher_features(masked, EVERYTHING), teacher_features(state, EVERYTHING))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 150, 1000])
+@pytest.mark.parametrize(("scale", "centre"), [(1e-3, LARGEST_LOGIT), (1, -30), (100, 3), (1e5, 0), (0, 7)])
+def test_the_spread_is_torchs_own_to_the_last_bit(classes, scale, centre):
+    logits = centre + scale * torch.randn(50, 4, classes, generator=torch.Generator().manual_seed(classes))
+    logits[::7, :, 0] = LARGEST_LOGIT
+    assert torch.equal(logit_spread(logits), logits.std(-1, correction=0))
 
 
 def test_a_single_teacher_agrees_with_itself():

@@ -113,6 +113,7 @@ HASHED = {
     "report/origins.py": "the lines of a report",
     "report/plots.py": "drawings",
     "systems/meta_kd/distillation.py": "scores and weights",
+    "weighting/by_row.py": "rows of a cache",
     "weighting/fixed.py": "draws of weights",
     "weighting/policy_files.py": "weights",
     "weighting/subsets.py": "draws of teachers",

@@ -6,10 +6,11 @@ an interrupted build is continued with the teachers that are finished, and corre
 
 from rlkd.logit_cache.building import Embedder, build_cache, compute_affinity
 from rlkd.logit_cache.encoders import LiveEncoders
-from rlkd.logit_cache.reading import load_cache
+from rlkd.logit_cache.reading import KEPT, load_cache
 from rlkd.logit_cache.sources import LiveTeachers, LogitCache, embedding_size, joint_knowledge, read_state
 
 __all__ = [
+    "KEPT",
     "Embedder",
     "LiveEncoders",
     "LiveTeachers",

@@ -1,6 +1,7 @@
 """Build a cache: ask every teacher about every instance once, and lose nothing when interrupted."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from rlkd.logit_cache.reading import (
     ARRAYS,
     EMBEDDINGS,
     FORMAT_VERSION,
+    KEPT,
     MANIFEST,
     check_header,
     load_cache,
@@ -95,6 +97,8 @@ def build_cache(
             write_json_atomic(folder / MANIFEST, wanted | {"files": files})
             for stale in set(folder.glob(ARRAYS)) - {folder / name for name in files}:
                 stale.unlink()
+            for stale in folder.glob(KEPT):
+                shutil.rmtree(stale)
     cache = load_cache(folder, task, teachers=teachers)
     tell_of_teachers(cache, task)
     return cache
@@ -124,7 +128,8 @@ def _build_folder(folder: Path) -> Iterator[None]:
 def _refuse_foreign_files(folder: Path) -> None:
     if _written_files(folder):
         return
-    known = {".lock", MANIFEST, AFFINITY, EMBEDDINGS, *(path.name for path in folder.glob(ARRAYS))}
+    ours = (path.name for pattern in (ARRAYS, KEPT) for path in folder.glob(pattern))
+    known = {".lock", MANIFEST, AFFINITY, EMBEDDINGS, *ours}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".tmp")
     if foreign:
         raise CacheError(

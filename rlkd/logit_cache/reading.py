@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 AFFINITY = "affinity.npy"
 EMBEDDINGS = "embeddings.npy"
 ARRAYS = "logits-*.npy"
+KEPT = "weights-*"
+"""Folders beside the arrays: what weightings say of every row, see :mod:`rlkd.weighting.by_row`."""
 
 
 def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher"] | None = None) -> LogitCache:
@@ -61,6 +63,7 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
         affinity=affinity,
         embeddings=embeddings,
         identity=digest([manifest["teachers"], manifest["files"]], 16),
+        folder=folder,
     ).measured(task)
 
 

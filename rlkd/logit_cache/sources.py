@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class LogitCache:
         embeddings: NDArray[np.floating[Any]] | None = None,
         reliability: Tensor | None = None,
         identity: str = "",
+        folder: Path | None = None,
     ) -> None:
         """Wrap arrays.
 
@@ -75,8 +77,9 @@ class LogitCache:
             embeddings: Of the instances, shape (N, D), in memory or memory-mapped.
             reliability: Of the teachers, shape (K, 2), see :meth:`measured`.
             identity: Changes with any byte of the cached files, and with the order of the teachers.
+            folder: Where it lies; None: in memory.
         """
-        self.identity = identity
+        self.identity, self.folder = identity, folder
         self.teacher_names = tuple(teacher_names)
         self.knowledge = knowledge
         self.reliability = reliability

@@ -31,6 +31,7 @@ from rlkd.trainer.shares import WHOLE, gathered, share_of, whole_batches
 from rlkd.types import InnerStates, LogitSource, State, on_device
 from rlkd.weight_record import WeightRecord, group_names, groups_of
 from rlkd.weighting import Mixture, OnlineWeighting, Weighting, adapted, check_requirements, mixture
+from rlkd.weighting.by_row import once_a_row
 from rlkd.weighting.fixed import Uniform
 
 IDS = "instance_ids"
@@ -318,8 +319,21 @@ class DistillationTrainer(ResumableTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see :meth:`ResumableTrainer.train`."""
-        with attached(self.model, FEATURES, self.features):
+        with attached(self.model, FEATURES, self.features), self._rows_weighed():
             return super().train(*args, **kwargs)
+
+    @contextmanager
+    def _rows_weighed(self) -> Iterator[None]:
+        """Ask a weighting by row once a row; in a run too short to see all rows, it is asked batch by batch."""
+        asked, args, data = self.weighting, self.args, self.train_dataset
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        as_read = type(self).batch_state is DistillationTrainer.batch_state and isinstance(data, InstanceDataset)
+        if as_read and (args.max_steps * batch >= len(data) if args.max_steps > 0 else args.num_train_epochs >= 1):
+            self.weighting = once_a_row(asked, self.task, self.cache, data.ids)
+        try:
+            yield
+        finally:
+            self.weighting = asked
 
     def _write_state(self, folder: Path) -> None:
         write_json_atomic(folder / WEIGHT_FILE, self.weight_record.state())

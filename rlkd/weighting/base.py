@@ -78,6 +78,8 @@ class Mixture:
     """Rows on the simplex, shape (..., K)."""
     scale: Tensor | None = None
     """Factor of each instance's divergence, shape (...); None: 1."""
+    checked: bool = False
+    """Whether the weights were checked when they were computed, and need not be again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,21 @@ class BaseWeighting:
     def falls_back(self) -> str:
         """What it does for instances without a label although it requires labels; empty: it cannot be used there."""
         return ""
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the weights of an instance follow from what task and cache say of it alone, to the last bit.
+
+        Neither from others in its batch, nor the student or its age, nor chance. A trainer then asks once a row
+        (:func:`~rlkd.weighting.by_row.once_a_row`). Of this and ``kept_as`` only what its own class says is believed:
+        a subclass of one that says so says it again.
+        """
+        return False
+
+    @property
+    def kept_as(self) -> str | None:
+        """Names what a weighting by row does: equal names, equal weights. None: they are computed anew each run."""
+        return None
 
     @property
     def called(self) -> str:
@@ -224,6 +241,8 @@ def mixture(weighting: BaseWeighting, state: State) -> Mixture:
         WeightingError: If what it says are no weights, see :func:`~rlkd.weighting.checks.check_weights`.
     """
     taught, name = weighting.taught(state), weighting.called
+    if taught.checked:
+        return taught
     check_taught_logits(taught.teacher_logits, state, name)
     check_weights(taught.weights, state, name, taught.scale)
     return Mixture(

@@ -1,6 +1,6 @@
 """The two controls of a policy: its average weights, and its weights on other instances."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from rlkd.weighting.learned import Policy, load_policy
 
 class PolicyMean(BaseWeighting):
     """Control: the policy's average weights over the training split, the same for every instance."""
+
+    by_row: ClassVar[bool] = True
 
     def __init__(self, policy: Policy, evidence: Evidence) -> None:
         """Average the policy's weights over the training rows."""

@@ -91,6 +91,7 @@ class Entropy(BaseWeighting):
     """
 
     name: ClassVar[str] = "entropy"
+    by_row: ClassVar[bool] = True
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
@@ -107,6 +108,7 @@ class Ebkd(BaseWeighting):
     """
 
     name: ClassVar[str] = "ebkd"
+    by_row: ClassVar[bool] = True
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""
@@ -120,6 +122,8 @@ class MaxProbability(BaseWeighting):
     Source: maximum softmax probability as confidence, Hendrycks, Gimpel 2017, arXiv:1610.02136. Deviation: that paper
     weights nothing; the softmax and its temperature are ours.
     """
+
+    by_row: ClassVar[bool] = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         """Store the temperature; > 0, small ones select the most certain teacher."""
@@ -149,6 +153,7 @@ class Agreement(BaseWeighting):
     """
 
     name: ClassVar[str] = "agreement"
+    by_row: ClassVar[bool] = True
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K)."""

@@ -9,15 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlkd.errors import PolicyError
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
+from rlkd.records import digest
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, masked_softmax, require_argument
-from rlkd.weighting.policy_files import AUTO, SavedPolicy, load_module
+from rlkd.weighting.policy_files import AUTO, SavedPolicy, load_module, parameters_hash
 
 SHARPNESS = 6.0
 """Actions lie in [-1, 1]; weights are ``softmax(SHARPNESS * action)``: odds between two teachers up to e^12."""
+
+TILE = 32
+"""Instances that a deployed network is asked about at once are a multiple of this, if need be by rows of zeros."""
 
 
 def action_weights(actions: Tensor, present: Tensor) -> Tensor:
@@ -137,6 +142,17 @@ class Policy(SavedPolicy, model_card_template=CARD):
         return self.observation.requires
 
     @property
+    def by_row(self) -> bool:
+        """Whether it leaves the student, and how far that is, out of its observation."""
+        return not self.observation.student
+
+    @property
+    def kept_as(self) -> str:
+        """A hash of its weights and of what else decides what it says."""
+        observed = [FEATURE_VERSION, self.observation.to_dict()]
+        return digest([parameters_hash(self), observed, self.strength, SHARPNESS], 64, algorithm="sha256")
+
+    @property
     def origin(self) -> str | None:
         """Where its weights are from: ``learned``, ``router`` or ``untrained``; None if no reward had a part in them.
 
@@ -173,7 +189,19 @@ class Policy(SavedPolicy, model_card_template=CARD):
     def weights(self, state: State) -> Tensor:
         """Weights of a batch, shape (..., K); the policy follows the state to its device."""
         features = teacher_features(state, self.observation)
-        return action_weights(self.strength * self.following(state)(features), state.present)
+        return action_weights(self.strength * self.following(state)._actions(features), state.present)
+
+    def _actions(self, features: Tensor) -> Tensor:
+        """Actions whose last bit does not depend on the batch that an instance is in.
+
+        The rows that are left over when a matrix is cut into tiles go through another loop of the BLAS library, which
+        rounds in another order.
+        """
+        *leading, teachers, size = features.shape
+        rows = features.reshape(-1, teachers, size)
+        left_over = len(rows) % TILE
+        actions: Tensor = self(F.pad(rows, (0, 0, 0, 0, 0, TILE - left_over)) if left_over else rows)
+        return actions[: len(rows)].view(*leading, teachers)
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> "Policy":

@@ -101,6 +101,15 @@ def saved_identity(folder: str | Path) -> str | None:
     return digest.hexdigest()
 
 
+def parameters_hash(module: nn.Module) -> str:
+    """The hash of a module's parameters as they are now, 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.cpu().contiguous().numpy())
+    return found.hexdigest()
+
+
 IMPLIED = frozenset({"hidden_size", "feature_version", "feature_names", "teachers", "num_classes", "embedding_size"})
 """Of a config: what the shapes of the weights say too, or what is refused where it does not fit."""
 USUAL: Mapping[str, Any] = {"strength": 1.0, "temperature": 4.0}

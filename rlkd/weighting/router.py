@@ -157,6 +157,7 @@ class Router(BaseWeighting):
     on: a stranger's do not. ``router:fixed`` meets the real set of teachers alone: what drawing adds.
     """
 
+    by_row: ClassVar[bool] = True
     PLANS: ClassVar[Mapping[str | None, RouterPlan]] = {
         None: RouterPlan(),
         "reliability": RouterPlan(observation=ObservationConfig(reliability=True)),
