@@ -306,7 +306,7 @@ def test_every_suite_of_ours_can_be_read(path: Path) -> None:
         *(
             ({"policies": {"p": {"kind": kind, "prest": 1}}}, ConfigError, "no switch 'prest'")
             for kind in policy_kinds()
-            if kind not in ("policy", "router")
+            if kind not in ("policy", "router", "auto")
         ),
         ({"policies": {"p": {"kind": "router", "x": 1}}}, ConfigError, "a router's settings are"),
         ({"seeds": 0}, ConfigError, "expected a number of seeds"),

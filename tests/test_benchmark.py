@@ -34,6 +34,7 @@ from rlkd.settings import StudentSettings
 from rlkd.stats import group_runs, task_rows
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import Evidence, Policy
+from rlkd.weighting.router import RouterPlan
 
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=10, batch_size=32)
 
@@ -288,9 +289,9 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
 ) -> None:
     fitted = []
 
-    def fit(evidence: Evidence, observation: ObservationConfig, *, knows: bool) -> Policy:
-        fitted.append(len(evidence.task.table))
-        return Policy.create(observation, training={})
+    def fit(evidence: list[Evidence], plan: RouterPlan) -> Policy:
+        fitted.extend(len(one.task.table) for one in evidence)
+        return Policy.create(plan.observation, training={})
 
     monkeypatch.setattr(compared, "train_router", fit)
     (arm,) = compared_weightings(["router"], task, cache, tmp_path, SETTINGS)
@@ -301,7 +302,7 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
     (other,) = compared_weightings(["router"], task, changed, tmp_path, SETTINGS)
     assert other.spec != arm.spec
     assert fitted == [len(task.training_view().table)] * 2
-    (knowing,) = compared_weightings(["router:knows"], task, cache, tmp_path)
+    (knowing,) = compared_weightings(["router:knows"], task, cache, tmp_path, SETTINGS)
     assert (knowing.name, knowing.spec != arm.spec) == ("router:knows", True)
 
 

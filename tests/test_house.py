@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import rlkd
+from rlkd.weighting.policy_files import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +41,7 @@ FLOORS = (
     "feature_losses",
     "weight_record",
     "trainer",
+    "choosing",
     "envs",
     "agents",
     "benchmark",
@@ -219,7 +221,8 @@ def test_what_is_packaged_is_what_is_here():
     assert [path for path in (ROOT / "envs").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
     assert settings["package-data"]["rlkd_envs"] == ["py.typed"]
     shipped = {path for pattern in settings["package-data"]["rlkd"] for path in (ROOT / "rlkd").glob(pattern)}
-    assert shipped == {ROOT / "rlkd" / "py.typed", *(ROOT / "rlkd").rglob("README.md")}
+    policy = {SHIPPED / name for name in ("README.md", "config.json", "model.safetensors")}
+    assert shipped == {ROOT / "rlkd" / "py.typed", *(ROOT / "rlkd").rglob("README.md"), *policy}
     for folder in ("rlkd", "envs"):
         assert (ROOT / folder / "py.typed").is_file()
     without_init = {

@@ -28,7 +28,8 @@ POSITIONAL = ("fixed", "random_teacher", "best_teacher", "lr_train", "lr_dev", "
 """Weightings that remember which teacher is which: they are built anew for teachers in another order."""
 TIED = ("rl_kd", "mtkd_rl")
 """Tied to their teachers and classes: tests of the systems hold them to the contract, as far as it applies to them."""
-UNTIED = [name for name in weighting_names() if name not in TIED]
+UNTIED = [name for name in weighting_names() if name not in (*TIED, "labels")]
+"""All but those, and the one that weights no teacher where there is a label."""
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,17 @@ def test_identical_teachers_get_equal_weights(name, task, folder):
     same = LogitCache(list(planted_logits(task, mode="identical").transpose(1, 0, 2)), ["a", "b", "c"])
     weights = build_weighting(spec_of(name, folder), task, same).weights(state_of(task, same))
     assert torch.allclose(weights, torch.full((40, 3), 1 / 3), atol=1e-6)
+
+
+def test_labels_alone_are_taught_where_there_are_some(task, cache, tmp_path):
+    state = state_of(task, cache)
+    some = dataclasses.replace(state, labels=torch.where(torch.arange(40) % 2 == 0, state.labels, UNLABELLED))
+    weights = build_weighting("labels", task, cache).weights(some)
+    assert torch.equal(weights, torch.tensor([[0.0] * 3, [1 / 3] * 3]).repeat(20, 1))
+    settings = StudentSettings(student="rlkd/mlp", max_steps=3, batch_size=32)
+    trainer = make_trainer(task, cache, build_weighting("labels", task, cache), settings, tmp_path)
+    trainer.train()
+    assert np.isfinite(trainer.predict_split("test")).all()
 
 
 def test_what_each_weighting_prefers(built, task, cache):

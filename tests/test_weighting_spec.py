@@ -24,7 +24,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FORMS = {  # name, argument, reads the weights of "saved"
-    **{name: (name, None, False) for name in weighting_names()},  # "entropy" is a folder too
+    **{name: (name, None, False) for name in weighting_names() if name != "auto"},  # "entropy" is a folder too
+    "auto": ("auto", "auto", True),  # the policy that is shipped
+    "policy_shuffle:auto": ("policy_shuffle", "auto", True),
     "uniform:": ("uniform", None, False),
     "fixed:0.5,0.5": ("fixed", "0.5,0.5", False),
     "policy:saved": ("policy", "saved", True),

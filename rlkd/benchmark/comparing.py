@@ -23,7 +23,8 @@ from rlkd.logit_cache import LogitCache
 from rlkd.models.students import check_student
 from rlkd.records import append_jsonl, check_one_process, environment, read_jsonl
 from rlkd.settings import CompareCommand, StudentSettings
-from rlkd.weighting import WeightingSpec, build_weighting
+from rlkd.weighting import Evidence, WeightingSpec, build_weighting
+from rlkd.weighting.router import Router, check_teachers
 
 RUNS_FILE = "runs.jsonl"
 
@@ -51,8 +52,9 @@ def check_comparison(
     if len(set(specs)) < len(specs):
         raise WeightingError(f"every weighting may be named once, got {', '.join(specs)}; drop the repeated ones")
     for spec in [WeightingSpec.parse(spec) for spec in specs]:
-        # a router is fitted when the comparison has a directory; it needs nothing that others do not
-        if spec.name != "router":
+        if spec.name == "router":  # it is fitted when the comparison has a directory
+            check_teachers(Evidence.of(task, cache), Router.plan(spec.argument))
+        else:
             build_weighting(spec, task, cache)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
 

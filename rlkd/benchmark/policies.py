@@ -194,7 +194,8 @@ class ChosenPolicy:
 
     def reads(self, plan: SuitePolicy) -> tuple[str, ...]:
         """The prior and the others."""
-        return (plan.settings["prior"], *plan.settings.get("among", ()))
+        named = (plan.settings.get("prior"), *plan.settings.get("among", ()))
+        return tuple(name for name in named if name is not None)
 
     def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown or missing."""

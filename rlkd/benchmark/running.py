@@ -41,18 +41,21 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def plan_units(suite: Suite) -> list[Unit]:
-    """The units of a suite in order: of each task its teachers, its policies, its runs."""
+    """The units of a suite in order: of each task its teachers, its policies, its runs.
+
+    Where policies learn on other tasks than their own, the teachers of all come first.
+    """
     units: dict[str, Unit] = {}
-    first: dict[str, str] = {}
-    by_name = {task.name: task for task in suite.tasks}
+    taught_by = _teachers_units(suite)
+    if any(plan.elsewhere for task in suite.tasks for plan in task.policies.values()):
+        units |= {unit.name: unit for unit in taught_by.values()}
     for index, task in enumerate(suite.tasks):
-        teachers = _teachers_unit(task)
-        maker = first.setdefault(task.teachers_key, teachers)  # tasks that share their teachers wait for them
-        units[teachers] = Unit(teachers, Teachers(index), () if maker == teachers else (maker,))
+        teachers = taught_by[task.name].name
+        units[teachers] = taught_by[task.name]
         for name, seed in product(task.needed_policies(), task.policy_seeds):
             plan = task.policies[name]
             read = [f"policy-{task.policy_key(other, seed)}" for other in policy_kind(plan.kind).reads(plan)]
-            taught = [_teachers_unit(by_name[other]) for other in plan.others] or [teachers]
+            taught = [taught_by[other].name for other in plan.others] or [teachers]
             unit = Unit(f"policy-{task.policy_key(name, seed)}", TrainedPolicy(index, name, seed), (*taught, *read))
             units[unit.name] = unit
         for seed, student, weighting in product(task.seeds, task.students, task.weightings):
@@ -64,8 +67,15 @@ def plan_units(suite: Suite) -> list[Unit]:
     return suite.system.units(suite, list(units.values()))
 
 
-def _teachers_unit(task: SuiteTask) -> str:
-    return f"teachers-{task.teachers_key}-{task.name}"
+def _teachers_units(suite: Suite) -> dict[str, Unit]:
+    """The units of teachers by task; tasks that share their teachers wait for the first of them."""
+    units: dict[str, Unit] = {}
+    first: dict[str, str] = {}
+    for index, task in enumerate(suite.tasks):
+        name = f"teachers-{task.teachers_key}-{task.name}"
+        maker = first.setdefault(task.teachers_key, name)
+        units[task.name] = Unit(name, Teachers(index), () if maker == name else (maker,))
+    return units
 
 
 def check_suite(suite: Suite) -> None:

@@ -1,7 +1,7 @@
 """The supervised router: the policy's network, trained with labels to name the right teachers, or what they gain."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -64,6 +64,11 @@ class RouterPlan:
             raise unknown_name("lesson of a router", self.lesson, LESSONS)
         if self.sets not in SETS:
             raise unknown_name("choice of a router's sets of teachers", self.sets, SETS)
+        if self.lesson == "knows" and self.sets != "fixed":
+            raise ConfigError(
+                "what an oracle knows of drawn sets and merged classes is nowhere written, got sets "
+                f"{self.sets!r}; set sets to 'fixed'"
+            )
         if self.rows is not None and self.rows < 1:
             raise ConfigError(f"a router needs rows >= 1 to learn from, got {self.rows}; raise it, or leave it out")
         if self.observation.student:
@@ -162,7 +167,7 @@ class Router(BaseWeighting):
         None: RouterPlan(),
         "reliability": RouterPlan(observation=ObservationConfig(reliability=True)),
         "gain": RouterPlan(lesson="gain"),
-        "knows": RouterPlan(lesson="knows"),
+        "knows": RouterPlan(lesson="knows", sets="fixed"),
         "fixed": RouterPlan(sets="fixed"),
     }
     """Argument to what it stands for."""
@@ -211,7 +216,7 @@ def train_router(evidence: Evidence | Sequence[Evidence], plan: RouterPlan | Non
     plan = plan or RouterPlan()
     tasks = [evidence] if isinstance(evidence, Evidence) else list(evidence)
     for one in tasks:
-        _check_teachers(one, plan)
+        check_teachers(one, plan)
     seed, names = tasks[0].seed, [one.task.name for one in tasks]
     features, targets = _balanced([_lessons(one, plan) for one in tasks], seed)
     record = {"method": "router", "targets": plan.lesson, "task": names[0] if len(names) == 1 else names}
@@ -220,7 +225,12 @@ def train_router(evidence: Evidence | Sequence[Evidence], plan: RouterPlan | Non
     return fit_router(policy, features, targets, seed=seed, loss=loss).eval()
 
 
-def _check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
+def check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
+    """Refuse teachers that lack what a plan asks for, before any fit.
+
+    Raises:
+        WeightingError: Says what they lack.
+    """
     if plan.observation.reliability and evidence.source.reliability is None:
         raise WeightingError(
             "router:reliability needs the teachers' reliability, got teachers without; use a cache and a task with "
@@ -242,8 +252,8 @@ def _lessons(evidence: Evidence, plan: RouterPlan) -> tuple[Tensor, Tensor]:
     rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[: plan.rows]
     state, random = read_state(task, evidence.source, ids[rows]), np.random.default_rng(evidence.seed)
     told = None
-    if plan.lesson == "knows":  # of the task's own classes: what an oracle knows of merged ones is nowhere written
-        told, sets = Oracle.build(None, evidence).weights(state), replace(sets, classes=False)
+    if plan.lesson == "knows":
+        told = Oracle.build(None, evidence).weights(state)
     met = []
     for other, chosen in sets.draws(state, random, ROUTER_DRAWS if sets.vary else 1):
         if told is not None:

@@ -1,0 +1,91 @@
+"""What `auto` does with labels: the prior stays unless something is surely better, or it surely harms."""
+
+import json
+
+import pytest
+import torch
+
+from rlkd.choosing import EQUAL, PRIOR, choose, chosen_policy, reason_of, trial_settings
+from rlkd.data.planted import PlantedSettings, planted_case
+from rlkd.data.subset import keep_labels
+from rlkd.features import ObservationConfig
+from rlkd.logit_cache import LogitCache
+from rlkd.settings import StudentSettings
+from rlkd.weighting import build_weighting, load_policy
+from rlkd.weighting.learned import Policy
+
+SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=100, batch_size=64, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def specialists():
+    case = planted_case(PlantedSettings(num_rows=2000, sharpness=6))
+    return case.task, LogitCache(list(case.logits.transpose(1, 0, 2)), ["a", "b", "c"], identity="planted")
+
+
+@pytest.fixture(scope="module")
+def router(specialists):
+    return build_weighting("router", *specialists).policy
+
+
+def backwards(policy):
+    """Trusts most whom the policy trusts least: it harms."""
+    wrong = policy.with_record()
+    with torch.no_grad():
+        wrong.score[-1].weight.neg_()
+        wrong.score[-1].bias.neg_()
+    return wrong
+
+
+def test_the_prior_is_left_for_what_is_surely_better(specialists, router):
+    choice = choose(*specialists, {PRIOR: backwards(router), "router": router}, SETTINGS)
+    assert choice.name == "router"
+    assert choice.losses["router"] < choice.losses[PRIOR]
+    assert "`router` is used" in choice.why
+    assert "which is sure" in choice.why
+
+
+def test_a_prior_that_surely_harms_gives_way_to_equal_weights(specialists, router):
+    choice = choose(*specialists, {PRIOR: backwards(router)}, SETTINGS)
+    assert choice.name == EQUAL
+    assert choice.policy.strength == 0
+
+
+def test_few_labels_cannot_tell_and_the_prior_stays(specialists, router):
+    task, cache = specialists
+    few = keep_labels(task, 30, seed=0)
+    harmful = backwards(router)
+    none = choose(few, cache, {PRIOR: harmful}, SETTINGS)  # 6 rows of validation
+    assert (none.name, none.students) == (PRIOR, 0)
+    assert "6 labelled validation rows cannot tell" in none.why
+    assert choose(task, cache, {PRIOR: router}, SETTINGS, students=0).students == 0
+    alike = choose(task, cache, {PRIOR: router, "again": router.with_record()}, SETTINGS)
+    assert alike.name == PRIOR
+
+
+def test_what_was_chosen_is_made_once_and_says_why(specialists, tmp_path):
+    task, cache = specialists
+    place = chosen_policy(tmp_path, task, cache, SETTINGS, students=2)
+    stamp = (place / "config.json").stat().st_mtime_ns
+    policy = load_policy(place)
+    assert reason_of(policy) == policy.training_record["chosen"]["why"]
+    assert set(policy.training_record["chosen"]["losses"]) == {PRIOR, "router", EQUAL}
+    assert chosen_policy(tmp_path, task, cache, SETTINGS, students=2) == place
+    assert (place / "config.json").stat().st_mtime_ns == stamp
+    assert json.loads((place / "config.json").read_text())["training"]["chosen"]["students"] >= 6
+
+
+def test_a_pretrained_student_is_stood_in_for_by_a_small_one(specialists):
+    task, _ = specialists
+    asked = StudentSettings(student="some/encoder", num_layers=2, max_steps=1000, batch_size=8, device="cpu")
+    small = trial_settings(asked, task)
+    assert (small.student, small.max_steps, small.batch_size, small.num_layers) == ("rlkd/mlp", 120, 8, None)
+    assert small.learning_rate != asked.learning_rate
+    assert trial_settings(SETTINGS, task) == SETTINGS
+
+
+def test_the_shipped_policy_is_the_one_that_was_made():
+    """Another release may ship another: then its record, its card and this value change together."""
+    policy = load_policy("auto")
+    assert policy.observation == ObservationConfig()
+    assert isinstance(policy, Policy)
