@@ -33,6 +33,15 @@ def write_json(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
         write_json_atomic(path, list(rows))
 
 
+def show_first(rows: Sequence[dict[str, Any]], sentences: Sequence[str]) -> None:
+    """Print a table that another will follow."""
+    from rlkd.report import brief_table
+
+    say(sentences)
+    show(brief_table(rows), None)
+    typer.echo()
+
+
 def show_comparison(
     rows: Sequence[dict[str, Any]], sentences: Sequence[str], json_path: Path | None, report: str
 ) -> None:

@@ -3,7 +3,7 @@
 import typer
 
 from rlkd.cli.options import flags
-from rlkd.cli.output import show, show_comparison
+from rlkd.cli.output import show, show_comparison, show_first
 from rlkd.cli.root import app
 from rlkd.settings import QuickstartCommand, TableCommand
 
@@ -15,7 +15,12 @@ def quickstart(run: QuickstartCommand) -> None:
     from rlkd import workflow
 
     rows, sentences = workflow.run_quickstart(
-        run.output_dir, seeds=run.seeds, jobs=run.jobs, total_timesteps=run.total_timesteps, **run.handling()
+        run.output_dir,
+        seeds=run.seeds,
+        jobs=run.jobs,
+        total_timesteps=run.total_timesteps,
+        told=show_first,
+        **run.handling(),
     )
     show_comparison(rows, sentences, run.json, f"{run.output_dir}/report.html")
 

@@ -1,11 +1,12 @@
 """The quick start: the whole main job on the embedded text task."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rlkd.benchmark import students_beside
+from rlkd.benchmark import compare, students_beside
 from rlkd.data import Task, load_task
 from rlkd.devices import one_thread
 from rlkd.errors import ConfigError
@@ -13,6 +14,8 @@ from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_teachers, train_teachers
 from rlkd.records import check_output_dir
 from rlkd.settings import PolicyTraining, QuickstartCommand, StudentSettings
+from rlkd.stats import group_runs, task_rows
+from rlkd.weighting.policy_files import AUTO
 from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_weightings
 from rlkd.workflow.opening import open_run
 from rlkd.workflow.policies import learning_curve, run_train_policy
@@ -22,8 +25,15 @@ QUICKSTART_TEACHERS = ("tfidf", "tfidf", "rlkd/bilstm")
 QUICKSTART_EPOCHS = 8
 """Enough for a network to be surer of its own classes than of foreign ones, as the linear teachers are."""
 QUICKSTART_STUDENT = StudentSettings(
-    student="rlkd/bilstm", max_steps=400, learning_rate=5e-3, max_length=64, device="cpu"
+    student="rlkd/bilstm", max_steps=300, learning_rate=5e-3, max_length=32, device="cpu"
 )
+SHIPPED = f"policy:{AUTO}"
+"""The policy that is shipped, as it is: beside it stands what is trained here."""
+SEEN = (
+    f"First look: equal weights and `{SHIPPED}`, the policy that is shipped, which needs no training. (It has seen "
+    "this task; benchmarks/RESULTS.md has tasks that it never saw.)"
+)
+
 
 
 def run_quickstart(
@@ -35,8 +45,23 @@ def run_quickstart(
     resume: bool = QuickstartCommand.resume,
     overwrite: bool = QuickstartCommand.overwrite,
     progress: bool = False,
+    told: Callable[[Rows, list[str]], None] | None = None,
 ) -> tuple[Rows, list[str]]:
-    """The whole main job on the embedded text task: specialists, cache, policy, paired students, table."""
+    """The whole main job on the embedded text task: specialists, cache, policy, paired students, table.
+
+    Args:
+        output_dir: Directory that everything is written to.
+        seeds: Number of paired seeds.
+        jobs: Processes; None: one a core.
+        total_timesteps: Of the policy that is trained here.
+        resume: Continue what is there.
+        overwrite: Delete what is there.
+        progress: Show progress bars.
+        told: Is given the first table, of the shipped policy, long before the last; None: nobody is.
+
+    Returns:
+        The rows of the table, and sentences with their markup.
+    """
     workers = min(os.cpu_count() or 1, 8) if jobs is None else jobs
     if seeds < 1 or workers < 1:
         raise ConfigError(f"the quick start needs seeds >= 1 and jobs >= 1, got {seeds} and {workers}; raise them")
@@ -66,7 +91,11 @@ def run_quickstart(
         )
         teachers = load_teachers([str(path) for path in paths], task)
         cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
-    names = default_weightings(cache, str(folder / "policy" / "policy"))
+    first = compare(task, cache, ["uniform", SHIPPED], settings, folder, seeds=range(1), jobs=min(2, workers))
+    if told is not None:
+        told(task_rows(group_runs(first)[0]), [SEEN])
+    learned = default_weightings(cache, str(folder / "policy" / "policy"))
+    names = [SHIPPED if name == AUTO else name for name in learned]
     with _policy_free_students(task, cache, settings, folder, seeds, workers):
         with one_thread():
             run_train_policy(
@@ -90,4 +119,4 @@ def _policy_free_students(
     """Students that need no policy, distilled while one is trained: that takes no more than one core."""
     if workers == 1:
         return nullcontext()
-    return students_beside(task, cache, [*DEFAULT_ARMS, "oracle"], settings, folder, seeds=range(seeds))
+    return students_beside(task, cache, [*DEFAULT_ARMS, SHIPPED, "oracle"], settings, folder, seeds=range(seeds))
