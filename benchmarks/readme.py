@@ -38,6 +38,7 @@ PAGES = tuple(
     path.relative_to(ROOT).as_posix()
     for folder in ("*.md", "benchmarks/**/README.md", "envs/**/README.md", "rlkd/**/README.md")
     for path in sorted(ROOT.glob(folder))
+    if path.parent.name != "auto"  # the card of the shipped policy: generated with it
 )
 """Every page that is written by hand; the first is the README of the repository."""
 COLUMNS = {

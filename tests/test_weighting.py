@@ -169,7 +169,7 @@ def test_what_each_weighting_prefers(built, task, cache):
     assert mass["oracle"] == 1
     assert mass["uniform"] == pytest.approx(1 / 3)
     knowing = build_weighting("router:knows", task, cache).weights(state)
-    assert knowing.gather(1, state.domains[:, None]).mean() > 0.9 > mass["router"] > 0.85
+    assert knowing.gather(1, state.domains[:, None]).mean() > 0.9 > mass["router"] > 0.78
     assert mass["router"] > mass["cross_entropy"] > mass["entropy"] > 0.45
     assert mass["best_per_instance"] > mass["cross_entropy"] > mass["mt_bert"] > mass["ca_mkd"] > 0.4
     assert mass["entropy"] > mass["max_probability"] > mass["ebkd"] > 0.4  # ebkd can exclude, not select

@@ -144,5 +144,5 @@ def _rows_of(state: State, rows: Tensor) -> State:
     return replace(state, **picked)
 
 
-ROUTER_SETS = TeacherSets(copies=2, dropout=0.2, sharpness=0.7, classes=True)
+ROUTER_SETS = TeacherSets(copies=2, dropout=0.1, sharpness=0.35, classes=True)
 """What scorers that are fitted with labels meet unless they are told otherwise."""
