@@ -203,11 +203,11 @@ def test_reports_stand_alone(chain: Chain) -> None:
 
 
 def test_the_policy_that_was_trained_is_the_one_that_is_deployed(chain: Chain) -> None:
-    curve = read_jsonl(chain.folder / "policy" / "metrics.jsonl")
     (row,) = chain.records("train-policy")
-    losses = {line["step"]: line["validation/trial_loss"] for line in curve if "validation/trial_loss" in line}
-    assert row["loss"] == losses[row["kept_at"]] == min(losses.values())
     policy = rlkd.load_weighting(chain.folder / "policy" / "policy")
+    losses = policy.training_record["trial_losses"]
+    assert row["loss"] == losses[str(row["kept_at"])] == min(losses.values())
+    assert row["loss_before"] == losses["0"]
     assert policy.training_record["kept_at"] == row["kept_at"]
     assert policy.strength == row["strength"]
 

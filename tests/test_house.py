@@ -29,6 +29,7 @@ FLOORS = (
     "types",
     "cost",
     "devices",
+    "processes",
     "settings",
     "losses",
     "metrics",

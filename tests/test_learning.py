@@ -10,12 +10,12 @@ from rlkd_envs.rewards import REWARDS, LogitGain
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.agents import PolicyTraining, train_policy
-from rlkd.agents.run import STRENGTHS, PolicyRun, harms
+from rlkd.agents.trials import STRENGTHS, TrialStudents, choose, harms
 from rlkd.data.planted import planted, planted_logits
 from rlkd.errors import ConfigError, NonFiniteLossError, PolicyError, UnknownNameError, WeightingError
 from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import LogitCache, read_state
-from rlkd.settings import StudentSettings
+from rlkd.settings import StudentSettings, proxy_of
 from rlkd.trainer import make_trainer
 from rlkd.types import Knowledge
 from rlkd.weighting import build_weighting
@@ -76,7 +76,7 @@ def test_refined_trials_see_no_gain_in_a_student_that_is_only_surer():
     cache = planted_teachers(task, sharpness=CLEAR)
     gains = []
     for refined in (False, True):
-        policy = learned(task, cache, refined_trials=refined)
+        policy = learned(task, cache, refined_trials=refined, trials=4)
         losses = policy.training_record["strength_losses"]
         gains.append(losses["0.0"] - losses["1.0"])
         assert policy.strength == 1  # no harm either way
@@ -184,11 +184,11 @@ def trial_loss(policy, task, cache, **settings):
 def test_the_policy_whose_students_lose_least_on_validation_is_kept(unclear, tmp_path):
     policy = learned(*unclear, output_dir=tmp_path, trials=PolicyTraining.trials)
     curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = {point["step"]: point["validation/trial_loss"] for point in curve if "validation/trial_loss" in point}
-    assert len(losses) == 3  # at the start of two episodes, and at the end
-    kept = policy.training_record["kept_at"]
-    assert losses[kept] == min(losses.values()) < losses[0] - 0.05
-    assert trial_loss(policy, *unclear) == pytest.approx(losses[kept])
+    kept, losses = policy.training_record["kept_at"], policy.training_record["trial_losses"]
+    assert list(losses) == ["0", str(curve[-1]["step"])]  # the start and the end
+    assert kept == curve[-1]["step"]
+    assert losses[str(kept)] < losses["0"] - 0.05
+    assert trial_loss(policy, *unclear) == pytest.approx(losses[str(kept)])
     lead = [point.get("rollout/reward_over_equal") for point in curve]
     assert lead[0] is None  # no rollout came before
     assert lead[1] + 0.1 < lead[-1]  # untrained, it weights nearly equally
@@ -239,6 +239,50 @@ def test_harm_must_be_sure_on_other_rows_too():
     assert not harms(np.where(np.arange(100) == 0, 100.0, 0.0) * np.ones((8, 1)), np.zeros((8, 100)))
 
 
+def test_a_student_is_distilled_once_and_more_only_while_it_looks_like_harm():
+    """Candidates a and b by two students; b is the better, and loses more than equal weights by chance alone."""
+    excess = {"a": [3.0, 3.0], "b": [1.0, 2.0, -3.0, 0.5], 0.0: [0.0] * 4}
+    asked = []
+
+    def losses(policy, trial):
+        asked.append((policy, trial))
+        return np.full(3, excess[policy][trial])
+
+    candidates = {name: lambda strength, name=name: name if strength == 1 else strength for name in ("a", "b")}
+    choice = choose(TrialStudents(losses), candidates, 2)
+    assert (choice.name, choice.strength) == ("b", 1.0)
+    assert choice.trial_losses == {"a": 3.0, "b": 1.5}
+    assert choice.strength_losses == {"1.0": 0.125, "0.0": 0.0}  # of the same four
+    assert sorted(map(str, asked)) == sorted(str((name, n)) for name, rows in excess.items() for n in range(len(rows)))
+
+
+def test_another_process_and_a_student_that_stands_in_change_no_policy(unclear):
+    """Two processes give the policy of one; of the student that is stood in for nothing is even read."""
+    short = {"total_timesteps": 64 * 15, "episode": {**EPISODE, "horizon": 15}}
+    alone = learned(*unclear, student="rlkd/mlp", **short)
+    episode = {**short["episode"], "num_layers": 2, "learning_rate": 5e-5}
+    beside = learned(*unclear, student="no/encoder", proxy="rlkd/mlp", jobs=2, **{**short, "episode": episode})
+    assert all(torch.equal(*pair) for pair in zip(alone.parameters(), beside.parameters(), strict=True))
+    own, others = (dict(policy.training_record) for policy in (alone, beside))
+    assert others.pop("proxy") == "rlkd/mlp"
+    assert own == others
+
+
+@pytest.mark.parametrize(
+    ("student", "proxy", "expected"),
+    [
+        ("some/encoder", "auto", "rlkd/bilstm"),
+        ("rlkd/tiny", "auto", None),
+        (len, "auto", None),
+        (None, "auto", None),
+        ("some/encoder", "itself", None),
+        ("rlkd/tiny", "rlkd/bilstm", "rlkd/bilstm"),
+    ],
+)
+def test_pretrained_students_have_one_stand_in_for_them(student, proxy, expected):
+    assert proxy_of(student, proxy) == expected
+
+
 def test_a_policy_that_changes_nothing_is_weakened_by_chance_in_one_training_of_40():
     """Eight students and 200 rows that differ by chance alone, in students, rows and both."""
     rng = np.random.default_rng(0)
@@ -257,7 +301,11 @@ def test_a_policy_that_harms_students_is_weakened_to_equal_weights_and_one_that_
     fit_router(harmful, teacher_features(state, harmful.observation), wrong / wrong.sum(-1, keepdim=True))
     env = TeacherWeightingVectorEnv(task=task, cache=cache, **EPISODE)
     env.reset(seed=0)
-    run = PolicyRun(env, harmful, PolicyTraining(n_steps=15, warm_start=False))
+    asked = []
+
+    def losses(weighting, trial):
+        asked.append((weighting, trial))
+        return env.trial_losses(weighting, trial).numpy()
 
     def chosen(network):
         def at(strength):
@@ -265,9 +313,12 @@ def test_a_policy_that_harms_students_is_weakened_to_equal_weights_and_one_that_
             policy.load_state_dict(network.state_dict())
             return policy
 
-        strength, losses = run.strength(at, progress=False)
-        assert set(losses) == {0.0, *(s for s in STRENGTHS if s >= strength)}  # no student is distilled for nothing
-        return strength
+        asked.clear()
+        choice = choose(TrialStudents(losses), {"0": at}, PolicyTraining.trials)
+        tried = {"0.0", *(str(s) for s in STRENGTHS if s >= choice.strength)}
+        assert set(choice.strength_losses) == tried
+        assert len(asked) == (PolicyTraining.trials if choice.strength else 8) * len(tried)  # none for nothing
+        return choice.strength
 
     assert chosen(harmful) == 0
     assert policy.strength == chosen(policy) == 1
@@ -321,6 +372,7 @@ def test_a_warm_start_is_the_router(unclear, routers):
         ({"n_steps": 7}, ConfigError, "n_steps must divide the horizon 60, got 7"),
         ({"training": PolicyTraining(), "seed": 1}, ConfigError, "got both"),
         ({"resume": True}, ConfigError, "output_dir"),
+        ({"jobs": 0}, ConfigError, "needs jobs >= 1, got 0"),
         ({"algorithm": "pp0"}, ConfigError, "'ppo'"),
         ({"gamma": 2.0}, ConfigError, "gamma"),
         ({"total_timesteps": 0}, ConfigError, "total_timesteps"),

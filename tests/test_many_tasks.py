@@ -16,7 +16,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import rlkd.agents.training
 from rlkd.agents import train_policy
-from rlkd.agents.run import PolicyRun, harms, mean_loss
+from rlkd.agents.trials import Choice, harms, mean_loss
 from rlkd.data.embedded import EMBEDDED
 from rlkd.data.planted import planted, planted_logits
 from rlkd.errors import ConfigError, PolicyError, TaskError
@@ -178,12 +178,12 @@ def test_a_warm_start_is_the_router_of_all_tasks(two, monkeypatch):
     """It sees the training views alone; its fit is the router's own affair."""
     seen = []
 
-    def fitted(evidence, plan, *, max_rows):
+    def fitted(evidence, plan):
         seen.extend(evidence)
         return Policy.create(plan.observation, training={}, seed=7)
 
     monkeypatch.setattr(rlkd.agents.training, "train_router", fitted)
-    monkeypatch.setattr(PolicyRun, "strength", lambda *args, **kwargs: (1.0, {1.0: [np.ones(1), np.ones(2)]}))
+    monkeypatch.setattr(rlkd.agents.training, "choose", lambda *args: Choice("0", 1.0, {}, {}))
     policy = trained(two, warm_start=True, total_timesteps=16 * 6 * 2, agent_learning_rate=1e-12)
     assert [one.task.fingerprint for one in seen] == [task.training_view().fingerprint for task in two[0]]
     assert [len(one.source) for one in seen] == [len(one.task.table) for one in seen]

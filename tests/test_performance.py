@@ -12,7 +12,11 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "performance" / "measure.py"
 
 @pytest.fixture
 def measure():
-    spec = importlib.util.spec_from_file_location("measure", SCRIPT)
+    return script("measure")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_stem(name))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -78,10 +82,7 @@ def test_a_policy_is_timed_beside_equal_weights(texts, tmp_path):
 
 
 def test_inference_of_teacher_and_student_is_timed_in_turns(texts, tmp_path):
-    spec = importlib.util.spec_from_file_location("inference", SCRIPT.with_name("inference.py"))
-    inference = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(inference)
-    output = tmp_path / "inference.json"
+    inference, output = script("inference"), tmp_path / "inference.json"
     command = ["--task", str(texts), "--teacher", "rlkd/tiny", "--students", "rlkd/bilstm", "--json", str(output)]
     records = inference.main([*command, "--rounds", "2", "--calls", "2", "--batch-size", "8"])
     assert json.loads(output.read_text()) == records
@@ -91,3 +92,14 @@ def test_inference_of_teacher_and_student_is_timed_in_turns(texts, tmp_path):
         "rlkd/tiny / rlkd/bilstm, batches of 8, texts",
     ]
     assert all(0 < record["low"] <= record["value"] <= record["high"] for record in records)
+
+
+def test_a_policy_s_training_is_counted_in_distillations(texts, tmp_path):
+    training, output = script("policy_training"), tmp_path / "training.json"
+    command = ["--task", str(texts), "--students", "rlkd/mlp", "--jobs", "1", "--json", str(output)]
+    records = training.main([*command, "--rounds", "1", "--steps", "400", "--total-timesteps", "1"])
+    assert json.loads(output.read_text()) == records
+    ratio, seconds = records
+    assert ratio["name"] == "policy training / one distillation (rlkd/mlp), jobs 1"
+    assert 0.1 < ratio["cpu"] < 100
+    assert seconds["value"] > 0

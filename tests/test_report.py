@@ -144,7 +144,7 @@ def test_a_learning_curve_is_the_lead_over_equal_weights_where_that_is_known(tmp
     known = page(tmp_path, learning_curve={**curve, "equal_loss": 0.625, "kept_loss": 0.5})
     assert "Reward less that of equal weights at the same step over environment steps, from 0.250 to 0.250." in known
     assert known.count(">equal weights</text>") == 2
-    assert "equal weights, 0.625 nats, measured on other trial students; there the policy that was kept loses" in known
+    assert "equal weights, 0.625 nats, measured on trial students; there the policy that was kept loses" in known
     before = page(tmp_path, learning_curve={**curve, "over_equal": [None, None]})
     assert "Reward over environment steps, from -0.500 to -0.500." in before
     assert "What equal weights would have earned at the same step was not recorded" in before

@@ -3,15 +3,13 @@
 import copy
 import json
 import logging
-import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -25,7 +23,6 @@ from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
 from rlkd.losses import soft_targets
 from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
 from rlkd.settings import PolicyTraining, TrainPolicyCommand
-from rlkd.stats.contrasts import Block, Contrast, task_mean
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
 from rlkd.weighting.policy_files import SavedPolicy
@@ -33,20 +30,8 @@ from rlkd.weighting.policy_files import SavedPolicy
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-STRENGTHS = (1.0, 0.5, 0.25)
-"""What actions of a trained policy may be multiplied by, the strongest first; equal weights come after the last."""
-STRENGTH_STUDENTS = 8
-"""At most so many trial students hold a strength against equal weights, others than those the policy was kept for;
-with many tasks two of each.
-
-Against equal weights alone: between two strengths that both help, validation loss follows how sure a student is, and
-which of them is ahead is decided by a single student or by the machine."""
-HARM_LEVEL = 0.05
-"""Two-sided: a policy that changes nothing is weakened in one of 40 trainings."""
 SMALLEST_PROBABILITY = 1e-6
 """Of a label in the validation score: one hopeless row must not decide."""
-
-Losses = NDArray[np.floating[Any]]
 
 PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
 
@@ -67,41 +52,6 @@ def validation_score(policy: Weighting, state: State) -> float:
     mixture = soft_targets(state.teacher_logits, policy.weights(state), labels=state.labels)
     label = mixture.gather(-1, state.labels.unsqueeze(-1)).clamp_min(SMALLEST_PROBABILITY)
     return float(label.log().mean().exp())
-
-
-def losses_by_task(losses: Sequence[Losses], tasks: int) -> list[Losses]:
-    """Losses of trial students, shape (rows,) each, as one array (students, rows) a task, which differ in rows.
-
-    Args:
-        losses: Of as many students of every task, the n-th of task n modulo ``tasks``.
-        tasks: Their number.
-    """
-    return [np.stack(losses[task::tasks]) for task in range(tasks)]
-
-
-def mean_loss(losses: Sequence[Losses], tasks: int) -> float:
-    """Mean over tasks of what their trial students lose; arguments are those of :func:`losses_by_task`."""
-    return float(np.mean([one.mean() for one in losses_by_task(losses, tasks)]))
-
-
-def harms(losses: Sequence[Losses], equal: Sequence[Losses], tasks: int = 1) -> bool:
-    """Whether students surely lose more on validation than those that learned from equal weights, on the mean of tasks.
-
-    Surely: over other students and over other rows, at 95%. Chance can neither switch a policy off nor weaken it.
-
-    Args:
-        losses: Validation losses of trial students, as :func:`losses_by_task` takes them.
-        equal: Of the same students with equal weights, on the same rows.
-        tasks: Number of tasks; with one student of each nothing is sure.
-    """
-    figures = []
-    for task, pair in enumerate(zip(losses_by_task(losses, tasks), losses_by_task(equal, tasks), strict=True)):
-        differences = np.subtract(*pair, dtype=np.float64)
-        students = tuple(range(task, len(losses), tasks))
-        figures.append(Contrast(float(differences.mean()), (Block(students, differences),)))
-    mean = task_mean(figures)
-    p_value = mean.p_value()
-    return mean.value > 0 and p_value is not None and p_value < HARM_LEVEL
 
 
 class PolicyCallback(BaseCallback):
@@ -131,7 +81,7 @@ class PolicyCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._run.note_policy(last=True)
+        self._run.note_policy()
         self._bar.close()
 
 
@@ -158,13 +108,12 @@ class PolicyRun(Generic[PolicyT]):
             directory: For metrics and checkpoints.
             tensorboard: Write TensorBoard logs into the directory.
             make_agent: Builds another agent than ``training`` names; of ``training`` it is left to say how long.
-            keep_best: Keep the policy whose trial students lose least on validation. False: keep the last, and look at
-                it once an episode.
+            keep_best: Keep what training started from, and leave it to trial students whether its end is better.
+                False: keep the last, and look at it once an episode.
         """
         self.keep_best = keep_best
         self.env, self.policy, self.training, self.directory = env, policy, training, directory
         self.best = copy.deepcopy(policy)
-        self.best_loss = math.inf
         self.best_at = 0
         self.reward_mean: float | None = None
         self.over_equal: float | None = None
@@ -205,12 +154,8 @@ class PolicyRun(Generic[PolicyT]):
         self.reward_mean = float(buffer.rewards[buffer.valid].mean())
         self.over_equal = self.slots.mean_over_equal()
 
-    def note_policy(self, *, last: bool = False) -> None:
-        """Log a point of the learning curve, and keep the policy if it is the best so far.
-
-        Args:
-            last: Training has ended, be it in the middle of an episode.
-        """
+    def note_policy(self) -> None:
+        """Log a point of the learning curve; where the last policy is kept, keep it."""
         step = self.agent.num_timesteps
         if step == self._noted_at or not (self.keep_best or self.at_episode_start):
             return
@@ -220,70 +165,12 @@ class PolicyRun(Generic[PolicyT]):
         if self.over_equal is not None:
             values["rollout/reward_over_equal"] = self.over_equal
         if not self.keep_best:
-            self._keep(step)
-        elif last or self.at_episode_start:
-            losses = [float(self._trial_losses(self.policy, trial).mean()) for trial in range(self.choosing_students)]
-            values["validation/trial_loss"] = loss = float(np.mean(losses))
-            if loss < self.best_loss:
-                self._keep(step, loss)
+            self.best_at = step
+            self.best.load_state_dict(self.policy.state_dict())
         for name, value in values.items():
             self.agent.logger.record(name, value)
         if self.directory is not None:
             self.directory.log(step, **{"rollout/reward_mean": self.reward_mean, **values})
-
-    @property
-    def choosing_students(self) -> int:
-        """Trial students whose loss chooses the policy, the first ones."""
-        return self._of_every_task(self.training.trials)
-
-    def _of_every_task(self, students: int) -> int:
-        """The smallest number that is at least so many, and as many of every task."""
-        return -(-students // self.env.num_tasks) * self.env.num_tasks
-
-    def strength(self, at: Callable[[float], Weighting], *, progress: bool) -> tuple[float, dict[float, list[Losses]]]:
-        """The greatest strength that does no sure harm: full strength unless students surely learn less from it.
-
-        Half of the students will do where they do not learn less.
-
-        Args:
-            at: From a strength to the policy at this strength.
-            progress: Show a progress bar.
-
-        Returns:
-            The strength, and the validation losses of the trial students at every strength that was tried, as
-            :func:`losses_by_task` takes them.
-        """
-        losses: dict[float, list[Losses]] = {}
-        tasks = self.env.num_tasks
-        most = max(STRENGTH_STUDENTS, 2 * tasks)  # with one student of a task nothing is sure
-        with tqdm(desc="strength", unit="student", disable=not progress) as bar:
-            for strength in STRENGTHS:
-                for students in map(self._of_every_task, (STRENGTH_STUDENTS // 2, most)):
-                    for tried in (0.0, strength):
-                        losses[tried] = self._students_losses(at(tried), students, losses.get(tried), bar)
-                    equal = losses[0.0][:students]
-                    if mean_loss(losses[strength], tasks) <= mean_loss(equal, tasks):
-                        return strength, losses
-                if not harms(losses[strength], equal, tasks):
-                    return strength, losses
-        return 0.0, losses
-
-    def _students_losses(
-        self, weighting: Weighting, students: int, known: list[Losses] | None, bar: "tqdm[NoReturn]"
-    ) -> list[Losses]:
-        """Losses of at least so many trial students, those of the first that are known."""
-        losses = [] if known is None else list(known)
-        while len(losses) < students:
-            losses.append(self._trial_losses(weighting, self.choosing_students + len(losses)).numpy())
-            bar.update()
-        return losses
-
-    def _trial_losses(self, weighting: Weighting, trial: int) -> Tensor:
-        return self.env.trial_losses(weighting, trial, refined=self.training.refined_trials)
-
-    def _keep(self, step: int, loss: float = math.inf) -> None:
-        self.best_at, self.best_loss = step, loss
-        self.best.load_state_dict(self.policy.state_dict())
 
     def learn(self, *, progress: bool, callback: BaseCallback | None) -> None:
         """Train until ``total_timesteps``, counting what was done before an interruption."""
@@ -321,7 +208,6 @@ class PolicyRun(Generic[PolicyT]):
             "n_updates": self.agent._n_updates,
             "episode": self.env.episode_number,
             "numpy_position": int(numpy_state["state"]["pos"]),
-            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "best_at": self.best_at,
             "reward_mean": self.reward_mean,
             "reward_over_equal": self.over_equal,
@@ -346,7 +232,6 @@ class PolicyRun(Generic[PolicyT]):
         self.agent.num_timesteps = plain["num_timesteps"]
         self.agent._n_updates = plain["n_updates"]
         self.slots.first_episode = plain["episode"]
-        self.best_loss = math.inf if plain["best_loss"] is None else plain["best_loss"]
         self.best_at, self.reward_mean = plain["best_at"], plain["reward_mean"]
         self.over_equal = plain.get("reward_over_equal")  # checkpoints of earlier versions know none
         self._random_state = tensors["random.torch"], tensors["random.numpy"], plain["numpy_position"]

@@ -23,6 +23,7 @@ class PolicySettings:
     """All arguments of :func:`rlkd.agents.train_policy` that are settings."""
 
     student: str
+    proxy: str = PolicyStudents.proxy
     reward: str = PolicyStudents.reward
     device: str = "cpu"
     training: PolicyTraining = field(default_factory=PolicyTraining)
@@ -44,7 +45,8 @@ def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], stud
     """Sort flat settings of a suite into those of the agent, the observation, and the episode's students.
 
     Args:
-        flat: Names of :class:`PolicyTraining`, of the episode, ``observe_*``, ``student``, ``reward`` and ``device``.
+        flat: Names of :class:`PolicyTraining`, of the episode, ``observe_*``, ``student``, ``proxy``, ``reward`` and
+            ``device``.
         episode: Settings of the episode that ``flat`` may override.
         student: That ``flat`` may override.
 
@@ -53,7 +55,7 @@ def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], stud
         UnknownNameError: The reward is unknown.
     """
     agent, steps = names_of(PolicyTraining), names_of(EpisodeSettings)
-    known = agent | steps | set(OBSERVATION) | {"student", "reward", "device"}
+    known = agent | steps | set(OBSERVATION) | {"student", "proxy", "reward", "device"}
     for name in flat:
         if name not in known:
             raise ConfigError(
@@ -61,7 +63,7 @@ def policy_settings(flat: Mapping[str, Any], *, episode: Mapping[str, Any], stud
             )
     if "reward" in flat:
         check_reward(flat["reward"])
-    single = {name: flat[name] for name in ("reward", "device") if name in flat}
+    single = {name: flat[name] for name in ("proxy", "reward", "device") if name in flat}
     return PolicySettings(
         student=flat.get("student", student),
         training=PolicyTraining(**(OF_SUITES | {name: value for name, value in flat.items() if name in agent})),

@@ -1,30 +1,47 @@
 """Train a weighting policy: task and teachers in, policy out."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlkd.agents.protocols import WeightingEnvironment
-from rlkd.agents.run import PolicyRun, mean_loss
+from rlkd.agents.run import PolicyRun
 from rlkd.agents.sb3_env import make_slots
+from rlkd.agents.trials import EQUAL, Losses, TrialStudents, TrialWorker, beside, choose, of_every_task
 from rlkd.data.several import one_each, several
 from rlkd.data.task import Task
-from rlkd.devices import found_device
+from rlkd.devices import found_device, one_thread
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
 from rlkd.models.students import StudentFactory
 from rlkd.records import RunDirectory, commit, finished
-from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand, common_rate
+from rlkd.settings import (
+    CompareCommand,
+    PolicyStudents,
+    PolicyTraining,
+    ResumableCommand,
+    TrainPolicyCommand,
+    common_rate,
+    proxy_of,
+)
 from rlkd.types import LogitSource
-from rlkd.weighting.base import Evidence
+from rlkd.weighting.base import Evidence, Weighting
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import RouterPlan, train_router
 
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
+LEAST_STEPS_BESIDE = 400
+"""Of text students that another process is sure to take, before it is started unasked: that takes it five seconds."""
+
+Candidate = Callable[..., Policy]
+"""From a strength to a policy at this strength, see :data:`rlkd.agents.trials.AtStrength`; what else it is to remember
+are keyword arguments."""
 
 
 Students = str | StudentFactory | None
@@ -36,6 +53,7 @@ def train_policy(
     cache: LogitSource | Sequence[LogitSource],
     *,
     student: Students | Sequence[Students] = None,
+    proxy: str = PolicyStudents.proxy,
     reward: str = PolicyStudents.reward,
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
@@ -43,6 +61,7 @@ def train_policy(
     output_dir: str | Path | None = None,
     resume: bool = ResumableCommand.resume,
     device: str = PolicyStudents.device,
+    jobs: int | None = CompareCommand.jobs,
     progress: bool = False,
     tensorboard: bool = TrainPolicyCommand.tensorboard,
     callback: BaseCallback | None = None,
@@ -56,6 +75,8 @@ def train_policy(
             differ.
         student: Name or path of the student, or a function of a seed, for all tasks or one for each; None: the smallest
             from scratch that reads the task.
+        proxy: Name of a student that stands in for those: ``auto`` for one from scratch in place of each pretrained
+            one, which costs a tenth or less, ``itself`` for none.
         reward: Name of the reward, see :mod:`rlkd_envs.rewards`.
         training: Settings of the agent; None: made of ``training_kwargs``.
         observation: Feature groups; default label-free, without the student.
@@ -65,16 +86,20 @@ def train_policy(
             nothing.
         resume: Continue from the newest checkpoint that verifies; the settings must be the same.
         device: Of the students, ``auto`` for an accelerator where there is one; the agent stays on the CPU.
+        jobs: Processes, 2 at most: another one distils trial students meanwhile, where the student has a name. Each has
+            one thread, so the policy does not depend on it. None: 2 where that saves time. A script that asks for more
+            than 1 needs its ``if __name__ == "__main__":``.
         progress: Show a progress bar.
         tensorboard: Write TensorBoard logs to ``output_dir``.
         callback: A further Stable-Baselines3 callback.
         **training_kwargs: Fields of :class:`rlkd.settings.PolicyTraining`, when ``training`` is None.
 
     Returns:
-        The policy whose trial students lost least on validation, in eval mode; weakened where others surely learn less
-        from it than from equal weights; with several tasks, on the mean over them. Its ``training_record`` says at
-        which timestep it was kept (``kept_at``), and what students lost at each strength that was tried
-        (``strength_losses``; 0 is equal weights).
+        What training started from or what it ended with, in eval mode: that whose trial students lost less on
+        validation; weakened where they surely learn less from it than from equal weights; with several tasks, on the
+        mean over them. Its ``training_record`` says at which timestep it was kept (``kept_at``), what students of both
+        lost (``trial_losses``, by timestep), and what they lost at each strength that was tried (``strength_losses``; 0
+        is equal weights).
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
@@ -84,13 +109,16 @@ def train_policy(
         task,
         cache,
         student=student,
+        proxy=proxy,
         reward=reward,
         training=training or PolicyTraining(**training_kwargs),
         observation=observation or ObservationConfig(),
         episode={"teacher_copies": PolicyStudents.teacher_copies, **own_rate(student, episode), **(episode or {})},
         device=found_device(device),
     )
-    return prepared.run(output_dir, resume=resume, progress=progress, tensorboard=tensorboard, callback=callback)
+    return prepared.run(
+        output_dir, resume=resume, jobs=jobs, progress=progress, tensorboard=tensorboard, callback=callback
+    )
 
 
 def own_rate(student: Students | Sequence[Students], episode: Mapping[str, Any] | None) -> dict[str, float]:
@@ -107,6 +135,10 @@ class PreparedTraining:
     caches: Sequence[LogitSource]
     """One a task."""
     env: WeightingEnvironment
+    make_env: Callable[[], WeightingEnvironment]
+    """Makes another one like it."""
+    named: bool
+    """Whether the student has a name, so that another process can make it."""
     training: PolicyTraining
     observation: ObservationConfig
     settings: Mapping[str, Any]
@@ -117,46 +149,84 @@ class PreparedTraining:
         output_dir: str | Path | None = None,
         *,
         resume: bool = ResumableCommand.resume,
+        jobs: int | None = CompareCommand.jobs,
         progress: bool = False,
         tensorboard: bool = TrainPolicyCommand.tensorboard,
         callback: BaseCallback | None = None,
     ) -> Policy:
         """Train; arguments and result are those of :func:`train_policy`."""
+        wanted = self._beside(jobs)
         directory = (
             None if output_dir is None else RunDirectory(output_dir, {"command": "train-policy", **self.settings})
         )
         if directory is not None and resume and finished(directory.path / "policy") is not None:
             with suppress(PolicyError):  # damaged since: it is made again
                 return load_policy(directory.path / "policy")
-        run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
-        if resume:
-            run.resume()
-        run.learn(progress=progress, callback=callback)
-        kept = self._kept(run, progress=progress)
+        with one_thread():
+            run = PolicyRun(self.env, self._initial_policy(), self.training, directory, tensorboard=tensorboard)
+            if resume:
+                run.resume()
+            worker = partial(TrialWorker, self.make_env, self.training.seed, self.training.refined_trials)
+            with beside(worker, wanted=wanted) as pool:
+                students = TrialStudents(self._distil, pool, progress=progress)
+                start, first = self._candidate(run.best, run.best_at), range(self._trials)
+                students.begin(EQUAL, start(0.0), first)
+                students.begin(str(run.best_at), start(1.0), first)
+                run.learn(progress=progress, callback=callback)
+                kept = self._kept(run, start, students)
+                students.close()
         self.env.close()
         if directory is not None:
             kept.save_pretrained(directory.path / "policy")
         return kept.eval()
 
-    def _kept(self, run: PolicyRun[Policy], *, progress: bool) -> Policy:
-        """The policy that was best, which remembers when that was: at 0 it is what training started from."""
+    def _beside(self, jobs: int | None) -> bool:
+        """Whether another process distils trial students."""
+        if jobs is not None and jobs < 1:
+            raise ConfigError(f"a policy's training needs jobs >= 1, got {jobs}; 1 does all in this process")
+        if not self.named:
+            return False
+        if jobs is not None:
+            return jobs > 1
+        texts = all(task.table.texts is not None for task in self.tasks)
+        return (
+            (os.cpu_count() or 1) > 1 and texts and 2 * self._trials * self.env.settings.horizon >= LEAST_STEPS_BESIDE
+        )
+
+    @property
+    def _trials(self) -> int:
+        """Students by which policies are compared."""
+        return of_every_task(self.training.trials, len(self.tasks))
+
+    def _distil(self, weighting: Weighting, trial: int) -> Losses:
+        return self.env.trial_losses(weighting, trial, refined=self.training.refined_trials).numpy()
+
+    def _candidate(self, network: Policy, at_step: int) -> Candidate:
+        """A network as it is now, at any strength; it remembers at which timestep: 0 is what training started from."""
+        weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
         def at(strength: float, **figures: Any) -> Policy:
-            record = {**run.best.training_record, "kept_at": run.best_at, **figures}
+            record = {**network.training_record, "kept_at": at_step, **figures}
             policy = Policy.create(self.observation, training=record, seed=self.training.seed, strength=strength)
-            policy.load_state_dict(run.best.state_dict())
+            policy.load_state_dict(weights)
             return policy
 
-        strength, losses = run.strength(at, progress=progress)
-        students, tasks = min(map(len, losses.values())), len(self.tasks)  # the same ones of each strength
-        means = {
-            str(tried): round(mean_loss(losses[tried][:students], tasks), 6) for tried in sorted(losses, reverse=True)
-        }
-        return at(strength, strength_losses=means)
+        return at
+
+    def _kept(self, run: PolicyRun[Policy], start: Candidate, students: TrialStudents) -> Policy:
+        """The better of what training started from and what it ended with."""
+        step = run.agent.num_timesteps
+        candidates = {str(run.best_at): start, str(step): self._candidate(run.policy, step)}
+        choice = choose(students, candidates, self.training.trials, len(self.tasks))
+        return candidates[choice.name](
+            choice.strength, trial_losses=dict(choice.trial_losses), strength_losses=dict(choice.strength_losses)
+        )
 
     def _initial_policy(self) -> Policy:
         training, observation = self.training, self.observation
-        record: dict[str, Any] = {key: self.settings[key] for key in ("task", "reward", "training")}
+        record: dict[str, Any] = {
+            key: self.settings[key] for key in ("task", "reward", "training", "proxy") if key in self.settings
+        }
         record |= {"teachers_seen": _told([len(one.teacher_names) for one in self.caches]), "commit": commit()}
         policy = Policy.create(observation, training=record, seed=training.seed)
         if training.warm_start:
@@ -173,6 +243,7 @@ def prepare_training(
     cache: LogitSource | Sequence[LogitSource],
     *,
     student: Students | Sequence[Students],
+    proxy: str = PolicyStudents.proxy,
     reward: str,
     training: PolicyTraining,
     observation: ObservationConfig,
@@ -190,29 +261,36 @@ def prepare_training(
             "a warm start clones a router, which has a portable observation: it sees no student; switch one of the two "
             "off"
         )
-    env = make_slots(
+    tasks, caches = several(task), several(cache)
+    students = one_each("student", student, len(tasks))
+    stand_ins = [proxy_of(one, proxy) for one in students]
+    present = [one if stand_in is None else stand_in for one, stand_in in zip(students, stand_ins, strict=True)]
+    if any(stand_ins):
+        own = {name: value for name, value in episode.items() if name not in ("num_layers", "bf16")}
+        episode = {**own, "learning_rate": common_rate([name for name in present if not callable(name)])}
+    make_env = partial(
+        make_slots,
         ENV_ID,
         episode,
         task=task,
         cache=cache,
-        student=student,
+        student=present if any(stand_ins) else student,
         reward=reward,
         observation=observation,
         device=device,
     )
+    env = make_env()
     if env.settings.horizon % training.n_steps:
         raise ConfigError(
             f"n_steps must divide the horizon {env.settings.horizon}, got {training.n_steps}; checkpoints are "
             "written where episodes and rollouts end together"
         )
-    tasks, caches = several(task), several(cache)
     needed = len(tasks) * env.settings.horizon * env.num_envs
     if len(tasks) > 1 and training.total_timesteps < needed:
         raise ConfigError(
             f"expected total_timesteps >= {needed}, an episode of each of {len(tasks)} tasks, got "
             f"{training.total_timesteps}; raise it, or leave tasks out"
         )
-    students = one_each("student", student, len(tasks))
     settings = {
         "task": _told([one.name for one in tasks]),
         "data": _told([one.fingerprint for one in tasks]),
@@ -222,9 +300,17 @@ def prepare_training(
         "training": asdict(training),
         "observation": observation.to_dict(),
         "episode": env.settings.record(),
+        **({"proxy": _told(stand_ins)} if any(stand_ins) else {}),
     }
     return PreparedTraining(
-        tasks=tasks, caches=caches, env=env, training=training, observation=observation, settings=settings
+        tasks=tasks,
+        caches=caches,
+        env=env,
+        make_env=make_env,
+        named=not any(map(callable, present)),
+        training=training,
+        observation=observation,
+        settings=settings,
     )
 
 

@@ -25,7 +25,7 @@ EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max
 RULES = 3
 """Of how routers and policies are made from their settings; another number asks for them anew. 2: a router's targets
 are read from labels alone, and a policy's strength is full unless harm is sure. 3: routers are fitted on drawn sets of
-teachers, in fewer steps."""
+teachers, in fewer steps, and only the start and the end of a policy's training are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,7 @@ class LearnedPolicy(OwnKind):
             [context.task for context, _ in ground.tasks],
             [context.cache for context, _ in ground.tasks],
             student=settings.student if alone else [student.student for student in students],
+            proxy=settings.proxy,
             reward=settings.reward,
             training=settings.training,
             observation=settings.observation,

@@ -1,23 +1,19 @@
 """Units of work over processes: in order, each after those it needs, none twice though several programs run."""
 
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from rlkd.errors import RlkdError
+from rlkd.processes import Worker, stop, submit, worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +33,6 @@ class Unit:
 
 class Busy:
     """What a worker returns of a unit that another program is at work on: it is asked for again later."""
-
-
-class Worker(Protocol):
-    """Does units, one after the other, in a process of its own."""
-
-    def do(self, unit: Unit) -> Any:
-        """Do a unit; returns something that can be sent between processes, or :class:`Busy`."""
 
 
 @contextmanager
@@ -93,16 +82,13 @@ def run_units(units: Sequence[Unit], make_worker: Callable[[], Worker], processe
     if processes <= 1 or len(units) <= 1:
         yield from _run_here(list(units), make_worker())
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP can hang
-    with ProcessPoolExecutor(
-        min(processes, len(units)), mp_context=context, initializer=_start_worker, initargs=(make_worker,)
-    ) as pool:
+    with worker_pool(min(processes, len(units)), make_worker) as pool:
         try:
             yield from _run_in_pool(list(units), pool, processes)
         except BrokenProcessPool as error:
             raise RlkdError("a process died, most likely for want of memory; resume with fewer jobs") from error
         except BaseException:
-            _stop(pool)
+            stop(pool)
             raise
 
 
@@ -117,23 +103,13 @@ def one_more_process(units: Sequence[Unit], make_worker: Callable[[], Worker]) -
         units: In the order in which they are done; none needs another.
         make_worker: Called once in the process; what it holds must be importable or picklable.
     """
-    pool = ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(make_worker,)
-    )
+    pool = worker_pool(1, make_worker)
     try:
-        with _starting_process():
-            for unit in units:
-                pool.submit(_do_in_worker, unit)
+        for unit in units:
+            submit(pool, unit)
         yield
     finally:
-        _stop(pool)
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the processes at once; what they are at is done again when it is asked for."""
-    for process in list(pool._processes.values()):
-        process.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)
+        stop(pool)
 
 
 def _run_here(waiting: list[Unit], worker: Worker) -> Iterator[tuple[Unit, Any]]:
@@ -171,9 +147,7 @@ def _run_in_pool(waiting: list[Unit], pool: ProcessPoolExecutor, processes: int)
             if len(running) >= processes:
                 break
             waiting.remove(unit)
-            with _starting_process():  # the pool starts one whenever it has fewer than it may
-                future = pool.submit(_do_in_worker, unit)
-            running[future] = unit
+            running[submit(pool, unit)] = unit
         if not running:
             time.sleep(POLL_SECONDS)
             continue
@@ -183,52 +157,3 @@ def _run_in_pool(waiting: list[Unit], pool: ProcessPoolExecutor, processes: int)
                 resting.append((time.monotonic() + POLL_SECONDS, unit))
             else:
                 yield unit, result
-
-
-@contextmanager
-def _starting_process() -> Iterator[None]:
-    """Hold Ctrl-C back until a process is started.
-
-    A start that is cut short leaves a child that waits for the rest of what it is to do; and a child that Ctrl-C
-    reaches before it ignores the signal dies of it. Each would print a traceback after the parent's one line.
-    """
-    if threading.current_thread() is not threading.main_thread():  # signals are handled in the main thread alone
-        yield
-        return
-    if os.name == "posix":
-        resource_tracker.ensure_running()  # its start would end what is blocked below
-    came: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    blocks = hasattr(signal, "pthread_sigmask")  # what is blocked stays blocked in the child
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else None
-    try:
-        yield
-    finally:
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
-
-
-_worker: Worker | None = None
-
-
-def _start_worker(make_worker: Callable[[], Worker]) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = make_worker()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for units forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _do_in_worker(unit: Unit) -> Any:
-    assert _worker is not None
-    return _worker.do(unit)

@@ -27,11 +27,13 @@ def train_policy(
         run.cache,
         run.output_dir,
         student=students.student,
+        proxy=students.proxy,
         reward=students.reward,
         training=training,
         observation=ObservationConfig(**asdict(observation)),
         episode=students.episode(),
         device=students.device,
+        jobs=run.jobs,
         tensorboard=run.tensorboard,
         **run.handling(),
     )

@@ -86,7 +86,7 @@ def _curve_blocks(curve: Mapping[str, Any] | None) -> list[Block]:
     if math.isfinite(equal):
         kept = as_number(curve.get("kept_loss"))
         also = f"; there the policy that was kept loses {kept:.3f}" if math.isfinite(kept) else ""
-        said.append(f"Dashed, of the losses: equal weights, {equal:.3f} nats, measured on other trial students{also}.")
+        said.append(f"Dashed, of the losses: equal weights, {equal:.3f} nats, measured on trial students{also}.")
     return [Panels(panels, size="pair"), *(Text(line, note=True) for line in said)] if panels else []
 
 
@@ -173,8 +173,8 @@ def write_report(
         details: All else that is to be said, folded.
         accuracy: Rows with ``weighting``, ``accuracy`` in [0, 1] and optionally ``low`` and ``high``.
         learning_curve: ``timesteps``, ``reward``, ``over_equal`` (the reward less that of equal weights at the same
-            step) and ``validation``, equally long, None where unknown; ``equal_loss`` and ``kept_loss``, what other
-            trial students lose with equal weights and with the policy that was kept.
+            step) and ``validation``, equally long, None where unknown; ``equal_loss`` and ``kept_loss``, what the
+            trial students that decided its strength lose with equal weights and with the policy that was kept.
         weights: ``teachers`` (K names), ``groups`` (names), ``bins`` (progress in [0, 1]) and ``mean``,
             nested lists of shape (bins, groups, K), None where a group was not seen. 16 groups are drawn, the
             rest is told in words.

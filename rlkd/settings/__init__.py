@@ -29,6 +29,7 @@ from rlkd.settings.policies import (
     ObservationSettings,
     PolicyStudents,
     PolicyTraining,
+    proxy_of,
 )
 from rlkd.settings.prototypes import PrototypeSettings
 from rlkd.settings.students import (
@@ -87,5 +88,6 @@ __all__ = [
     "WritingCommand",
     "check_loss_settings",
     "common_rate",
+    "proxy_of",
     "student_rate",
 ]

@@ -175,6 +175,11 @@ class TrainPolicyCommand(ResumableCommand):
     cache: tuple[str, ...] = like(
         CacheReader, "cache", help="Folder of the logit cache of a task, repeatable: one a task, in the same order."
     )
+    jobs: int | None = knob(
+        None,
+        "Number of processes: a second one distils trial students meanwhile, by default where there is a core for it "
+        "and it saves time; the policy does not depend on it.",
+    )
     tensorboard: bool = knob(False, "Write TensorBoard logs.")
 
 

@@ -13,8 +13,10 @@ from rlkd.settings.students import (
     StudentSettings,
     check_loss_settings,
     common_rate,
+    is_pretrained,
 )
 
+PROXY, PROXY_AUTO, PROXY_NONE = "rlkd/bilstm", "auto", "itself"
 REFINING = {"agent_learning_rate": 1e-3, "log_std": -1.6}
 """A warm start is refined, not explored away: smaller steps and less noise than from nothing."""
 FROM_NOTHING = {"agent_learning_rate": 2e-3, "log_std": -0.7}
@@ -23,6 +25,18 @@ FROM_NOTHING = {"agent_learning_rate": 2e-3, "log_std": -0.7}
 
 def _by_start(name: str) -> str:
     return f"by default {REFINING[name]:g}, or {FROM_NOTHING[name]:g} without a warm start"
+
+
+def proxy_of(student: Any, proxy: str) -> str | None:
+    """Name of the student that stands in for another in a policy's training; None: it stands for itself.
+
+    Args:
+        student: Name or path of the other one, or something without a name.
+        proxy: ``auto``, ``itself``, or a name.
+    """
+    if proxy == PROXY_AUTO:
+        return PROXY if isinstance(student, str) and is_pretrained(student) else None
+    return None if proxy in (PROXY_NONE, student) else proxy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +65,9 @@ class PolicyTraining(Settings):
     )
     trials: int = knob(
         2,
-        "Students an episode by whose validation loss a policy is kept, at least so many and as many of every task; "
-        "others tell whether it does harm.",
+        "Students, at least so many and as many of every task, by whose validation loss it is decided whether the "
+        "policy is kept that training started from or the one that it ended with; where they learn less from it than "
+        "from equal weights, others tell whether it harms.",
         at_least(1),
     )
     refined_trials: bool = knob(
@@ -142,6 +157,12 @@ class PolicyStudents(EpisodeSettings):
     )
     teacher_copies: int = like(EpisodeSettings, "teacher_copies", default=2)
     device: str = like(StudentSettings, "device")
+    proxy: str = knob(
+        PROXY_AUTO,
+        "Student that stands in for it while a policy is trained and chosen, at its own learning rate and with all of "
+        f"its layers: {PROXY_AUTO} is {PROXY} for a pretrained one and none for one from scratch; {PROXY_NONE} is the "
+        "student itself.",
+    )
     reward: str = knob(
         "logit_gain",
         "Reward of the policy: logit_gain, student_gain, influence, refined_influence or probe_gain.",

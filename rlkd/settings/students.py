@@ -23,9 +23,14 @@ SCRATCH_PREFIX = "rlkd/"
 """Names of students that begin at random weights start so."""
 
 
+def is_pretrained(student: str) -> bool:
+    """Whether a student does not begin at random weights, by its name."""
+    return not student.startswith(SCRATCH_PREFIX)
+
+
 def student_rate(student: str) -> float:
     """Learning rate of a student that is given none, by its kind."""
-    return FROM_SCRATCH_RATE if student.startswith(SCRATCH_PREFIX) else FINE_TUNING_RATE
+    return FINE_TUNING_RATE if is_pretrained(student) else FROM_SCRATCH_RATE
 
 
 def common_rate(students: Iterable[str | None]) -> float:

@@ -26,11 +26,13 @@ def run_train_policy(
     output_dir: str,
     *,
     student: str | Sequence[str],
+    proxy: str = PolicyStudents.proxy,
     reward: str = PolicyStudents.reward,
     training: PolicyTraining | None = None,
     observation: ObservationConfig | None = None,
     episode: Mapping[str, Any] | None = None,
     device: str = PolicyStudents.device,
+    jobs: int | None = TrainPolicyCommand.jobs,
     tensorboard: bool = TrainPolicyCommand.tensorboard,
     resume: bool = ResumableCommand.resume,
     overwrite: bool = ResumableCommand.overwrite,
@@ -56,6 +58,7 @@ def run_train_policy(
         tasks,
         caches,
         student=[name or smallest_student(task) for name, task in zip(names, tasks, strict=True)],
+        proxy=proxy,
         reward=reward,
         training=training,
         observation=observation or ObservationConfig(),
@@ -63,21 +66,22 @@ def run_train_policy(
         device=device,
     )
     folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
-    policy = prepared.run(folder, resume=resume, progress=progress, tensorboard=tensorboard)
+    policy = prepared.run(folder, resume=resume, jobs=jobs, progress=progress, tensorboard=tensorboard)
     return [_write_report(folder, policy, ", ".join(task.name for task in tasks), reward, device)]
 
 
 def _write_report(folder: Path, policy: Policy, task: str, reward: str, device: str) -> dict[str, Any]:
     """Write the page of a policy's training; its row of the table."""
     curve = learning_curve(folder)
-    losses = dict(zip(curve["timesteps"], curve["validation"], strict=True))
+    losses = policy.training_record["trial_losses"]
     kept_at = policy.training_record["kept_at"]
+    before, kept = losses[min(losses, key=int)], losses[str(kept_at)]
     row = {
         "policy": str(folder / "policy"),
         "timesteps": curve["timesteps"][-1],
         "kept_at": kept_at,
-        "loss_before": losses[0],
-        "loss": losses[kept_at],
+        "loss_before": before,
+        "loss": kept,
         "strength": policy.strength,
     }
     write_report(
@@ -86,9 +90,9 @@ def _write_report(folder: Path, policy: Policy, task: str, reward: str, device: 
         summary=[_verdict(curve)],
         details=[
             f"Reward {reward}; {row['timesteps']} instances weighted; students on {device}.",
-            f"Trial students lose {losses[0]:.3f} nats on validation before reinforcement learning, "
-            f"{losses[kept_at]:.3f} with the policy that was kept, that of timestep {kept_at}.",
-            f"It acts at strength {policy.strength:g}; further trial students lose on validation: "
+            f"Trial students lose {before:.3f} nats on validation before reinforcement learning, "
+            f"{kept:.3f} with the policy that was kept, that of timestep {kept_at}.",
+            f"It acts at strength {policy.strength:g}; trial students lose on validation: "
             + ", ".join(f"{loss:.3f} at {at}" for at, loss in policy.training_record["strength_losses"].items())
             + " (0 is equal weights; less than full strength is taken only where students surely lose more than with "
             "those).",
@@ -99,7 +103,7 @@ def _write_report(folder: Path, policy: Policy, task: str, reward: str, device: 
 
 
 def _verdict(curve: Mapping[str, Any]) -> str:
-    """What trial students say of the policy that was kept; those that decided its strength, of which none chose it."""
+    """What trial students say of the policy that was kept; those that decided its strength."""
     kept, equal = curve["kept_loss"], curve["equal_loss"]
     than = "less than" if kept < equal else "as much as" if kept == equal else "more than"
     return (
@@ -112,12 +116,12 @@ def learning_curve(folder: Path) -> dict[str, Any]:
     """What the report draws of a policy's training, from its run directory."""
     records = read_jsonl(folder / "metrics.jsonl")
     saved = read_object(folder / "policy" / "config.json")
-    losses = saved["training"].get("strength_losses", {})
+    losses, compared = saved["training"].get("strength_losses", {}), saved["training"].get("trial_losses", {})
     return {
         "timesteps": [record["step"] for record in records],
         "reward": [record["rollout/reward_mean"] for record in records],
         "over_equal": [record.get("rollout/reward_over_equal") for record in records],
-        "validation": [record.get("validation/trial_loss") for record in records],
+        "validation": [compared.get(str(record["step"]), record.get("validation/trial_loss")) for record in records],
         "equal_loss": losses.get("0.0"),
         "kept_loss": losses.get(str(float(saved.get("strength", 1)))),
     }

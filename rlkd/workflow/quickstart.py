@@ -106,6 +106,7 @@ def run_quickstart(
                 training=PolicyTraining(total_timesteps=total_timesteps),
                 episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
                 device=settings.device,
+                jobs=1,  # other processes are at students of the comparison
                 resume=True,
                 progress=progress,
             )
