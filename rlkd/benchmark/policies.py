@@ -139,6 +139,7 @@ class LearnedPolicy(OwnKind):
             episode=dict(settings.episode),
             device=settings.device,
             output_dir=folder / "run",
+            jobs=1,  # a suite has processes of its own
         )
         return folder / "run" / "policy"
 

@@ -32,6 +32,7 @@ from rlkd.systems.mtkd_rl.training import train_mtkd_rl
 from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State
 from rlkd.weighting import WeightingSpec, build_weighting
+from rlkd.weighting.router import RouterPlan
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.yaml"))
 SAVED = frozen.HOME / "saved"
@@ -63,8 +64,9 @@ def write_runs(folder: Path) -> None:
     command(*POLICY)
     command(*COMPARISON)
     cache = load_cache("cache", task)
-    fit_router_into(folder / "router", task, cache, 0)
-    fit_router_into(folder / "reliable", task, cache, 0, ObservationConfig(reliability=True))
+    fit_router_into(folder / "router", [(task, cache)], 0)
+    reliable = RouterPlan(observation=ObservationConfig(reliability=True))
+    fit_router_into(folder / "reliable", [(task, cache)], 0, reliable)
     episode = {"batch_size": 16, "horizon": 14}
     for name, train in (("rl_kd", train_rl_kd), ("mtkd_rl", train_mtkd_rl)):
         train(task, cache, student="rlkd/mlp", episode=episode, pretraining_steps=4, episodes=1, output_dir=name)
@@ -117,7 +119,7 @@ def test_every_suite_of_ours_is_planned_as_before(monkeypatch: pytest.MonkeyPatc
     for place in ("DATA", "ENCODER"):
         monkeypatch.setenv(place, f"/{place.lower()}")
     keys = {path.stem: planned_keys(load_suite(path)) for path in SUITES}
-    assert len(keys) == 10
+    assert len(keys) == 11
     frozen.same(
         "keys",
         {name: [len(each), hashlib.sha256("\n".join(each).encode()).hexdigest()] for name, each in keys.items()},
