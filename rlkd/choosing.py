@@ -63,9 +63,10 @@ class Choice:
     students: int
     """Trial students in all."""
 
-    def record(self) -> dict[str, Any]:
-        """Plain values, for cards, records and reports."""
-        return {name: value for name, value in vars(self).items() if name != "policy"}
+    def save_pretrained(self, folder: Path) -> None:
+        """Save the policy, which remembers why it was chosen; its card says so too."""
+        record = {name: value for name, value in vars(self).items() if name != "policy"}
+        self.policy.with_record(chosen=record).save_pretrained(folder, model_card_kwargs={"chosen": self.why})
 
 
 def choose(
@@ -201,7 +202,7 @@ def chosen_policy(
         tried = candidates if router is None else {**candidates, ROUTER: router}
         choice = choose(task, cache, tried, settings, students=students, progress=progress)
         log.info(choice.why)
-        choice.policy.with_record(chosen=choice.record()).save_pretrained(place)
+        choice.save_pretrained(place)
 
     once(place, key, make, whole=True)
     return place

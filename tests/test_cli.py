@@ -126,6 +126,23 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 # --- the whole chain
 
 
+def test_auto_says_what_it_chose_and_why_everywhere(chain: Chain, tmp_path: Path) -> None:
+    """`distill` without a weighting; the sentence is printed, recorded, in the card and on the page."""
+    run = ("distill", *chain.data, *STUDENT, "--max-steps", 4, "--trial-students", 2, "-o", tmp_path / "run")
+    result = succeeded(*run, "--json", tmp_path / "rows.json")
+    (sentence,) = {row["why"] for row in json.loads((tmp_path / "rows.json").read_text())}
+    (chosen,) = (tmp_path / "run").glob("auto-*")
+    assert re.match(r"`\w+` is used: .* labelled validation rows", sentence)
+    assert sentence.replace("`", "") in result.out
+    assert sentence in (chosen / "README.md").read_text()
+    assert json.loads((chosen / "config.json").read_text())["training"]["chosen"]["why"] == sentence
+    assert "labelled validation rows" in (tmp_path / "run" / "report.html").read_text()
+    assert succeeded(*run, "--resume").out == result.out
+    arms = ("--weighting", "uniform", "--weighting", "auto", "--trial-students", 0, "--seeds", 1, "--max-steps", 4)
+    compared = succeeded("compare", *chain.data, *STUDENT, *arms, "-o", tmp_path / "compared")
+    assert "auto is used: nothing else was tried." in compared.out
+
+
 def test_every_command_writes_its_table_as_flat_records(chain: Chain) -> None:
     expected = {
         "train-teachers": (3, {"teacher", "knows", "validation_accuracy"}),

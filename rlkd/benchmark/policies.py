@@ -211,7 +211,7 @@ class ChosenPolicy:
         candidates = {name: load_policy(path) for name, path in ground.policies.items()}
         students = {name: value for name, value in plan.settings.items() if name == "students"}
         chosen = choose(context.task, context.cache, candidates, student, prior=plan.settings["prior"], **students)
-        chosen.policy.with_record(chosen=chosen.record()).save_pretrained(folder / "chosen")
+        chosen.save_pretrained(folder / "chosen")
         return folder / "chosen"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from rlkd.cli.options import flags
-from rlkd.cli.output import show, show_comparison
+from rlkd.cli.output import say, show, show_comparison
 from rlkd.cli.root import app
 from rlkd.errors import ConfigError
 from rlkd.settings import CompareCommand, DistillCommand, StudentSettings, TaskSettings
@@ -30,7 +30,8 @@ def distill(task: TaskSettings, run: DistillCommand, settings: StudentSettings) 
         arguments=_json_object(run.training_args),
         **run.handling(),
     )
-    show(rows, run.json)
+    show(rows, run.json, [name for name in rows[0] if name != "why"])
+    say([row["why"] for row in rows[:1] if "why" in row])
     typer.echo(f"Report: {run.output_dir}/report.html")
 
 

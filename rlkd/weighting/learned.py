@@ -45,6 +45,7 @@ CARD = """---
 
 Scores each teacher of an instance with one network shared over teachers; knows no teacher count, class count or
 order. Trained with [rlkd]; `config.json` names the observation, the reward and the task it was trained on.
+{{ chosen | default("", true) }}
 
 ```python
 weighting = rlkd.load_weighting("path/to/this/folder")

@@ -117,7 +117,9 @@ def _write_results(
     for split in ("validation", "test"):
         scores = classification_metrics(trainer.predict_split(split), task.labels(split))
         diverged = told_if_diverged(f"the student on {split}", scores["nll"], task.num_classes)
-        rows.append({"weighting": weighting, "split": split, **scores, **diverged})
+        reason = reason_of(trainer.weighting)
+        chosen = {} if reason is None else {"why": reason}
+        rows.append({"weighting": weighting, "split": split, **scores, **diverged, **chosen})
     write_json_atomic(folder / "results.json", rows)
     write_report(
         folder / "report.html",
