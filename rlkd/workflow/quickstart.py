@@ -35,7 +35,6 @@ SEEN = (
 )
 
 
-
 def run_quickstart(
     output_dir: str,
     *,
