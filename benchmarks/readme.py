@@ -27,8 +27,8 @@ from typing import Any
 
 import yaml
 
-from rlkd.metrics import headroom_verdict
 from rlkd.report import brief_table, format_table, plain, task_sentences
+from rlkd.report.headroom import headroom_text
 from rlkd.stats import group_runs, task_rows
 
 HERE = Path(__file__).parent
@@ -223,9 +223,9 @@ def transcript(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def headroom_transcript(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What ``rlkd headroom`` says of all teachers of a suite together, from what it wrote."""
-    (whole, *_) = rows
-    return "\n".join([format_table([dict(whole)], list(whole)), headroom_verdict(whole)]) + "\n"
+    """What ``rlkd headroom`` says of a suite without its single teachers, from what it wrote."""
+    whole, *others = rows
+    return headroom_text([whole, *(row for row in others if "measured" in row)]) + "\n"
 
 
 def untraced_sentence(names: Sequence[str]) -> str:

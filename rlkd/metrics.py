@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def compute_metrics(prediction: Any) -> dict[str, float]:
 
 
 def headroom(teacher_logits: Floats, labels: Labels) -> dict[str, float]:
-    """How much instance weighting could gain, from the teachers' logits alone.
+    """What the teachers know together, from their logits alone; what of it can be reached: :mod:`rlkd.headroom`.
 
     Args:
         teacher_logits: Shape (N, K, C).
@@ -94,21 +93,11 @@ def headroom(teacher_logits: Floats, labels: Labels) -> dict[str, float]:
         "equal_mixture": mixed,
         "best_per_instance": any_right,
         "room": any_right - max(best, mixed),
-        "disagreement": float((predictions != predictions[:, :1]).any(1).mean()),
+        "disagreement": disagreement(teacher_logits),
     }
 
 
-def headroom_verdict(figures: Mapping[str, float]) -> str:
-    """Say in a sentence what :func:`headroom` found."""
-    room, gain = figures["room"], figures["best_per_instance"] - figures["equal_mixture"]
-    if room < 0.01:
-        return "No room: some teacher (or the equal mixture) is right wherever any teacher is; weight equally."
-    if room < 0.05:
-        return (
-            f"Little room: a perfect choice per instance would gain at most {100 * gain:.1f} points over equal "
-            "weights, and a learned one part of that; expect differences near the noise."
-        )
-    return (
-        f"Room: a perfect choice per instance would gain up to {100 * gain:.1f} points over equal weights; "
-        "train a policy, and compare it with its shuffle and with the router."
-    )
+def disagreement(teacher_logits: Floats) -> float:
+    """Share of rows on which not all teachers predict the same class, logits (N, K, C)."""
+    predictions = teacher_logits.argmax(-1)
+    return float((predictions != predictions[:, :1]).any(1).mean())

@@ -147,7 +147,7 @@ def test_every_command_writes_its_table_as_flat_records(chain: Chain) -> None:
     expected = {
         "train-teachers": (3, {"teacher", "knows", "validation_accuracy"}),
         "cache": (3, {"teacher", "split", "rows", "accuracy", "ece"}),
-        "headroom": (4, {"what", "split", "rows"}),
+        "headroom": (7, {"what", "split", "rows"}),
         "train-policy": (1, {"policy", "timesteps", "kept_at", "loss_before", "loss", "strength"}),
         "distill": (2, {"weighting", "split", "accuracy", "nll"}),
         "compare": (3, {"weighting", "seeds", "accuracy", "accuracy_low", "accuracy_high", "failed"}),
@@ -182,10 +182,20 @@ def test_a_comparison_is_shown_with_intervals_and_stored_with_numbers(chain: Cha
 
 
 def test_headroom_agrees_with_its_own_teachers(chain: Chain) -> None:
-    whole, *teachers = chain.records("headroom")
+    whole, equal, auto, router, *teachers = chain.records("headroom")
     assert whole["best_teacher"] == max(row["accuracy"] for row in teachers)
+    assert whole["equal_mixture"] == equal["accuracy"]
     assert 0 <= whole["room"] <= 1
-    assert chain.results["headroom"].out.splitlines()[-1].split(":")[0] in ("Room", "Little room", "No room")
+    assert [row["what"] for row in (equal, auto, router)] == ["uniform", "auto", "router"]
+    last = chain.results["headroom"].out.splitlines()[-1]
+    assert re.match("Use (auto|router|uniform)[,:] .* points over equal weights", last)
+
+
+def test_headroom_without_labels_is_a_hint(chain: Chain, tmp_path: Path) -> None:
+    bare = write_csv(tmp_path / "bare.csv", labelled=8)
+    succeeded("cache", "--task", bare, "--teachers", chain.folder / "teachers", "-o", tmp_path / "cache")
+    told = succeeded("headroom", "--task", bare, "--cache", tmp_path / "cache").out
+    assert "this is a hint, not a measurement" in told.splitlines()[-1]
 
 
 def test_run_directories_hold_what_made_them(chain: Chain) -> None:

@@ -39,6 +39,7 @@ FLOORS = (
     "features",
     "logit_cache",
     "weighting",
+    "headroom",
     "feature_losses",
     "weight_record",
     "trainer",
@@ -223,7 +224,8 @@ def test_what_is_packaged_is_what_is_here():
     assert settings["package-data"]["rlkd_envs"] == ["py.typed"]
     shipped = {path for pattern in settings["package-data"]["rlkd"] for path in (ROOT / "rlkd").glob(pattern)}
     policy = {SHIPPED / name for name in ("README.md", "config.json", "model.safetensors")}
-    assert shipped == {ROOT / "rlkd" / "py.typed", *(ROOT / "rlkd").rglob("README.md"), *policy}
+    single = {ROOT / "rlkd" / name for name in ("py.typed", "headroom.json")}
+    assert shipped == {*single, *(ROOT / "rlkd").rglob("README.md"), *policy}
     for folder in ("rlkd", "envs"):
         assert (ROOT / folder / "py.typed").is_file()
     without_init = {

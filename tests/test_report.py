@@ -604,6 +604,23 @@ def test_pages_of_suites_lie_in_their_folder_and_are_linked(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def reached(task: str, right: int, gain: float | None) -> list[dict[str, Any]]:
+    """Runs of a task whose policy says what was reachable; None: made before policies did."""
+    found = {"rows": 50, "by_student": {"one": {"gain": gain, "hint": gain}}}
+    records = suite({"uniform": 100, "policy": right}, task)
+    return [r | ({"reachable": found} if gain is not None and r["weighting"] == "policy" else {}) for r in records]
+
+
+def test_predicted_gains_are_held_against_those_of_students(tmp_path: Path) -> None:
+    new = [line for i, name in enumerate("abcd") for line in reached(name, 100 + 10 * i, 0.05 * i)]
+    old = [r | {"headroom": {"equal_mixture": 0.5, "best_per_instance": 0.6}} for r in reached("e", 130, None)]
+    text, _ = benchmark(tmp_path, {"new": new, "old": old})
+    assert "Over 4 weightings and students of 4 tasks Spearman's rho of predicted and measured gain is +1.00 (" in text
+    assert "is right for 100%" in text
+    assert "![Measured against predicted points over equal weights" in text
+    assert (tmp_path / "results" / "headroom.svg").read_text().startswith("<svg")
+
+
 def test_a_file_where_the_pages_should_lie_is_told(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("mine")
     with pytest.raises(OutputDirectoryError, match="results"):

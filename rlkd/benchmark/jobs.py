@@ -24,6 +24,7 @@ from rlkd.cost import NO_COST, added, metered
 from rlkd.data.task import Task
 from rlkd.devices import one_thread
 from rlkd.errors import one_line
+from rlkd.headroom import run_figures
 from rlkd.logit_cache import LogitCache
 from rlkd.metrics import told_if_diverged
 from rlkd.records import digest, write_json_atomic
@@ -227,6 +228,7 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
         "knowing_mass_early": early_late[0],
         "knowing_mass_late": early_late[1],
         **choice_figures(weights, state, cache),
+        "reachable": run_figures(trainer.weighting, task, cache),
         "mean_weights": [round(float(value), 4) for value in weights.mean(0)],
         **figures,
         "teacher_passes": teachers_asked(weights) * seen,

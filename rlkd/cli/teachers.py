@@ -56,11 +56,10 @@ def cache(task: TaskSettings, run: CacheCommand, asking: CacheSettings) -> None:
 @app.command()
 @flags
 def headroom(task: TaskSettings, run: HeadroomCommand) -> None:
-    """How much could instance weighting gain here? From the cache alone, before anything is trained."""
+    """What would students gain by weighting teachers? From the cache alone, before anything is trained."""
     from rlkd import workflow
+    from rlkd.report.headroom import headroom_text
 
-    rows, verdict = workflow.run_headroom(task.options(), run.cache, run.split)
-    show(rows[:1], None)
-    show(rows[1:], None)
-    typer.echo(verdict)
+    rows = workflow.run_headroom(task.options(), run.cache, run.split)
+    typer.echo(headroom_text(rows))
     write_json(run.json, rows)

@@ -1,14 +1,19 @@
-"""Does headroom, what a perfect choice of teachers would gain, predict who profits from weighting?"""
+"""Does headroom predict who profits from weighting?
 
+What is reachable, where runs say it; in older records what a perfect choice of teachers would gain.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, interval_of
+from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, interval_of, prediction_plot
 from rlkd.report.document import Block, Bullets, Figure, Section, Text
+from rlkd.report.headroom_points import Fit, Point, best_fit, learned_points
 from rlkd.report.weighting_names import family, ordered, policies
-from rlkd.report.wording import correlation_sentence
+from rlkd.report.wording import correlation_sentence, p_text
 from rlkd.stats import UNIFORM, TaskRuns, spread
 
 Figures = dict[str, Any]
@@ -62,6 +67,7 @@ def _worth_showing(names: Sequence[str]) -> list[str]:
     return chosen[:HEADROOM_PANELS]
 
 
+TITLE = "Does headroom predict who profits?"
 OVERALL = ("policy", "router", "hedge", "entropy")
 """Weightings of the plot over all suites; of the policies the first of each task."""
 
@@ -69,16 +75,22 @@ OVERALL = ("policy", "router", "hedge", "entropy")
 def headroom_overall(
     suites: Mapping[str, Sequence[TaskRuns]], rng: np.random.Generator, file: str = ""
 ) -> list[Section]:
-    """Does headroom predict who profits, over the tasks of all suites? Left out for a single suite.
+    """Does headroom predict who profits, over the tasks of all suites?
+
+    By what is reachable, where enough runs say it; else by what a perfect choice would gain, for two suites or more.
 
     Args:
         suites: Tasks of each suite.
         rng: Of the rank correlations.
         file: Where the plot lies beside a page of Markdown.
     """
+    tables = [runs for group in suites.values() for runs in group]
+    points = learned_points(tables)
+    fit = best_fit(points)
+    if fit is not None:
+        return [Section(TITLE, _predicted(points, fit, file))]
     if len(suites) < 2:
         return []
-    tables = [runs for group in suites.values() for runs in group]
     known = [(runs, room) for runs in tables if (room := _room(runs)) is not None and runs.panel is not None]
     sentences = []
     for name in _worth_showing(ordered(name for runs, _ in known for name in runs.weightings)):
@@ -91,7 +103,35 @@ def headroom_overall(
             sentences.append(correlation_sentence(name, [r for r, _ in found], [g for _, g in found], rng))
     note = Text("Tasks of all suites together, every student apart.", note=True)
     plot = _overall_plot([(runs, room) for runs, room in known if runs.panel is not None], file)
-    return [Section("Does headroom predict who profits?", [note, plot, Bullets(sentences)])] if sentences else []
+    return [Section(TITLE, [note, plot, Bullets(sentences)])] if sentences else []
+
+
+def _predicted(points: Sequence[Point], fit: Fit, file: str) -> list[Block]:
+    """The picture of predicted and measured gains, and how good the predictions are."""
+    shown = [(one.mean, one.low, one.high) for one in fit.predictions]
+    gains = [_ends(point) for point in points]
+    tasks = len({point.family for point in points})
+    note = (
+        "What `rlkd headroom` expects of a policy or router on each task, from the cache alone, by a line that was "
+        "fitted on all other tasks (lines across: 95% prediction intervals), and what its students gained (lines up: "
+        f"95% intervals). The imagined student ({fit.student}) was chosen over all tasks, among a few. Dashed: half a "
+        "point."
+    )
+    said = (
+        f"Over {len(points)} weightings and students of {tasks} tasks Spearman's rho of predicted and measured gain is "
+        f"{fit.rank_correlation:+.2f} ({p_text(fit.chance)}); the verdict (above or below half a point) is right for "
+        f"{100 * fit.right:.0f}%; {100 * fit.covered:.0f}% lie in their prediction interval, "
+        f"and predictions are {fit.off:.1f} points off on the mean."
+    )
+    alt = "Measured against predicted points over equal weights: a mark a task, weighting and student."
+    plot = prediction_plot(shown, gains, [point.weighting for point in points])
+    return [Text(note, note=True), Figure(plot, alt, "middle", file), Bullets([said])]
+
+
+def _ends(point: Point) -> tuple[float, float, float]:
+    """Its gain with the interval, NaN where there is none."""
+    low, high = (math.nan if end is None else end for end in (point.gain_low, point.gain_high))
+    return point.gain, low, high
 
 
 def _overall_plot(known: Sequence[tuple[TaskRuns, float]], file: str) -> Figure:

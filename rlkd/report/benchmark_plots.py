@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from rlkd.report.plots import COLOURS, DASHES, INK, MUTED, TIMES, bare, move_apart, svg_of
 from rlkd.report.tables import shortened
 from rlkd.report.weighting_names import family
+from rlkd.stats.prediction import WORTH
 
 Interval = tuple[float, float, float]
 """Mean, low and high in points; the ends are NaN where there is no interval."""
@@ -215,6 +216,38 @@ def headroom_plot(rooms: Sequence[float], panels: Mapping[str, Sequence[Interval
         if column == 0:
             axes.set_ylabel("points over uniform", color=MUTED, fontsize=10)
         axes.locator_params(nbins=5)
+    return svg_of(figure)
+
+
+def prediction_plot(predicted: Sequence[Interval], measured: Sequence[Interval], names: Sequence[str]) -> Markup:
+    """Measured against predicted gain over uniform, a point a task; on the diagonal they are the same.
+
+    Args:
+        predicted: With prediction intervals, in points.
+        measured: With intervals, in points.
+        names: The weighting of each point, which gives its colour and marker.
+    """
+    figure = Figure(figsize=(7.4, 5.4))
+    axes = figure.add_subplot()
+    bare(axes)
+    means = [value[0] for value in (*predicted, *measured)]
+    low, high = min([0.0, *means]), max([1.0, *means])
+    margin = 0.1 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_ylim(low - margin, high + margin)
+    axes.plot([low - margin, high + margin], [low - margin, high + margin], color=INK, linewidth=1.1, zorder=1)
+    for draw in (axes.axhline, axes.axvline):
+        draw(WORTH, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    for (x, left, right), (y, bottom, top), name in zip(predicted, measured, names, strict=True):
+        colour, marker, _ = LOOKS[family(name)]
+        axes.plot([left, right], [y, y], color=colour, linewidth=1.2, alpha=0.22, solid_capstyle="round")
+        axes.plot([x, x], [bottom, top], color=colour, linewidth=1.8, alpha=0.45, solid_capstyle="round")
+        axes.plot([x], [y], marker, color=colour, markersize=6, markeredgecolor="white")
+    axes.set_xlabel("predicted gain, points over equal weights", color=MUTED, fontsize=10)
+    axes.set_ylabel("measured gain, points", color=MUTED, fontsize=10)
+    axes.locator_params(nbins=6)
+    _legend(figure, _family_looks(names), 5.4)
+    figure.subplots_adjust(left=0.11, right=0.98, top=0.93, bottom=0.11)
     return svg_of(figure)
 
 

@@ -10,8 +10,9 @@ from scipy.special import softmax
 from rlkd.data import Task, load_task
 from rlkd.devices import check_device
 from rlkd.errors import TeacherError, unknown_name
+from rlkd.headroom import headroom_rows
 from rlkd.logit_cache import LogitCache, build_cache, load_cache
-from rlkd.metrics import classification_metrics, headroom, headroom_verdict
+from rlkd.metrics import classification_metrics, disagreement, headroom
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.teacher_settings import teacher_settings
@@ -123,21 +124,29 @@ def _teacher_scores(task: Task, cache: LogitCache, split: str) -> Rows:
     ]
 
 
-def run_headroom(
-    task_options: Mapping[str, Any], cache_dir: str, split: str = HeadroomCommand.split
-) -> tuple[Rows, str]:
-    """How much could instance weighting gain? Figures of the set and of each teacher, and a sentence."""
+def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = HeadroomCommand.split) -> Rows:
+    """What the teachers know together, what weighting them can reach, and what each knows.
+
+    Returns:
+        Flat records: the set of teachers; weightings, see :func:`rlkd.headroom.headroom_rows`; and where the split has
+        labels each teacher.
+    """
     task = load_task(**task_options)
     if split not in task.splits:
         raise unknown_name("split", split, task.splits)
     cache = load_cache(cache_dir, task)
-    ids = torch.from_numpy(task.labelled_ids(split))
-    labels, logits = task.table.labels[ids.numpy()], cache.rows(ids).numpy()
-    figures = headroom(logits, labels)
-    figures["equal_mixture_ece"] = expected_calibration_error(softmax(logits, axis=-1).mean(1), labels)
-    whole = {"what": "all teachers", "split": split, "rows": len(ids), **figures}
-    single = [
-        {"what": row["teacher"], "split": split, "rows": len(ids), "accuracy": row["accuracy"], "ece": row["ece"]}
-        for row in _teacher_scores(task, cache, split)
-    ]
-    return [whole, *single], headroom_verdict(figures)
+    ids, every = task.labelled_ids(split), task.splits[split]
+    logits, labels = cache.rows(torch.from_numpy(ids if len(ids) else every)).numpy(), task.table.labels[ids]
+    whole = {"what": "all teachers", "split": split, "rows": len(logits), "labels": len(ids)}
+    single: Rows = []
+    if len(ids):
+        whole |= headroom(logits, labels)
+        whole["equal_mixture_ece"] = expected_calibration_error(softmax(logits, axis=-1).mean(1), labels)
+        single = [
+            {"what": row["teacher"], "split": split, "rows": len(ids), "accuracy": row["accuracy"], "ece": row["ece"]}
+            for row in _teacher_scores(task, cache, split)
+        ]
+    else:
+        whole["disagreement"] = disagreement(logits)
+    whole["teacher_passes"] = len(task.table) * len(cache.teacher_names)
+    return [whole, *({**row, "split": split} for row in headroom_rows(task, cache, split)), *single]

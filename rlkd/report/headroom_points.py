@@ -1,0 +1,138 @@
+"""What was reachable on a task, and what its students gained: the points that lines and the picture are made of."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rlkd.report.weighting_names import ROUTER, base, is_control, is_policy
+from rlkd.stats import ACCURACY, UNIFORM, Estimate, TaskRuns, rank_correlation, spread
+from rlkd.stats.prediction import FEWEST_ROWS, FEWEST_TASKS, GainLine, left_out_predictions, right_verdicts
+
+AUTO = "auto"
+MEASURED, HINTED = "gain", "hint"
+"""Keys of what is reachable: with labels, and without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A learned weighting on a task, with one kind of student."""
+
+    task: str
+    student: str
+    weighting: str
+    reachable: Mapping[str, Mapping[str, float]]
+    """By imagined student, see ``STUDENTS`` in :mod:`rlkd.headroom`: ``gain`` and ``hint``, means over seeds."""
+    gain: float
+    """Of students over equal weights, in points of accuracy."""
+    gain_low: float | None
+    """Lower end of its interval; None with one seed, or where another metric counts."""
+    gain_high: float | None
+    """Upper end."""
+
+    @property
+    def family(self) -> str:
+        """The task, whatever number of labels it was cut to (``trec6-30``): what is left out together."""
+        return re.sub(r"-\d+$", "", self.task)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """An imagined student, and how well it told what tasks gain on which its line was not fitted."""
+
+    student: str
+    line: GainLine
+    predictions: Sequence[Estimate]
+    """Of each point, leave-one-task-out."""
+    rank_correlation: float
+    """Spearman's, of predictions and gains."""
+    chance: float
+    """Its p-value."""
+    right: float
+    """Share of points whose gain is on the predicted side of half a point."""
+    off: float
+    """Mean absolute difference of predictions and gains, in points."""
+    covered: float
+    """Share of points in their prediction interval."""
+
+
+def learned_points(tables: Iterable[TaskRuns]) -> list[Point]:
+    """Of all policies, routers and choices between them whose runs say what was reachable; old records do not."""
+    points = []
+    for runs in tables:
+        for name in runs.weightings:
+            seeds = [s for arm, s in runs.finished if arm == name and (UNIFORM, s) in runs.finished]
+            records = [runs.finished[name, seed] for seed in seeds]
+            found = [record.get("reachable") or {"rows": 0} for record in records]
+            named = is_policy(name) or base(name).split("_")[0] in (ROUTER, AUTO)
+            learned = not is_control(name) and (named or any(record.get("policy") for record in records))
+            if not learned or not found or min(one["rows"] for one in found) < FEWEST_ROWS:
+                continue
+            equal = [runs.finished[UNIFORM, seed] for seed in seeds]
+            more = [record[ACCURACY] - other[ACCURACY] for record, other in zip(records, equal, strict=True)]
+            difference = runs.panel.difference(name, UNIFORM) if runs.panel and runs.metric == ACCURACY else None
+            ends = spread("gain", difference)
+            points.append(
+                Point(
+                    task=runs.task,
+                    student=runs.student,
+                    weighting=name,
+                    reachable={
+                        student: {
+                            kind: float(np.mean([one["by_student"][student][kind] for one in found]))
+                            for kind in (MEASURED, HINTED)
+                        }
+                        for student in found[0]["by_student"]
+                    },
+                    gain=100 * float(np.mean(more)),
+                    gain_low=None if ends["gain_low"] is None else 100 * ends["gain_low"],
+                    gain_high=None if ends["gain_high"] is None else 100 * ends["gain_high"],
+                )
+            )
+    return points
+
+
+def best_fit(points: Sequence[Point], kind: str = MEASURED, student: str | None = None) -> Fit | None:
+    """The imagined student whose lines tell best what other tasks gain.
+
+    By rank correlation and share of right verdicts, to a tenth of their sum, which is as far as chance lets tell them
+    apart with some tens of tasks; then by the least error.
+
+    Args:
+        points: All that is known.
+        kind: What is reachable with labels, or without.
+        student: Take this one.
+
+    Returns:
+        The fit; None where it takes more tasks.
+    """
+    families = [point.family for point in points]
+    if len(set(families)) <= FEWEST_TASKS:
+        return None
+    gains = [point.gain for point in points]
+    fits = []
+    for name in points[0].reachable if student is None else [student]:
+        x = [point.reachable[name][kind] for point in points]
+        if len(set(x)) < FEWEST_TASKS:
+            continue
+        predictions = left_out_predictions(x, gains, families)
+        told = rank_correlation([one.mean for one in predictions], gains, np.random.default_rng(0)) or (0.0, 1.0)
+        fits.append(
+            Fit(
+                student=name,
+                line=GainLine.fit(x, gains, families),
+                predictions=predictions,
+                rank_correlation=told[0],
+                chance=told[1],
+                right=right_verdicts([one.mean for one in predictions], gains),
+                off=float(np.mean([abs(one.mean - gain) for one, gain in zip(predictions, gains, strict=True)])),
+                covered=float(np.mean([p.low <= gain <= p.high for p, gain in zip(predictions, gains, strict=True)])),
+            )
+        )
+    return max(fits, key=lambda fit: (round(fit.rank_correlation + fit.right, 1), -fit.off)) if fits else None
