@@ -209,6 +209,7 @@ def runs(task: str, gain: float, reached: float | None) -> list[dict[str, Any]]:
     head = {"kind": "run", "status": "ok", "task": task, "student": "s", "metric": "accuracy"}
     return [
         {**head, "weighting": name, "seed": seed, "accuracy": 0.5 + more}
+        | ({"policy": "hash"} if name != "uniform" else {})
         | ({"reachable": found} if reached is not None and name != "uniform" else {})
         for name, more in (("uniform", 0.0), ("policy", gain), ("policy_shuffle", -gain))
         for seed in range(2)
