@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlkd import processes
 from rlkd.benchmark import (
     check_comparison,
     compare,
@@ -22,7 +23,6 @@ from rlkd.benchmark import (
     students_beside,
     unpack_bits,
     weights_summary,
-    workers,
 )
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, RlkdError, StudentError, UnknownNameError, WeightingError
@@ -253,7 +253,7 @@ def test_processes_that_die_are_told(
         def submit(self, *args: Any) -> Any:
             raise BrokenProcessPool
 
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", Dead)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Dead)
     with pytest.raises(RlkdError, match="died, most likely for want of memory; resume with fewer jobs"):
         compare(task, cache, ["uniform"], SETTINGS, tmp_path, jobs=2)
 
