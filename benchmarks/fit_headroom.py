@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlkd.headroom import LINES
 from rlkd.records import commit, write_json_atomic
-from rlkd.report.headroom_points import HINTED, MEASURED, Fit, best_fit, learned_points
+from rlkd.report.headroom_points import HINTED, MEASURED, Fit, best_fit, learned_points, one_each
 from rlkd.stats import group_runs
 from rlkd.workflow.bench import read_suites
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     """Fit, print how good the lines are on tasks left out, and write them."""
     files = [Path(name) for name in arguments] or sorted(RESULTS.glob("*.jsonl"))
     suites = read_suites(files)
-    points = learned_points(runs for records in suites.values() for runs in group_runs(records))
+    points = one_each(learned_points(runs for records in suites.values() for runs in group_runs(records)))
     for student in points[0].reachable if points else ():
         for kind in (MEASURED, HINTED):
             said(kind, best_fit(points, kind, student))

@@ -16,7 +16,7 @@ from rlkd.errors import ConfigError, TaskError
 from rlkd.headroom import LINES, STUDENTS, crossfitted_router, headroom_rows, lead, reachable, run_figures
 from rlkd.logit_cache import LogitCache
 from rlkd.report.headroom import headroom_text, headroom_verdict
-from rlkd.report.headroom_points import best_fit, learned_points
+from rlkd.report.headroom_points import best_fit, learned_points, one_each
 from rlkd.stats import group_runs
 from rlkd.stats.prediction import GainLine, left_out_predictions, right_verdicts
 from rlkd.weighting import build_weighting, load_policy
@@ -221,6 +221,9 @@ def test_points_are_of_runs_that_say_what_was_reachable() -> None:
     points = learned_points(group_runs(lines))
     assert [point.task for point in points] == [f"task{i}-30" for i in range(5)]
     assert {point.weighting for point in points} == {"policy"}
+    router = replace(points[0], weighting="router")
+    shipped = replace(points[0], weighting="policy_shipped")
+    assert one_each([router, points[0], shipped, points[1]]) == [shipped, points[1]]
     fit = best_fit(points)
     assert fit is not None
     assert (fit.student, fit.rank_correlation) == ("a", pytest.approx(1.0))

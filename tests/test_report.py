@@ -615,7 +615,7 @@ def test_predicted_gains_are_held_against_those_of_students(tmp_path: Path) -> N
     new = [line for i, name in enumerate("abcd") for line in reached(name, 100 + 10 * i, 0.05 * i)]
     old = [r | {"headroom": {"equal_mixture": 0.5, "best_per_instance": 0.6}} for r in reached("e", 130, None)]
     text, _ = benchmark(tmp_path, {"new": new, "old": old})
-    assert "Over 4 weightings and students of 4 tasks Spearman's rho of predicted and measured gain is +1.00 (" in text
+    assert "Over 4 students of 4 tasks Spearman's rho of predicted and measured gain is +1.00 (" in text
     assert "is right for 100%" in text
     assert "![Measured against predicted points over equal weights" in text
     assert (tmp_path / "results" / "headroom.svg").read_text().startswith("<svg")

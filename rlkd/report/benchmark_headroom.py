@@ -11,7 +11,7 @@ import numpy as np
 
 from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, interval_of, prediction_plot
 from rlkd.report.document import Block, Bullets, Figure, Section, Text
-from rlkd.report.headroom_points import Fit, Point, best_fit, learned_points
+from rlkd.report.headroom_points import Fit, Point, best_fit, learned_points, one_each
 from rlkd.report.weighting_names import family, ordered, policies
 from rlkd.report.wording import correlation_sentence, p_text
 from rlkd.stats import UNIFORM, TaskRuns, spread
@@ -85,7 +85,7 @@ def headroom_overall(
         file: Where the plot lies beside a page of Markdown.
     """
     tables = [runs for group in suites.values() for runs in group]
-    points = learned_points(tables)
+    points = one_each(learned_points(tables))
     fit = best_fit(points)
     if fit is not None:
         return [Section(TITLE, _predicted(points, fit, file))]
@@ -112,18 +112,18 @@ def _predicted(points: Sequence[Point], fit: Fit, file: str) -> list[Block]:
     gains = [_ends(point) for point in points]
     tasks = len({point.family for point in points})
     note = (
-        "What `rlkd headroom` expects of a policy or router on each task, from the cache alone, by a line that was "
-        "fitted on all other tasks (lines across: 95% prediction intervals), and what its students gained (lines up: "
-        f"95% intervals). The imagined student ({fit.student}) was chosen over all tasks, among a few. Dashed: half a "
-        "point."
+        "What `rlkd headroom` expects of the shipped policy (where it was not run, of the policy or router trained "
+        "there), from the cache alone, by a line that was fitted on all other tasks (lines across: 95% prediction "
+        "intervals), and what its students gained (lines up: 95% intervals). The imagined student "
+        f"({fit.student}) was chosen over all tasks, among a few. Dashed: half a point."
     )
     said = (
-        f"Over {len(points)} weightings and students of {tasks} tasks Spearman's rho of predicted and measured gain is "
+        f"Over {len(points)} students of {tasks} tasks Spearman's rho of predicted and measured gain is "
         f"{fit.rank_correlation:+.2f} ({p_text(fit.chance)}); the verdict (above or below half a point) is right for "
         f"{100 * fit.right:.0f}%; {100 * fit.covered:.0f}% lie in their prediction interval, "
         f"and predictions are {fit.off:.1f} points off on the mean."
     )
-    alt = "Measured against predicted points over equal weights: a mark a task, weighting and student."
+    alt = "Measured against predicted points over equal weights: a mark a task and student."
     plot = prediction_plot(shown, gains, [point.weighting for point in points])
     return [Text(note, note=True), Figure(plot, alt, "middle", file), Bullets([said])]
 

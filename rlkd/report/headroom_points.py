@@ -98,6 +98,24 @@ def learned_points(tables: Iterable[TaskRuns]) -> list[Point]:
     return points
 
 
+PREFERRED = (AUTO, "policy_shipped", "policy", ROUTER)
+"""Which weighting stands for a task: what ``rlkd headroom`` looks at without any training there, else what is there."""
+
+
+def one_each(points: Iterable[Point]) -> list[Point]:
+    """One point a task and student: the first of ``PREFERRED``, else the first there is; so every task counts alike."""
+    chosen: dict[tuple[str, str], Point] = {}
+    for point in points:
+        key = (point.task, point.student)
+        if key not in chosen or _place(point) < _place(chosen[key]):
+            chosen[key] = point
+    return list(chosen.values())
+
+
+def _place(point: Point) -> int:
+    return PREFERRED.index(point.weighting) if point.weighting in PREFERRED else len(PREFERRED)
+
+
 def best_fit(points: Sequence[Point], kind: str = MEASURED, student: str | None = None) -> Fit | None:
     """The imagined student whose lines tell best what other tasks gain.
 
