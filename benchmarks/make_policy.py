@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from rlkd.benchmark.policies import FittedRouter
@@ -18,6 +19,7 @@ from rlkd.benchmark.suite_files import load_suite
 from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.devices import one_thread
 from rlkd.records import environment, file_hash, write_json_atomic, write_text_atomic
+from rlkd.types import State
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.policy_files import CONFIG, SHIPPED, WEIGHTS
 from rlkd.weighting.router import train_router
@@ -57,7 +59,9 @@ def ship(suite: Suite, teachers: Path, output: Path) -> dict[str, Any]:
     policy = train_router(evidence, FittedRouter().plan(plan))
     policy.save_pretrained(output)
     write_text_atomic(output / "README.md", card(seen))
+    logits = torch.tensor([[[6.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
     return {
+        "golden": policy.weights(State(teacher_logits=logits)).tolist(),
         "files": {name: file_hash(output / name) for name in (CONFIG, WEIGHTS)},
         "bytes": sum(path.stat().st_size for path in output.iterdir()),
         "numbers": sum(value.numel() for value in load_file(output / WEIGHTS).values()),

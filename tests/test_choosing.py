@@ -1,6 +1,7 @@
 """What `auto` does with labels: the prior stays unless something is surely better, or it surely harms."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,15 @@ import torch
 from rlkd.choosing import EQUAL, PRIOR, choose, chosen_policy, reason_of, trial_settings
 from rlkd.data.planted import PlantedSettings, planted_case
 from rlkd.data.subset import keep_labels
-from rlkd.features import ObservationConfig
+from rlkd.features import FEATURE_VERSION, ObservationConfig
 from rlkd.logit_cache import LogitCache
+from rlkd.records import file_hash
 from rlkd.settings import StudentSettings
+from rlkd.types import State
 from rlkd.weighting import build_weighting, load_policy
-from rlkd.weighting.learned import Policy
+from rlkd.weighting.policy_files import SHIPPED
 
+ROOT = Path(__file__).parents[1]
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=100, batch_size=64, device="cpu")
 
 
@@ -84,8 +88,23 @@ def test_a_pretrained_student_is_stood_in_for_by_a_small_one(specialists):
     assert trial_settings(SETTINGS, task) == SETTINGS
 
 
-def test_the_shipped_policy_is_the_one_that_was_made():
-    """Another release may ship another: then its record, its card and this value change together."""
-    policy = load_policy("auto")
-    assert policy.observation == ObservationConfig()
-    assert isinstance(policy, Policy)
+def test_the_shipped_policy_is_the_one_that_was_recorded():
+    """Made again it has the same bytes: `python benchmarks/make_policy.py`, which writes policy, card and record."""
+    record = json.loads((ROOT / "benchmarks" / "results" / "policy.json").read_text(encoding="utf-8"))
+    assert {name: file_hash(SHIPPED / name) for name in record["files"]} == record["files"]
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) == record["bytes"] < 1_000_000
+    config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))
+    assert config["feature_version"] == FEATURE_VERSION
+    assert tuple(config["feature_names"]) == ObservationConfig().feature_names
+    assert config["training"]["task"] == [task["task"] for task in record["seen"]]
+    assert record["environment"]["commit"]
+
+
+def test_the_shipped_policy_trusts_who_is_sure_where_others_are_not():
+    """A golden value: it changes with the file, the observation or the network alone."""
+    logits = torch.tensor([[[6.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
+    weights = load_policy("auto").weights(State(teacher_logits=logits))
+    record = json.loads((ROOT / "benchmarks" / "results" / "policy.json").read_text(encoding="utf-8"))
+    torch.testing.assert_close(weights, torch.tensor(record["golden"]), rtol=0, atol=1e-4)
+    assert weights[0, 0] > 0.9
+    torch.testing.assert_close(weights[1], torch.tensor([0.5, 0.5]))
