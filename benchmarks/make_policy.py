@@ -39,11 +39,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=SHIPPED, help="Folder of the policy.")
     parser.add_argument("--record", type=Path, default=RECORD, help="File of its record.")
     arguments = parser.parse_args()
-    suite = load_suite(SUITE)
+    suite, made_by = load_suite(SUITE), environment()
     started = time.perf_counter()
     with one_thread():
         figures = ship(suite, arguments.folder / "teachers", arguments.output)
-    write_json_atomic(arguments.record, {**figures, "seconds": round(time.perf_counter() - started, 1)})
+    seconds = round(time.perf_counter() - started, 1)
+    write_json_atomic(arguments.record, {**figures, "environment": made_by, "seconds": seconds})
 
 
 def ship(suite: Suite, teachers: Path, output: Path) -> dict[str, Any]:
@@ -67,7 +68,6 @@ def ship(suite: Suite, teachers: Path, output: Path) -> dict[str, Any]:
         "numbers": sum(value.numel() for value in load_file(output / WEIGHTS).values()),
         "plan": {"kind": plan.kind, **plan.settings},
         "seen": seen,
-        "environment": environment(),
     }
 
 
