@@ -81,6 +81,7 @@ def test_what_is_no_weighting_is_refused(text: str, error: type[RlkdError], mess
         (["policy:saved", "fixed:1,0"], ["policy", "fixed:1,0"]),
         (["saved", "policy_mean:saved"], ["policy", "policy_mean"]),
         (["saved", "policy:entropy"], ["saved", "policy:entropy"]),
+        (["policy:auto", "policy:saved", "auto"], ["policy:auto", "policy", "auto"]),
         (
             ["max_probability:2", "own_for_spec:Mine", "router:knows"],
             ["max_probability:2", "own_for_spec:Mine", "router:knows"],

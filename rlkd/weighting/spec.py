@@ -129,8 +129,11 @@ class WeightingSpec:
         return self.text if learned is None else f"{self.name}:{learned}"
 
     def short_name(self, everybody: Iterable["WeightingSpec"]) -> str:
-        """What tables call it: a policy's name without the path, if nobody else of them (itself included) has it."""
-        alone = [other.name for other in everybody].count(self.name) == 1
+        """What tables call it: a policy's name without the path, if nobody else of them (itself included) has it.
+
+        The policy that is shipped keeps its own name, and takes nobody else's.
+        """
+        alone = [other.name for other in everybody if other.argument != AUTO].count(self.name) == 1
         return self.name if alone and self.name in SHORTENED and self.argument != AUTO else self.text
 
 
