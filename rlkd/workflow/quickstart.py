@@ -25,7 +25,7 @@ QUICKSTART_TEACHERS = ("tfidf", "tfidf", "rlkd/bilstm")
 QUICKSTART_EPOCHS = 8
 """Enough for a network to be surer of its own classes than of foreign ones, as the linear teachers are."""
 QUICKSTART_STUDENT = StudentSettings(
-    student="rlkd/bilstm", max_steps=200, learning_rate=5e-3, max_length=32, device="cpu"
+    student="rlkd/bilstm", max_steps=200, learning_rate=5e-3, max_length=24, device="cpu"
 )
 SHIPPED = f"policy:{AUTO}"
 """The policy that is shipped, as it is: beside it stands what is trained here."""
