@@ -20,8 +20,12 @@ _BRIEF = (
 
 
 def brief_table(rows: Sequence[Figures]) -> list[Cells]:
-    """The rows of :func:`rlkd.stats.task_rows` as a terminal is wide, by accuracy; without columns that none fills."""
-    cells = [_task_cells(row, ACCURACY, None) for row in rows]
+    """The rows of :func:`rlkd.stats.task_rows` as a terminal is wide, by accuracy; without columns that none fills.
+
+    They stand in the order that every table keeps, whichever run ended first.
+    """
+    places = {name: place for place, name in enumerate(ordered(str(row["weighting"]) for row in rows))}
+    cells = [_task_cells(row, ACCURACY, None) for row in sorted(rows, key=lambda row: places[str(row["weighting"])])]
     return filled([{name: row[name] for name in _BRIEF} for row in cells])
 
 
