@@ -2,7 +2,7 @@
 
 It is learned on all tasks of the suite ``travel``, whose teachers are trained first if they are not there. What it is
 worth on a task that it never saw is measured in that suite, where the same is learned without the task's family. The
-same machine and versions give the same bytes; ``results/policy.json`` has them, with the commit that made them.
+same machine and versions give the same bytes; ``benchmarks/policy.json`` has them, with the commit that made them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from rlkd.weighting.router import train_router
 
 HERE = Path(__file__).parent
 SUITE = HERE / "suites" / "travel.yaml"
-RECORD = HERE / "results" / "policy.json"
+RECORD = HERE / "policy.json"
 CARD = HERE / "card.md"
 POLICY = "policy_shipped"
 """The policy of the suite that is shipped."""

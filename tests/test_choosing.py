@@ -90,7 +90,7 @@ def test_a_pretrained_student_is_stood_in_for_by_a_small_one(specialists):
 
 def test_the_shipped_policy_is_the_one_that_was_recorded():
     """Made again it has the same bytes: `python benchmarks/make_policy.py`, which writes policy, card and record."""
-    record = json.loads((ROOT / "benchmarks" / "results" / "policy.json").read_text(encoding="utf-8"))
+    record = json.loads((ROOT / "benchmarks" / "policy.json").read_text(encoding="utf-8"))
     assert {name: file_hash(SHIPPED / name) for name in record["files"]} == record["files"]
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) == record["bytes"] < 1_000_000
     config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def test_the_shipped_policy_trusts_who_is_sure_where_others_are_not():
     """A golden value: it changes with the file, the observation or the network alone."""
     logits = torch.tensor([[[6.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
     weights = load_policy("auto").weights(State(teacher_logits=logits))
-    record = json.loads((ROOT / "benchmarks" / "results" / "policy.json").read_text(encoding="utf-8"))
+    record = json.loads((ROOT / "benchmarks" / "policy.json").read_text(encoding="utf-8"))
     torch.testing.assert_close(weights, torch.tensor(record["golden"]), rtol=0, atol=1e-4)
     assert weights[0, 0] > 0.9
     torch.testing.assert_close(weights[1], torch.tensor([0.5, 0.5]))
