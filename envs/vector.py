@@ -140,7 +140,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
             for one, source, who in zip(tasks, caches, students, strict=True)
         ]
         self.episode = self._episodes[0]
-        self.settings, self.teacher_sets = settings, self.episode.setup.teacher_sets
+        self.settings = settings
         self.num_envs, self.num_tasks = settings.batch_size, len(tasks)
         self.num_teachers = max(len(source.teacher_names) for source in caches) + settings.teacher_copies
         self.render_mode = render_mode

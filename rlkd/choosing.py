@@ -23,12 +23,13 @@ from rlkd.logit_cache import LogitCache
 from rlkd.losses import refined_cross_entropy
 from rlkd.records import digest, once
 from rlkd.settings import ChoiceSettings, StudentSettings
-from rlkd.settings.students import SCRATCH_PREFIX, student_rate
+from rlkd.settings.policies import PROXY
+from rlkd.settings.students import is_pretrained, student_rate
 from rlkd.stats.contrasts import Block, Contrast
 from rlkd.trainer import make_trainer
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
-from rlkd.weighting.policy_files import AUTO
+from rlkd.weighting.policy_files import AUTO, saved_identity
 from rlkd.weighting.router import train_router
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def choose(
     tried = {**candidates, EQUAL: equal_weights_policy()}
     trials = _Trials(task, cache, tried, trial_settings(settings, task))
     with tqdm(total=students * len(tried), desc="choosing", unit="student", disable=not progress) as bar, one_thread():
-        trials.run(tried, max(2, students // 2), bar)
+        trials.run(tried, min(students, max(2, students // 2)), bar)
         ahead = [name for name in tried if name == prior or trials.lead(name, prior).value > 0]
         if len(ahead) > 1:
             trials.run(ahead, students, bar)
@@ -172,47 +173,37 @@ def chosen_policy(
     task: Task,
     cache: LogitCache,
     settings: StudentSettings,
-    others: Mapping[str, Policy] | None = None,
     *,
     students: int = STUDENTS,
     progress: bool = False,
 ) -> Path:
-    """What ``auto`` is on a task, chosen once and kept in a folder; arguments are those of :func:`choose`.
+    """What ``auto`` is on a task: the shipped policy, or a router of the labels at hand; chosen once and kept.
 
     Args:
         folder: Below which the folder of the policy lies.
         task: The task.
         cache: The teachers' logits.
         settings: Of the student.
-        others: Candidates beside the shipped policy; None: the router of the labels at hand, if there are any.
         students: Trial students of each candidate.
         progress: Show a progress bar.
 
     Returns:
         The policy's folder; ``chosen`` in its training record says what it is and why.
     """
-    candidates = {PRIOR: load_policy(AUTO), **(others or {})}
-    contents = [[name, *(values.tolist() for values in one.state_dict().values())] for name, one in candidates.items()]
-    made_of = [task.fingerprint, cache.identity, settings.record(), students, contents, others is None]
+    made_of = [task.fingerprint, cache.identity, settings.record(), students, saved_identity(AUTO)]
     key = digest(made_of, algorithm="sha256")
     place = folder / f"auto-{key}"
 
     def make() -> None:
-        router = fitted_router(task, cache) if others is None and students else None
-        tried = candidates if router is None else {**candidates, ROUTER: router}
-        choice = choose(task, cache, tried, settings, students=students, progress=progress)
+        candidates = {PRIOR: load_policy(AUTO)}
+        if students and len(task.labelled_ids("train")) + len(task.labelled_ids("probe")):
+            candidates[ROUTER] = train_router(Evidence.of(task, cache))
+        choice = choose(task, cache, candidates, settings, students=students, progress=progress)
         log.info(choice.why)
         choice.save_pretrained(place)
 
     once(place, key, make, whole=True)
     return place
-
-
-def fitted_router(task: Task, cache: LogitCache, *, seed: int = 0) -> Policy | None:
-    """The router of the labels at hand; None where there are none to learn from."""
-    if not len(task.labelled_ids("train")) + len(task.labelled_ids("probe")):
-        return None
-    return train_router(Evidence.of(task, cache, seed))
 
 
 def reason_of(weighting: object) -> str | None:
@@ -229,8 +220,8 @@ def equal_weights_policy() -> Policy:
 def trial_settings(settings: StudentSettings, task: Task) -> StudentSettings:
     """A trial student for one that is to be distilled: as it is, but shorter, and a small one for a pretrained one."""
     steps = min(TRIAL_STEPS, settings.max_steps)
-    if settings.student.startswith(SCRATCH_PREFIX):
+    if not is_pretrained(settings.student):
         return replace(settings, max_steps=steps)
-    small = "rlkd/mlp" if task.table.texts is None else "rlkd/bilstm"
+    small = "rlkd/mlp" if task.table.texts is None else PROXY
     kept = {name: value for name, value in asdict(settings).items() if name not in ("student", "num_layers")}
     return StudentSettings(**{**kept, "student": small, "learning_rate": student_rate(small), "max_steps": steps})

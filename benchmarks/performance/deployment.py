@@ -24,12 +24,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import WARM_UP, Arm, Bench, Seconds, now, random_cache, take_turns, with_code
+from measure import WARM_UP, Arm, Bench, Seconds, now, published, random_cache, take_turns
 
 import rlkd
 from rlkd.features import ObservationConfig
-from rlkd.records import write_json_atomic
-from rlkd.report import format_table
 from rlkd.types import State
 from rlkd.weighting import BaseWeighting, Policy, mixture
 from rlkd.weighting.by_row import once_a_row
@@ -114,11 +112,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             for classes in arguments.classes
             for record in measure_live(bench, policy, teachers, classes, arguments.calls)
         ]
-    print(format_table(records, list(records[0])))
-    records = with_code(records)
-    if arguments.json is not None:
-        write_json_atomic(arguments.json, records)
-    return records
+    return published(records, arguments.json)
 
 
 if __name__ == "__main__":

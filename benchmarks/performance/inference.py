@@ -21,7 +21,7 @@ from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import Bench, Seconds, now, with_code
+from measure import Bench, Seconds, now, published
 
 import rlkd
 from rlkd.data import TaskCollection
@@ -29,8 +29,6 @@ from rlkd.data.batching import encode_inputs
 from rlkd.models import MultiTaskConfig, MultiTaskForSequenceClassification, load_multi_task, train_tokenizer
 from rlkd.models.networks import quiet_transformers
 from rlkd.models.tokenizer import task_texts
-from rlkd.records import write_json_atomic
-from rlkd.report import format_table
 
 BERT_BASE = "bert-base"
 """12 layers of width 768 and 30,522 words, 110M parameters."""
@@ -109,11 +107,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         records = measure_inference(
             bench, arguments.teacher, arguments.students, arguments.batch_size, arguments.calls, arguments.max_length
         )
-    print(format_table(records, list(records[0])))
-    records = with_code(records)
-    if arguments.json is not None:
-        write_json_atomic(arguments.json, records)
-    return records
+    return published(records, arguments.json)
 
 
 if __name__ == "__main__":

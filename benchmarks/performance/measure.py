@@ -311,9 +311,13 @@ def measure_memory(bench: Bench) -> list[dict[str, Any]]:
     return [bench.record(name, [value], "MiB") for name, value in peaks.items()]
 
 
-def with_code(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records, each with the commit that was measured and the hash of its source files."""
-    return [{**record, "commit": commit(), "source": source()} for record in records]
+def published(records: Sequence[dict[str, Any]], path: Path | None) -> list[dict[str, Any]]:
+    """Print records and write them where a path is given, each with the commit that was measured and its source."""
+    print(format_table(records, list(records[0])))
+    traced = [{**record, "commit": commit(), "source": source()} for record in records]
+    if path is not None:
+        write_json_atomic(path, traced)
+    return traced
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -335,11 +339,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         records = [record for student in arguments.students for record in measure_steps(bench, student)]
         records += [record for classes in (13, 150) for record in measure_cache(bench, classes)]
         records += agent_records + measure_memory(bench)
-    print(format_table(records, list(records[0])))
-    records = with_code(records)
-    if arguments.json is not None:
-        write_json_atomic(arguments.json, records)
-    return records
+    return published(records, arguments.json)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import BATCH, Bench, Seconds, with_code
+from measure import BATCH, Bench, Seconds, published
 
 import rlkd
 from rlkd.agents import train_policy
@@ -32,8 +32,6 @@ from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_teachers, train_teachers
-from rlkd.records import write_json_atomic
-from rlkd.report import format_table
 from rlkd.settings import PolicyTraining, StudentSettings
 from rlkd.trainer import make_trainer
 
@@ -116,11 +114,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
                 rlkd.load_task(arguments.task), arguments.device, arguments.rounds, arguments.steps, Path(folder)
             )
             records += measure_training(bench, student, arguments.jobs, arguments.total_timesteps)
-    print(format_table(records, list(records[0])))
-    records = with_code(records)
-    if arguments.json is not None:
-        write_json_atomic(arguments.json, records)
-    return records
+    return published(records, arguments.json)
 
 
 if __name__ == "__main__":

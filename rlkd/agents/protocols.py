@@ -10,7 +10,6 @@ from torch import Tensor
 from rlkd.settings import EpisodeSettings
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
-from rlkd.weighting.teacher_sets import TeacherSets
 
 Array = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -42,10 +41,6 @@ class WeightingEnvironment(Protocol):
     @property
     def settings(self) -> EpisodeSettings:
         """How a student is trained; an episode is one student."""
-
-    @property
-    def teacher_sets(self) -> TeacherSets:
-        """Which sets of teachers are drawn for the instances."""
 
     @property
     def episode_number(self) -> int:
