@@ -177,8 +177,8 @@ class FittedRouter(OwnKind):
         for name in plan.settings:
             if name not in {*switches, "lesson", "sets", "rows"}:
                 raise ConfigError(
-                    f"a router's settings are {', '.join(switches)}, lesson (labels, gain or knows), sets and rows, got "
-                    f"{name!r}; leave it out"
+                    f"a router's settings are {', '.join(switches)}, lesson (labels, gain or knows), sets and rows, "
+                    f"got {name!r}; leave it out"
                 )
         observed = {switches[name]: value for name, value in plan.settings.items() if name in switches}
         return RouterPlan(observation=ObservationConfig(**observed), **others)
