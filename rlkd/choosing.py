@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rlkd.data.task import Task
 from rlkd.devices import one_thread
+from rlkd.errors import WeightingError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.losses import refined_cross_entropy
@@ -31,10 +32,11 @@ from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.policy_files import AUTO, saved_identity
 from rlkd.weighting.router import train_router
+from rlkd.weighting.spec import WeightingSpec
 
 log = logging.getLogger(__name__)
 
-PRIOR, ROUTER, EQUAL = AUTO, "router", "uniform"
+PRIOR, ROUTER, TRAINED, EQUAL = AUTO, "router", "policy", "uniform"
 STUDENTS = ChoiceSettings.trial_students
 TRIAL_STEPS = 120
 """Steps of a trial student at most."""
@@ -174,16 +176,18 @@ def chosen_policy(
     cache: LogitCache,
     settings: StudentSettings,
     *,
+    trained: str | None = None,
     students: int = STUDENTS,
     progress: bool = False,
 ) -> Path:
-    """What ``auto`` is on a task: the shipped policy, or a router of the labels at hand; chosen once and kept.
+    """What ``auto`` is on a task: the shipped policy, or what was learned from the labels; chosen once and kept.
 
     Args:
         folder: Below which the folder of the policy lies.
         task: The task.
         cache: The teachers' logits.
         settings: Of the student.
+        trained: Folder of a policy that was trained here, which is tried too.
         students: Trial students of each candidate.
         progress: Show a progress bar.
 
@@ -191,6 +195,7 @@ def chosen_policy(
         The policy's folder; ``chosen`` in its training record says what it is and why.
     """
     made_of = [task.fingerprint, cache.identity, settings.record(), students, saved_identity(AUTO)]
+    made_of += [] if trained is None else [saved_identity(trained)]
     key = digest(made_of, algorithm="sha256")
     place = folder / f"auto-{key}"
 
@@ -198,12 +203,37 @@ def chosen_policy(
         candidates = {PRIOR: load_policy(AUTO)}
         if students and len(task.labelled_ids("train")) + len(task.labelled_ids("probe")):
             candidates[ROUTER] = train_router(Evidence.of(task, cache))
+        if trained is not None:
+            candidates[TRAINED] = load_policy(trained)
         choice = choose(task, cache, candidates, settings, students=students, progress=progress)
         log.info(choice.why)
         choice.save_pretrained(place)
 
     once(place, key, make, whole=True)
     return place
+
+
+def checked(spec: WeightingSpec, students: int) -> Policy:
+    """The policy that ``auto`` starts from, once it is clear that everything it is to try can be read.
+
+    Args:
+        spec: ``auto`` or ``auto:PATH``.
+        students: Trial students of each candidate.
+
+    Raises:
+        WeightingError: A policy would be ignored.
+        PolicyError: A policy cannot be loaded.
+    """
+    if spec.argument != AUTO:
+        if students == 0:
+            raise WeightingError(f"{spec.text} would be ignored without trial students; ask for some, or for auto")
+        load_policy(str(spec.argument))
+    return load_policy(AUTO)
+
+
+def trained_here(spec: WeightingSpec) -> str | None:
+    """Folder of the policy in ``auto:PATH``; None for ``auto``."""
+    return None if spec.argument == AUTO else spec.argument
 
 
 def reason_of(weighting: object) -> str | None:

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlkd.choosing import EQUAL, PRIOR, choose, chosen_policy, reason_of, trial_settings
+from rlkd.choosing import EQUAL, PRIOR, checked, choose, chosen_policy, reason_of, trial_settings
 from rlkd.data.planted import PlantedSettings, planted_case
 from rlkd.data.subset import keep_labels
+from rlkd.errors import WeightingError
 from rlkd.features import FEATURE_VERSION, ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.records import file_hash
 from rlkd.settings import StudentSettings
 from rlkd.types import State
-from rlkd.weighting import build_weighting, load_policy
+from rlkd.weighting import WeightingSpec, build_weighting, load_policy
 from rlkd.weighting.policy_files import SHIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,20 @@ def test_what_was_chosen_is_made_once_and_says_why(specialists, tmp_path):
     assert chosen_policy(tmp_path, task, cache, SETTINGS, students=2) == place
     assert (place / "config.json").stat().st_mtime_ns == stamp
     assert json.loads((place / "config.json").read_text())["training"]["chosen"]["students"] >= 6
+
+
+def test_a_policy_that_was_trained_here_is_tried_too(specialists, router, tmp_path):
+    task, cache = specialists
+    router.save_pretrained(tmp_path / "trained")
+    place = chosen_policy(tmp_path, task, cache, SETTINGS, trained=str(tmp_path / "trained"), students=2)
+    assert set(load_policy(place).training_record["chosen"]["losses"]) == {PRIOR, "router", "policy", EQUAL}
+    assert chosen_policy(tmp_path, task, cache, SETTINGS, students=2) != place
+    named = WeightingSpec.parse(f"auto:{tmp_path / 'trained'}")
+    assert named.short_name([named]) == "auto"
+    with pytest.raises(WeightingError, match="would be ignored without trial students; ask for some"):
+        checked(named, 0)
+    with pytest.raises(WeightingError, match="by trial students, which `distill` and `compare` do; take policy:"):
+        build_weighting(named, task, cache)
 
 
 def test_a_pretrained_student_is_stood_in_for_by_a_small_one(specialists):

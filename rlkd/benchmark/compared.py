@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlkd.choosing import chosen_policy
+from rlkd.choosing import chosen_policy, trained_here
 from rlkd.cost import NO_COST, UNKNOWN_COST
 from rlkd.data.task import Task
 from rlkd.logit_cache import LogitCache
@@ -55,7 +55,9 @@ def compared_weightings(
 
     def built(spec: WeightingSpec) -> WeightingSpec:
         if spec.name == AUTO:
-            return WeightingSpec.parse(f"policy:{chosen_policy(output_dir, task, cache, settings, students=students)}")
+            trained = trained_here(spec)
+            place = chosen_policy(output_dir, task, cache, settings, trained=trained, students=students)
+            return WeightingSpec.parse(f"policy:{place}")
         return _built(spec, task, cache, output_dir, seed)
 
     return [_compared(spec.short_name(parsed), built(spec)) for spec in parsed]

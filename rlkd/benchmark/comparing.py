@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from rlkd.benchmark.compared import compared_weightings
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, one_more_process, run_units
+from rlkd.choosing import checked
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.devices import check_device
@@ -24,13 +25,21 @@ from rlkd.models.students import check_student
 from rlkd.records import append_jsonl, check_one_process, environment, read_jsonl
 from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec, build_weighting
+from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import Router, check_teachers
 
 RUNS_FILE = "runs.jsonl"
 
 
 def check_comparison(
-    task: Task, cache: LogitCache, specs: Sequence[str], settings: StudentSettings, *, seeds: Sequence[int], jobs: int
+    task: Task,
+    cache: LogitCache,
+    specs: Sequence[str],
+    settings: StudentSettings,
+    *,
+    seeds: Sequence[int],
+    jobs: int,
+    trial_students: int = CompareCommand.trial_students,
 ) -> None:
     """Make every weighting and the student once, so that what cannot run is refused before anything is written.
 
@@ -54,6 +63,8 @@ def check_comparison(
     for spec in [WeightingSpec.parse(spec) for spec in specs]:
         if spec.name == "router":  # it is fitted when the comparison has a directory
             check_teachers(Evidence.of(task, cache), Router.plan(spec.argument))
+        elif spec.name == AUTO:
+            checked(spec, trial_students)
         else:
             build_weighting(spec, task, cache)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
@@ -87,7 +98,7 @@ def compare(
     Returns:
         The records of all runs asked for, failed ones included (``status`` other than ``"ok"``).
     """
-    check_comparison(task, cache, specs, settings, seeds=seeds, jobs=jobs)
+    check_comparison(task, cache, specs, settings, seeds=seeds, jobs=jobs, trial_students=trial_students)
     comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds, trial_students)
     units = comparison.unfinished()
     done = len(comparison.units) - len(units)

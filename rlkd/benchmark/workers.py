@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def _run_here(waiting: list[Unit], worker: Worker) -> Iterator[tuple[Unit, Any]]
     turned_away = 0
     while waiting:
         unit = waiting.pop(0)
-        result = worker.do(unit) if _ready(unit, waiting) else Busy()
+        unfinished = {other.name for other in waiting}
+        result = worker.do(unit) if unfinished.isdisjoint(unit.needs) else Busy()
         if isinstance(result, Busy):
             waiting.append(unit)
             turned_away += 1
@@ -126,10 +128,6 @@ def _run_here(waiting: list[Unit], worker: Worker) -> Iterator[tuple[Unit, Any]]
         else:
             turned_away = 0
             yield unit, result
-
-
-def _ready(unit: Unit, unfinished: Sequence[Unit]) -> bool:
-    return not any(other.name in unit.needs for other in unfinished)
 
 
 def _run_in_pool(waiting: list[Unit], pool: ProcessPoolExecutor, processes: int) -> Iterator[tuple[Unit, Any]]:
@@ -143,9 +141,9 @@ def _run_in_pool(waiting: list[Unit], pool: ProcessPoolExecutor, processes: int)
         resting = [(due, unit) for due, unit in resting if due > now]
         waiting += awake
         asleep = [unit for _, unit in resting]
-        for unit in [u for u in waiting if _ready(u, [*waiting, *asleep, *running.values()])]:
-            if len(running) >= processes:
-                break
+        unfinished = {unit.name for unit in (*waiting, *asleep, *running.values())}
+        ready = (unit for unit in tuple(waiting) if unfinished.isdisjoint(unit.needs))
+        for unit in islice(ready, processes - len(running)):
             waiting.remove(unit)
             running[submit(pool, unit)] = unit
         if not running:

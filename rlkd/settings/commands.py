@@ -190,7 +190,7 @@ class ChoiceSettings(Settings):
     trial_students: int = knob(
         4,
         "Short trial students of each candidate by which auto chooses where there are labels: the shipped policy, a "
-        "router, equal weights; 0: the shipped policy.",
+        "router, the policy of auto:PATH, equal weights; 0: the shipped policy.",
         at_least(0),
     )
 
@@ -201,8 +201,8 @@ class DistillCommand(ResumableCommand, CacheReader, ChoiceSettings):
 
     weighting: str = knob(
         "auto",
-        "Weighting of the teachers: auto, the policy that is shipped; uniform, entropy, router, policy:PATH, ... or "
-        "package.module:Name.",
+        "Weighting of the teachers: auto, the policy that is shipped, or auto:PATH, which tries that of a folder too; "
+        "uniform, entropy, router, policy:PATH, ... or package.module:Name.",
     )
     save_steps: int = knob(200, "Steps between checkpoints.", at_least(1))
     training_args: str | None = knob(None, 'Further TrainingArguments as JSON, such as {"weight_decay": 0.01}.')

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkd.errors import PolicyError
+from rlkd.errors import PolicyError, WeightingError
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.records import digest
 from rlkd.types import State
@@ -214,12 +214,22 @@ class Auto:
     """The policy that is shipped with the package: it helps before anybody has trained anything, and reads no label.
 
     It was learned on many tasks and many teachers, see its card, ``weighting/auto/README.md``. Commands that are asked
-    for ``auto`` and have labels try it against what can be learned from them, see :mod:`rlkd.choosing`.
+    for ``auto`` and have labels try it against what can be learned from them, see :mod:`rlkd.choosing`; asked for
+    ``auto:PATH``, against the policy of that folder too.
     """
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Policy:
-        """Build from ``auto``."""
+        """Build from ``auto``.
+
+        Raises:
+            WeightingError: ``auto:PATH`` is to be chosen by students, which a weighting alone does not have.
+        """
+        if argument not in (None, AUTO):
+            raise WeightingError(
+                f"auto:{argument} tries that policy by trial students, which `distill` and `compare` do; take "
+                f"policy:{argument}, or auto for the one that is shipped"
+            )
         return load_policy(AUTO)
 
 

@@ -59,7 +59,7 @@ WEIGHTINGS: dict[str, WeightingBuilder] = {
     "policy_shuffle": PolicyShuffle,
 }
 """Every weighting of the core by name; published systems add theirs, ``"package.module:Name"`` loads a user's own."""
-SHORTENED = ("policy", "policy_mean", "policy_shuffle")
+SHORTENED = ("policy", "policy_mean", "policy_shuffle", AUTO)
 """Names that tell a weighting of ours without the path of its policy, where there is one of them."""
 
 
@@ -133,7 +133,8 @@ class WeightingSpec:
 
         The policy that is shipped keeps its own name, and takes nobody else's.
         """
-        alone = [other.name for other in everybody if other.argument != AUTO].count(self.name) == 1
+        others = [other.name for other in everybody if other.argument != AUTO or other.name == AUTO]
+        alone = others.count(self.name) == 1
         return self.name if alone and self.name in SHORTENED and self.argument != AUTO else self.text
 
 

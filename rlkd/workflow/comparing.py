@@ -11,6 +11,8 @@ from rlkd.records import HARMLESS_KEYS, check_output_dir, read_object, write_jso
 from rlkd.report import brief_sentences, task_sentences, task_table, write_report
 from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.stats import group_runs, task_rows
+from rlkd.weighting import WeightingSpec
+from rlkd.weighting.policy_files import AUTO
 from rlkd.workflow.opening import open_run
 from rlkd.workflow.students import inputs_record
 from rlkd.workflow.teachers import Rows
@@ -25,7 +27,7 @@ def default_weightings(cache: LogitCache, policy: str | None) -> list[str]:
     learned = [] if policy is None else [f"{name}:{policy}" for name in ("policy", "policy_shuffle", "policy_mean")]
     return [
         *DEFAULT_ARMS,
-        "auto",
+        AUTO if policy is None else f"{AUTO}:{policy}",
         *learned,
         "router",
         "router:gain",
@@ -54,14 +56,15 @@ def run_compare(
     cache = load_cache(cache_dir, task)
     begun = _begun(Path(output_dir)) if resume else {}
     names, seeds = _extended(begun, list(weightings), default_weightings(cache, policy), policy, seeds)
-    check_comparison(task, cache, names, settings, seeds=range(seeds), jobs=jobs)
+    check_comparison(task, cache, names, settings, seeds=range(seeds), jobs=jobs, trial_students=trial_students)
+    chooses = any(WeightingSpec.parse(name).name == AUTO for name in names)
     config = {
         "command": "compare",
         **inputs_record(task_options, cache_dir, task, cache),
         "weightings": names,
         "settings": settings.record(),
         "seeds": seeds,
-        **({"trial_students": trial_students} if "auto" in names else {}),
+        **({"trial_students": trial_students} if chooses else {}),
     }
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite, harmless=HARMLESS_KEYS | GROWING)
     if begun:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlkd.benchmark import weights_summary
-from rlkd.choosing import chosen_policy, reason_of
+from rlkd.choosing import checked, chosen_policy, reason_of, trained_here
 from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.devices import check_device
@@ -71,7 +71,8 @@ def run_distill(
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
     spec = WeightingSpec.parse(weighting)
-    chosen = build_weighting(spec, task, cache, seed=seed)
+    chooses = spec.name == AUTO
+    chosen = checked(spec, trial_students) if chooses else build_weighting(spec, task, cache, seed=seed)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
     config = {
         "command": "distill",
@@ -82,7 +83,7 @@ def run_distill(
         "seed": seed,
         "save_steps": save_steps,
         "arguments": dict(arguments or {}),
-        **({"trial_students": trial_students} if weighting == AUTO else {}),
+        **({"trial_students": trial_students} if chooses else {}),
     }
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite)
 
@@ -91,9 +92,9 @@ def run_distill(
             checkpoints = run.path / "checkpoints"
             callbacks = [MetricsCallback(run), bar]
             own = chosen
-            if weighting == AUTO:
-                place = chosen_policy(run.path, task, cache, settings, students=trial_students, progress=progress)
-                own = load_policy(place)
+            if chooses:
+                among = {"trained": trained_here(spec), "students": trial_students}
+                own = load_policy(chosen_policy(run.path, task, cache, settings, **among, progress=progress))
             trainer = make_trainer(task, cache, own, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
             trainer.train(resume_from_checkpoint=resume)
             trainer.save_model(str(run.path / "student"))
