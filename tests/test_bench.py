@@ -410,6 +410,66 @@ def test_tasks_that_differ_in_labels_only_share_their_teachers(tmp_path: Path) -
     assert makers[1].needs == (makers[0].name,)
 
 
+ELSEWHERE = {
+    "policies": {
+        "all": {"kind": "router", "elsewhere": True},
+        "one": {"kind": "router", "elsewhere": ["b"]},
+        "unused": {"kind": "router", "elsewhere": ["a"]},
+    },
+    "weightings": ["uniform"],
+    "tasks": [
+        {"name": "a", "planted": {"num_rows": 200}, "family": "a", "weightings": ["uniform", "all", "one"]},
+        {"name": "b", "planted": {"num_rows": 210}, "family": "b", "weightings": []},
+        {"name": "c", "planted": {"num_rows": 220}, "family": "c"},
+        {"name": "few", "planted": {"num_rows": 210}, "family": "b", "labels": 30},
+    ],
+}
+
+
+def test_a_policy_learns_elsewhere_on_all_other_families_or_on_the_tasks_that_it_names(tmp_path: Path) -> None:
+    path = suite_file(tmp_path, **ELSEWHERE)
+    task = load_suite(path).tasks[0]
+    assert {name: plan.others for name, plan in task.policies.items()} == {
+        "all": ("b", "c"),
+        "one": ("b",),
+        "unused": (),
+    }
+    assert task.policy_key("all", 0) != task.policy_key("one", 0)
+    for wrong, message in (
+        ("a", "learns on 'a', no task of another family"),
+        (5, "true, false, or names of tasks, got"),
+    ):
+        policies = {"one": {"kind": "router", "elsewhere": [wrong]}}
+        with pytest.raises(ConfigError, match=message):
+            load_suite(suite_file(tmp_path, **{**ELSEWHERE, "policies": {**ELSEWHERE["policies"], **policies}}))
+
+
+def test_a_task_that_is_run_alone_brings_the_tasks_that_its_policies_learn_on(tmp_path: Path) -> None:
+    """Their teachers, not their students, by the names of the whole suite: nothing is made twice."""
+    suite = load_suite(suite_file(tmp_path, **ELSEWHERE))
+    alone = select(suite, tasks=["a"])
+    assert [task.name for task in alone.tasks if task.weightings] == ["a"]
+    assert [task.name for task in alone.tasks if not task.weightings] == ["b", "c"]
+    assert {unit.name for unit in plan_units(alone)} < {unit.name for unit in plan_units(suite)}
+    (record, *_) = run_suite(select(suite, tasks=["a"], smoke=True), tmp_path / "out")
+    assert record["status"] == "ok"
+    assert {record["weighting"] for record in runs_in(tmp_path / "out")} == {"uniform", "all", "one"}
+    assert all(record["status"] == "ok" for record in read_jsonl(tmp_path / "out" / "results.jsonl"))
+    assert [task.name for task in select(suite, tasks=["c"]).tasks] == ["c"]
+
+
+def test_where_data_lie_is_no_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers = {"kinds": ["tfidf", "${ENCODER}"]}
+    tasks = [{"name": "x", "source": "${DATA}/x", "teachers": teachers, "students": {"s": {"student": "${ENCODER}"}}}]
+    path = suite_file(tmp_path, tasks=tasks, weightings=["uniform", "policy"], student=None)
+    units = []
+    for place in (None, "/here", "/there/else"):
+        for name in ("DATA", "ENCODER"):
+            monkeypatch.delenv(name, raising=False) if place is None else monkeypatch.setenv(name, f"{place}/{name}")
+        units.append([unit.name for unit in plan_units(load_suite(path))])
+    assert units[0] == units[1] == units[2]
+
+
 def test_records_name_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCODER", "/home/me/models/encoder")
     record = {"student": "/home/me/models/encoder", "kinds": ["/home/me/models/encoder/x", "tfidf"], "seed": 3}

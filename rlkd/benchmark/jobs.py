@@ -19,6 +19,7 @@ from rlkd.benchmark.measuring import (
     teachers_asked,
     weights_summary,
 )
+from rlkd.benchmark.paths import as_usual
 from rlkd.choosing import reason_of
 from rlkd.cost import NO_COST, added, metered
 from rlkd.data.task import Task
@@ -102,7 +103,7 @@ def run_key(context: Context, job: Job) -> str:
     """16 hexadecimal digits: equal keys are equal runs, down to the bytes of data, logits and learned weights."""
     weighting = job.compared.name if job.compared.spec is None else job.compared.spec.identity()
     described: list[Any] = [context.task.fingerprint, context.cache.identity, job.compared.name, weighting]
-    described += [job.settings.record(), job.seed]
+    described += [as_usual(job.settings.record()), job.seed]
     if job.suite:  # in a suite, two tasks may be one and the same
         described.append(context.task.name)
     if job.distiller is not None:

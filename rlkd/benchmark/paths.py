@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from rlkd.errors import unknown_name
@@ -28,12 +29,22 @@ def _place(match: re.Match[str]) -> str:
 
 def portable(content: Any) -> Any:
     """The places of this machine as a suite writes them, ``${DATA}``: records are read elsewhere."""
-    if isinstance(content, dict):
-        return {key: portable(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [portable(value) for value in content]
+    return _placed(content, {name: f"${{{name}}}" for name in PLACES})
+
+
+def as_usual(content: Any) -> Any:
+    """The places of this machine as they are where nothing is set: keys do not tell where data lie."""
+    return _placed(content, PLACES)
+
+
+def _placed(content: Any, instead: Mapping[str, str]) -> Any:
+    """Paths that begin with a place of this machine, beginning with something else."""
+    if isinstance(content, Mapping):
+        return {key: _placed(value, instead) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_placed(value, instead) for value in content]
     for name, usual in PLACES.items() if isinstance(content, str) else ():
         place = os.environ.get(name, usual)
         if content == place or content.startswith(f"{place}/"):
-            return f"${{{name}}}{content[len(place) :]}"
+            return f"{instead[name]}{content[len(place) :]}"
     return content

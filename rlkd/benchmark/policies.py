@@ -36,8 +36,9 @@ class SuitePolicy:
     kind: str
     """One of :func:`policy_kinds`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    elsewhere: bool = False
-    """Learn on the other tasks of the suite, those of another family: on what the task is, nothing was seen."""
+    elsewhere: tuple[str, ...] | None = None
+    """Learn on other tasks of the suite, those of these names, or all of another family where it names none: of what
+    the task is, nothing was seen. None: learn on the task itself."""
     others: tuple[str, ...] = ()
     """Names of these tasks, once the suite is whole."""
     others_key: str = ""

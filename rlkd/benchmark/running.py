@@ -47,7 +47,7 @@ def plan_units(suite: Suite) -> list[Unit]:
     """
     units: dict[str, Unit] = {}
     taught_by = _teachers_units(suite)
-    if any(plan.elsewhere for task in suite.tasks for plan in task.policies.values()):
+    if any(plan.others for task in suite.tasks for plan in task.policies.values()):
         units |= {unit.name: unit for unit in taught_by.values()}
     for index, task in enumerate(suite.tasks):
         teachers = taught_by[task.name].name

@@ -53,6 +53,8 @@ def load_suite(path: str | Path) -> Suite:
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: every task needs a name of its own, got {', '.join(names)}; rename one")
+    if not any(task.weightings for task in tasks):
+        raise ConfigError(f"{path}: expected weightings, got none; name some")
     suite = Suite(
         name=check_folder_name(content.get("suite", path.stem), str(path), "suite"),
         description=str(content.get("description", "")),
@@ -98,7 +100,7 @@ def _suite_task(content: Mapping[str, Any], path: Path, system_name: str | None)
     )
     if plan.metric not in METRICS:
         raise unknown_name("metric", str(plan.metric), METRICS)
-    if not kept:
+    if not kept and content.get("weightings") != []:  # a task that others learn on needs none
         raise ConfigError(f"{where}: expected weightings, got none; name some")
     for entry in kept:
         check_weighting(plan, entry)
@@ -184,9 +186,18 @@ def _policies(content: Mapping[str, Any], where: str) -> dict[str, SuitePolicy]:
         if kind not in policy_kinds():
             raise unknown_name("kind of policy", str(kind), policy_kinds())
         settings = {key: setting for key, setting in value.items() if key not in ("kind", "elsewhere")}
-        elsewhere = bool(value.get("elsewhere", False))
+        elsewhere = _elsewhere(value.get("elsewhere", False), f"{where}, policy {name!r}")
         policies[name] = SuitePolicy(name=name, kind=kind, settings=settings, elsewhere=elsewhere)
     return policies
+
+
+def _elsewhere(value: Any, where: str) -> tuple[str, ...] | None:
+    """Names of the tasks that a policy learns on, none for all others; None for its own."""
+    if isinstance(value, bool):
+        return () if value else None
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise ConfigError(f"{where}: expected elsewhere to be true, false, or names of tasks, got {value!r}; mend it")
 
 
 def _laid_over(below: Any, above: Any) -> Any:

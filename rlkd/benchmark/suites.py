@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from rlkd.benchmark.jobs import Context, Distiller
+from rlkd.benchmark.paths import as_usual
 from rlkd.benchmark.policies import SMOKE_STEPS, SuitePolicy, policy_kind
 from rlkd.benchmark.workers import Unit
 from rlkd.data.planted import PlantedSettings
@@ -164,7 +165,7 @@ class SuiteTask:
         made_of += [self.embedder, self.embeddings, self.resample]
         made_of += self.system.made_of()
         name = re.sub(r"[^\w.-]+", "-", Path(str(self.source.get("source", "planted"))).name)
-        return f"{name}-{digest(made_of)}"
+        return f"{name}-{digest(as_usual(made_of))}"
 
     @property
     def teachers_may_say_what_they_know(self) -> bool:
@@ -178,14 +179,14 @@ class SuiteTask:
     def policy_key(self, policy: str, seed: int) -> str:
         """Names what a trained policy is made of."""
         plan = self.policies[policy]
-        if plan.elsewhere:  # whatever labels of this task are kept, and however it is distilled
+        if plan.others:  # whatever labels of this task are kept, and however it is distilled
             made_of = [plan.others_key, plan.kind, dict(plan.settings), seed, *policy_kind(plan.kind).made_by]
             return f"elsewhere-{policy}-{digest(made_of)}"
         student = next(iter(self.students.values())).record()
         made_of = [self.teachers_key, self.labels, plan.kind, dict(plan.settings), student, seed]
         made_of += policy_kind(plan.kind).made_by
         made_of += [self.policy_key(name, seed) for name in policy_kind(plan.kind).reads(plan)]
-        return f"{self.name}-{policy}-{digest(made_of)}"
+        return f"{self.name}-{policy}-{digest(as_usual(made_of))}"
 
     def needed_policies(self) -> list[str]:
         """Names of the policies that its weightings are made of, those that policies are made of before them."""
@@ -270,22 +271,33 @@ def with_others(suite: Suite) -> Suite:
 
 
 def _with_others(task: SuiteTask, everybody: Sequence[SuiteTask]) -> SuiteTask:
-    by_teachers: dict[str, SuiteTask] = {}
-    for other in everybody:
-        if family_of(other) != family_of(task) and other.labels is None:
-            by_teachers.setdefault(other.teachers_key, other)
-    others = tuple(other.name for other in by_teachers.values())
-    students = [next(iter(other.students.values())).record() for other in by_teachers.values()]
-    key = digest([list(by_teachers), students])
-    policies = {}
+    strangers = {one.name: one for one in everybody if family_of(one) != family_of(task) and one.labels is None}
     for name, plan in task.policies.items():
         for read in policy_kind(plan.kind).reads(plan):
             if read not in task.policies:
                 raise unknown_name(f"policy that {name!r} of task {task.name!r} reads", read, task.policies)
-        if plan.elsewhere and not others:
-            raise ConfigError(f"policy {name!r} learns on other tasks than {task.name!r}, got none; add some")
-        policies[name] = replace(plan, others=others, others_key=key) if plan.elsewhere else plan
+    policies = {name: replace(plan, others=(), others_key="") for name, plan in task.policies.items()}
+    for name in task.needed_policies():
+        if policies[name].elsewhere is not None:
+            policies[name] = _learning_on(policies[name], strangers, task.name)
     return replace(task, policies=policies)
+
+
+def _learning_on(plan: SuitePolicy, strangers: Mapping[str, SuiteTask], task: str) -> SuitePolicy:
+    """A policy that knows the tasks that it learns on: one of those that share their teachers."""
+    by_teachers: dict[str, SuiteTask] = {}
+    for name in plan.elsewhere or strangers:
+        if name not in strangers:
+            raise ConfigError(
+                f"policy {plan.name!r} of task {task!r} learns on {name!r}, no task of another family that has all "
+                f"labels; name some of {', '.join(strangers)}"
+            )
+        by_teachers.setdefault(strangers[name].teachers_key, strangers[name])
+    if not by_teachers:
+        raise ConfigError(f"policy {plan.name!r} learns on other tasks than {task!r}, got none; add some")
+    students = [next(iter(one.students.values())).record() for one in by_teachers.values()]
+    key = digest(as_usual([list(by_teachers), students]))
+    return replace(plan, others=tuple(one.name for one in by_teachers.values()), others_key=key)
 
 
 def family_of(task: SuiteTask) -> str:
@@ -306,7 +318,7 @@ def select(
 
     Args:
         suite: The suite.
-        tasks: Names of tasks; none: all.
+        tasks: Names of tasks; none: all. Those that their policies learn on are kept too, without students.
         weightings: Run beside those of the suite.
         seeds: The first so many, counting on from the last if there are not as many.
         device: Where teachers, policies and students are trained.
@@ -324,8 +336,13 @@ def select(
         for task in chosen:
             if spec not in task.weightings:
                 check_weighting(task, spec)
-    changed = tuple(_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen)
-    return with_others(replace(suite, tasks=changed))
+    named = [task.name for task in chosen]
+    changed = [_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen]
+    rest = [replace(task, weightings=()) for name, task in known.items() if name not in named]
+    changed += [_changed(task, (), seeds, device, smoke) for task in rest]
+    whole = with_others(replace(suite, tasks=tuple(changed)))
+    learned_on = {name for task in whole.tasks for plan in task.policies.values() for name in plan.others}
+    return replace(whole, tasks=tuple(task for task in whole.tasks if task.name in learned_on or task.name in named))
 
 
 def _changed(
