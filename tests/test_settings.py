@@ -151,13 +151,15 @@ def test_transformers_reads_our_arguments_from_a_command_line(tmp_path):
 
 def test_policies_are_trained_alike_from_every_door(monkeypatch):
     python = PolicyTraining()
-    assert (python.warm_start, python.agent_learning_rate, python.log_std) == (True, 1e-3, -1.6)
+    assert (python.warm_start, python.total_timesteps) == (True, 23_040)
+    assert (python.agent_learning_rate, python.log_std) == (1e-3, -1.6)
     cold = PolicyTraining(warm_start=False)
-    assert (cold.agent_learning_rate, cold.log_std) == (2e-3, -0.7)
+    assert (cold.total_timesteps, cold.agent_learning_rate, cold.log_std) == (46_080, 2e-3, -0.7)
     assert PolicyTraining(warm_start=False, log_std=-1.0, agent_learning_rate=0.5).log_std == -1.0
     train, quick = flags("train-policy"), flags("quickstart")
-    assert train["total_timesteps"].default == quick["total_timesteps"].default == python.total_timesteps == 46_080
-    assert inspect.signature(workflow.run_quickstart).parameters["total_timesteps"].default == python.total_timesteps
+    assert train["total_timesteps"].default == quick["total_timesteps"].default
+    quick_start = inspect.signature(workflow.run_quickstart).parameters
+    assert quick_start["total_timesteps"].default == PolicyTraining.total_timesteps
     given = {}
     monkeypatch.setattr(workflow, "run_train_policy", lambda *args, **kwargs: given.update(kwargs) or [])
     command = ["rlkd", "train-policy", "--task", "t", "--cache", "c", "-o", "o"]
@@ -178,6 +180,7 @@ def test_policies_of_suites_are_what_they_were():
     """Suites state what they want; what they leave out stays as it was when their results were made."""
     plan = policy_settings({"total_timesteps": 15360}, episode={}, student="rlkd/mlp")
     training = plan.training
+    assert policy_settings({}, episode={}, student="rlkd/mlp").training.total_timesteps == 46_080
     assert (training.warm_start, training.agent_learning_rate, training.log_std) == (False, 2e-3, -0.7)
     warm = policy_settings({"warm_start": True}, episode={}, student="rlkd/mlp").training
     assert (warm.agent_learning_rate, warm.log_std) == (2e-3, -0.7)

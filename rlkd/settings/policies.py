@@ -17,14 +17,15 @@ from rlkd.settings.students import (
 )
 
 PROXY, PROXY_AUTO, PROXY_NONE = "rlkd/bilstm", "auto", "itself"
-REFINING = {"agent_learning_rate": 1e-3, "log_std": -1.6}
-"""A warm start is refined, not explored away: smaller steps and less noise than from nothing."""
-FROM_NOTHING = {"agent_learning_rate": 2e-3, "log_std": -0.7}
-"""Of a policy that has everything to find out."""
+REFINING = {"total_timesteps": 23_040, "agent_learning_rate": 1e-3, "log_std": -1.6}
+"""A warm start is refined, not explored away: three episodes of 120 steps of 64, in smaller steps and with less noise
+than from nothing."""
+FROM_NOTHING = {"total_timesteps": 46_080, "agent_learning_rate": 2e-3, "log_std": -0.7}
+"""Of a policy that has everything to find out: six episodes."""
 
 
 def _by_start(name: str) -> str:
-    return f"by default {REFINING[name]:g}, or {FROM_NOTHING[name]:g} without a warm start"
+    return f"by default {REFINING[name]:,}, or {FROM_NOTHING[name]:,} without a warm start"
 
 
 def proxy_of(student: Any, proxy: str) -> str | None:
@@ -44,8 +45,8 @@ class PolicyTraining(Settings):
     """How a policy is trained."""
 
     total_timesteps: int = knob(
-        46_080,  # six episodes of 120 steps of 64
-        "Instances that the policy weights while it is trained, over all episodes.",
+        None,  # a number once the settings are made
+        f"Instances that the policy weights while it is trained, over all episodes; {_by_start('total_timesteps')}.",
         at_least(1),
     )
     algorithm: str = knob("ppo", "Learning algorithm of the policy: ppo or a2c.", choices=("ppo", "a2c"))
@@ -53,7 +54,7 @@ class PolicyTraining(Settings):
     gamma: float = knob(
         0.0, "Discount of later rewards. 0: an instance's reward is its own, the next has nothing to do with it.", SHARE
     )
-    agent_learning_rate: float = knob(  # a number once the settings are made
+    agent_learning_rate: float = knob(  # likewise
         None, f"Learning rate of the policy and its critic; {_by_start('agent_learning_rate')}.", above(0)
     )
     log_std: float = knob(  # likewise

@@ -67,7 +67,7 @@ def run_quickstart(
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     task_options: dict[str, Any] = {"source": "docstrings"}
     task = load_task(**task_options)
-    settings = QUICKSTART_STUDENT
+    settings, training = QUICKSTART_STUDENT, PolicyTraining(total_timesteps=total_timesteps)
     config = {
         "command": "quickstart",
         "task": task_options["source"],
@@ -75,7 +75,7 @@ def run_quickstart(
         "teachers": list(QUICKSTART_TEACHERS),
         "settings": settings.record(),
         "seeds": seeds,
-        "total_timesteps": total_timesteps,
+        "total_timesteps": training.total_timesteps,
     }
     folder = open_run(output_dir, config, resume=resume, overwrite=overwrite).path
     with one_thread():  # teachers, policy and students are the same on any number of cores
@@ -102,7 +102,7 @@ def run_quickstart(
                 str(folder / "cache"),
                 str(folder / "policy"),
                 student=settings.student,
-                training=PolicyTraining(total_timesteps=total_timesteps),
+                training=training,
                 episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
                 device=settings.device,
                 jobs=1,  # other processes are at students of the comparison
