@@ -1,6 +1,7 @@
 """Suites: what a YAML says is what is run, once, whatever dies; what a run measures is what it says."""
 
 import contextlib
+import gc
 import io
 import json
 import re
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import BaseFileLock
 
 from rlkd import workflow
 from rlkd.benchmark import running, workers
@@ -37,7 +39,7 @@ from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_tra
 from rlkd.data.task import SPLITS, Task
 from rlkd.errors import ConfigError, OutputDirectoryError, RlkdError, UnknownNameError
 from rlkd.logit_cache import LogitCache, read_state
-from rlkd.records import append_jsonl, read_jsonl, source, unpack_bits, unpack_classes
+from rlkd.records import append_jsonl, held, read_jsonl, source, unpack_bits, unpack_classes
 from rlkd.stats import instance_values
 from rlkd.types import Knowledge
 
@@ -554,6 +556,16 @@ def test_units_wait_for_what_they_need_and_busy_ones_are_asked_again(
     assert sorted(done) == [("a", "A"), ("b", "B"), ("c", "C"), ("d", "D")]
     assert order.index("c") < order.index("a") or processes == 2  # "a" is busy at first, "c" needs nothing
     assert order.index("a") < order.index("b") < order.index("d")
+
+
+def test_no_lock_has_its_destructor_run_while_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in one is lost, Ctrl-C too."""
+    destroyed: list[Any] = []
+    monkeypatch.setattr(BaseFileLock, "__del__", destroyed.append, raising=True)
+    with claim(tmp_path, "x") as ours, claim(tmp_path, "x") as again, held(tmp_path / "y"):
+        assert (ours, again) == (True, False)
+    gc.collect()
+    assert destroyed == []
 
 
 def test_a_claim_is_held_by_one_and_dies_with_its_process(tmp_path: Path) -> None:

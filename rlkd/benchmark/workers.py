@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from rlkd.errors import RlkdError
 from rlkd.processes import Worker, stop, submit, worker_pool
+from rlkd.records import file_lock
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def claim(folder: Path, name: str) -> Iterator[bool]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.lock"
-    lock = FileLock(path)
+    lock = file_lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:

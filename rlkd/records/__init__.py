@@ -18,8 +18,9 @@ from rlkd.records.files import (
     write_json_atomic,
     write_text_atomic,
 )
-from rlkd.records.finished import Finished, finished, held, once
+from rlkd.records.finished import Finished, finished, once
 from rlkd.records.lines import append_jsonl, read_jsonl
+from rlkd.records.locks import file_lock, held
 from rlkd.records.names import check_folder_name, folder_of
 from rlkd.records.processes import check_launcher, check_one_process, processes_started
 from rlkd.records.provenance import PACKAGES, commit, environment, hash_sources, source
@@ -48,6 +49,7 @@ __all__ = [
     "digest",
     "environment",
     "file_hash",
+    "file_lock",
     "finished",
     "folder_of",
     "hash_sources",

@@ -2,8 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from rlkd.errors import OutputDirectoryError
 from rlkd.records.checkpoints import verify_manifest, write_manifest
 from rlkd.records.files import cannot_write, plain, read_object, sync, write_json_atomic
+from rlkd.records.locks import held
 
 log = logging.getLogger(__name__)
 
@@ -128,23 +129,3 @@ def _make(folder: Path, made_of: str, make: Callable[[], Mapping[str, Any] | Non
                 sync(path)
     write_json_atomic(folder / DONE, {"made_of": made_of, "sealed": whole, "made": made})
     return Finished(made_of, made)
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold the lock on a file, and wait for it; where the file system has no locks, go on without and warn.
-
-    Args:
-        path: The file; its directory must exist. The lock ends with the process, however that dies.
-    """
-    from filelock import FileLock  # loads asyncio, and whoever loads a policy reads records
-
-    lock = FileLock(path)
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        log.warning("working in %s without a lock: %s", path.parent, error)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,6 +1,5 @@
 """What was reachable on a task, and what its students gained: the points that lines and the picture are made of."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,8 +33,8 @@ class Point:
 
     @property
     def family(self) -> str:
-        """The task, whatever number of labels it was cut to (``trec6-30``): what is left out together."""
-        return re.sub(r"-\d+$", "", self.task)
+        """Whose data it has, the first word of its name (``trec6-30``, ``trec6-tiny``): what is left out together."""
+        return self.task.partition("-")[0]
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
