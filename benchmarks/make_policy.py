@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from model_card import RECORD, write_card
 from safetensors.torch import load_file
 
 from rlkd.benchmark.policies import FittedRouter
@@ -18,7 +19,7 @@ from rlkd.benchmark.stages import make_teachers, open_context
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.devices import one_thread
-from rlkd.records import environment, file_hash, write_json_atomic, write_text_atomic
+from rlkd.records import environment, file_hash, write_json_atomic
 from rlkd.types import State
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.policy_files import CONFIG, SHIPPED, WEIGHTS
@@ -26,8 +27,6 @@ from rlkd.weighting.router import train_router
 
 HERE = Path(__file__).parent
 SUITE = HERE / "suites" / "travel.yaml"
-RECORD = HERE / "policy.json"
-CARD = HERE / "card.md"
 POLICY = "policy_shipped"
 """The policy of the suite that is shipped."""
 
@@ -45,10 +44,11 @@ def main() -> None:
         figures = ship(suite, arguments.folder / "teachers", arguments.output)
     seconds = round(time.perf_counter() - started, 1)
     write_json_atomic(arguments.record, {**figures, "environment": made_by, "seconds": seconds})
+    write_card(arguments.output, arguments.record)
 
 
 def ship(suite: Suite, teachers: Path, output: Path) -> dict[str, Any]:
-    """Learn the policy on all tasks of a suite and save it with its card; what is recorded of it."""
+    """Learn the policy on all tasks of a suite and save it; what is recorded of it."""
     tasks = {task.teachers_key: task for task in reversed(suite.tasks) if task.labels is None}
     plan = suite.tasks[0].policies[POLICY]
     evidence, seen = [], []
@@ -59,12 +59,11 @@ def ship(suite: Suite, teachers: Path, output: Path) -> dict[str, Any]:
         seen.append(described(task, context.task, context.cache.teacher_names))
     policy = train_router(evidence, FittedRouter().plan(plan))
     policy.save_pretrained(output)
-    write_text_atomic(output / "README.md", card(seen))
     logits = torch.tensor([[[6.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
     return {
         "golden": policy.weights(State(teacher_logits=logits)).tolist(),
         "files": {name: file_hash(output / name) for name in (CONFIG, WEIGHTS)},
-        "bytes": sum(path.stat().st_size for path in output.iterdir()),
+        "bytes": sum((output / name).stat().st_size for name in (CONFIG, WEIGHTS)),
         "numbers": sum(value.numel() for value in load_file(output / WEIGHTS).values()),
         "plan": {"kind": plan.kind, **plan.settings},
         "seen": seen,
@@ -83,15 +82,6 @@ def described(task: SuiteTask, data: Any, teachers: Any) -> dict[str, Any]:
         "know": task.teachers.get("specialize") or ("slices" if task.planted else "everything"),
         "rows": len(data.labelled_ids("train")) + len(data.labelled_ids("probe")),
     }
-
-
-def card(seen: list[dict[str, Any]]) -> str:
-    """The model card: what it saw, what it did on what it did not see, and when not to use it."""
-    rows = [
-        f"| {one['task']} | {one['classes']} | {one['teachers']} | {', '.join(one['kinds'])} | {one['know']} |"
-        for one in seen
-    ]
-    return CARD.read_text(encoding="utf-8").replace("{seen}", "\n".join(rows))
 
 
 if __name__ == "__main__":

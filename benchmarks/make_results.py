@@ -1,4 +1,4 @@
-"""Generate ``RESULTS.md``, ``report.html`` and all README figures from ``benchmarks/results``, by nobody's hand."""
+"""Generate the pages of results, the shipped policy's card and all README figures from ``benchmarks/results``."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import readme
 import yaml
+from model_card import write_card
 
 from rlkd.records import file_hash, read_jsonl, write_text_atomic
 from rlkd.report.benchmark import write_benchmark_report
@@ -32,11 +33,12 @@ CAME = {"pays": "yes", "same": "not sure", "costs": "the other way", None: "one 
 
 
 def main() -> None:
-    """Write the pages, then the figures of the README files; what is left to do there is told."""
+    """Write the pages and the card, then the figures of the README files; what is left to do there is told."""
     suites = read_records()
     tables, notes = more_tables(suites)
     write_benchmark_report(suites, HERE, tables=tables, notes=notes)
     write_text_atomic(PICTURE, picture(suites["quickstart"]))
+    write_card()
     left = readme.update(suites)
     for problem in left:
         print(problem)

@@ -1,6 +1,7 @@
 """The README files say what the code does: commands, weightings, files, and no number that its record does not hold."""
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ import yaml
 from typer.main import get_command
 
 from rlkd.cli import app
-from rlkd.records import file_hash
+from rlkd.records import file_hash, read_jsonl
 from rlkd.report.origins import records_hash
 from rlkd.report.plots import interval_words
 from rlkd.weighting import weighting_names
+from rlkd.weighting.policy_files import SHIPPED
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "benchmarks" / "results"
@@ -25,6 +27,7 @@ RECORDS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, of no package
 
 import make_results  # noqa: E402
+import model_card  # noqa: E402
 import readme  # noqa: E402
 
 RESULTS = readme.results_text()
@@ -157,11 +160,20 @@ def test_every_figure_of_a_page_is_what_its_record_says(page, results, transcrip
 def test_the_picture_says_what_its_records_say(suites):
     """What to do: python benchmarks/make_results.py."""
     drawn = make_results.PICTURE.read_text(encoding="utf-8")
-    assert f"]({make_results.PICTURE.relative_to(ROOT).as_posix()})" in README
+    for shown in (make_results.PICTURE, RECORDS / "headroom.svg"):
+        assert f"]({shown.relative_to(ROOT).as_posix()})" in README
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
     rows = make_results.pictured(suites["quickstart"])
     assert [text for text in texts if "[" in text] == [interval_words(row) for row in rows]
     assert [text for text in texts if text in weighting_names()] == [row["weighting"] for row in rows]
+
+
+def test_the_card_of_the_shipped_policy_says_what_its_records_say():
+    """What to do: python benchmarks/make_results.py."""
+    seen = json.loads(model_card.RECORD.read_text(encoding="utf-8"))["seen"]
+    text = model_card.card(seen, read_jsonl(model_card.TRAVEL))
+    assert (SHIPPED / "README.md").read_text(encoding="utf-8") == text
+    assert text.count("\n| banking77 | ") == 2
 
 
 def visible_numbers(text: str) -> Iterator[re.Match[str]]:
