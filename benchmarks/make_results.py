@@ -16,13 +16,14 @@ from rlkd.report.benchmark import write_benchmark_report
 from rlkd.report.origins import SHORT, untraced
 from rlkd.report.plots import as_file, forest_plot, plot_style
 from rlkd.report.wording import points
-from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, rival_row, task_rows, verdict
+from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, mean_interval, rival_row, task_rows, verdict
 from rlkd.workflow.bench import HEADROOM, read_suites
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CLAIMS = HERE / "claims.yaml"
 PUBLISHED = RESULTS / "published-algorithms.json"
+DRAWN = RESULTS / "drawn-sets.json"
 PICTURE = HERE / "quickstart.svg"
 PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
 """The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
@@ -76,6 +77,8 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     tables: dict[str, Any] = {caption: _without_code(_rows(path)) for caption, path in files.items()}
     published = "The published algorithms on planted teachers, shown for what they are"
     files[published], tables[published] = PUBLISHED, _published()
+    drawn = "What each way of drawing sets of teachers adds, on tasks left out"
+    files[drawn], tables[drawn] = DRAWN, _drawn_sets(_rows(DRAWN))
     notes = {caption: _file_note(path) for caption, path in files.items()}
     made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
@@ -126,6 +129,33 @@ def _published() -> list[dict[str, Any]]:
         | {name: _mean([row[name] for row in rows if row.get(name) is not None]) for name in figures}
         for (system, case), rows in cases.items()
     ]
+
+
+def _drawn_sets(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over tasks, with the intervals of means over other such tasks."""
+    by_sets: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_sets.setdefault(row["sets"], {})[row["task"]] = row
+    real = by_sets["fixed"]
+    return [
+        {
+            "sets": sets,
+            "tasks": len(found),
+            "label's probability, points over equal weights": _points(
+                [row["probability"] - row["of_equal_weights"] for row in found.values()]
+            ),
+            "more than with the real sets": "-"
+            if sets == "fixed"
+            else _points([found[task]["probability"] - real[task]["probability"] for task in real]),
+            "CPU seconds of a fit": f"{np.mean([row['cpu_seconds'] for row in found.values()]):.1f}",
+        }
+        for sets, found in by_sets.items()
+    ]
+
+
+def _points(values: Sequence[float]) -> str:
+    mean = mean_interval(values)
+    return f"{100 * mean.mean:+.1f} [{100 * mean.low:+.1f}, {100 * mean.high:+.1f}]"
 
 
 def _claims(records: Sequence[dict[str, Any]], blocks: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

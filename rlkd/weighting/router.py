@@ -38,8 +38,15 @@ LESSONS: tuple[str, ...] = get_args(Lesson)
 (:func:`~rlkd.weighting.gain.teacher_gains`), or what the oracle says, which is told what teachers were trained on."""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From actions (B, K), targets (B, K) and present teachers (B, K), bool, to one loss an instance, shape (B,)."""
-SETS: Mapping[str, TeacherSets] = {"drawn": ROUTER_SETS, "fixed": TeacherSets()}
-"""Which sets of teachers a router meets: other ones beside its own, or its own alone."""
+SETS: Mapping[str, TeacherSets] = {
+    "drawn": ROUTER_SETS,
+    "fixed": TeacherSets(),
+    "copies": TeacherSets(copies=ROUTER_SETS.copies),
+    "absent": TeacherSets(dropout=ROUTER_SETS.dropout),
+    "sharpness": TeacherSets(sharpness=ROUTER_SETS.sharpness),
+    "classes": TeacherSets(classes=ROUTER_SETS.classes),
+}
+"""Which sets of teachers a router meets: other ones beside its own, its own alone, or those that differ in one way."""
 
 
 @dataclass(frozen=True, kw_only=True)
