@@ -22,6 +22,10 @@ from rlkd.types import State
 FEATURE_VERSION = 1
 LARGEST_LOGIT = 1e6
 """Logits are clipped to this size before anything is computed from them."""
+USUAL_LEAD = 2.0
+"""Of the largest logit over the second, in nats, to which teachers are scaled where they are seen as relative."""
+LEAST_SURENESS = 1e-3
+"""In nats: a teacher that says the same of all classes is not blown up."""
 
 BASE = (
     "present",
@@ -56,7 +60,9 @@ LABELLED = ("label_probability",)
 class ObservationConfig(ObservationSettings):
     """Which groups of features a policy sees; the layout is versioned by ``FEATURE_VERSION``."""
 
-    YOUNGER: ClassVar = frozenset({"reliability"})
+    YOUNGER: ClassVar = frozenset({"reliability", "relative"})
+    UNSAID: ClassVar = frozenset({"relative"})
+    """Switches that are only written down where they are on: so that what was made without them keeps its name."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -78,12 +84,12 @@ class ObservationConfig(ObservationSettings):
     def requires(self) -> frozenset[str]:
         """Fields of a :class:`~rlkd.types.State` that the features read beside the teacher logits."""
         switches = {"student_logits": self.student, "affinity": self.affinity, "labels": self.labelled}
-        switches |= {"reliability": self.reliability}
+        switches |= {"reliability": self.reliability, "sureness": self.relative}
         return frozenset(name for name, on in switches.items() if on)
 
     def to_dict(self) -> dict[str, bool]:
         """Plain values, for ``config.json``."""
-        return asdict(self)
+        return {name: on for name, on in asdict(self).items() if on or name not in self.UNSAID}
 
     @classmethod
     def from_dict(cls, values: Any) -> "ObservationConfig":
@@ -111,6 +117,8 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
         Shape (..., K, F), float32, every value in [-1, 1]; rows of absent teachers are zero.
     """
     logits = finite_logits(state.teacher_logits)
+    if config.relative:
+        logits = relative_logits(logits, _field(state, "sureness"))
     log_p = F.log_softmax(logits, dim=-1)
     p = log_p.exp()
     groups = [_base_features(logits, p, log_p, state)]
@@ -132,6 +140,29 @@ def teacher_features(state: State, config: ObservationConfig) -> Tensor:
 def finite_logits(logits: Tensor) -> Tensor:
     """Logits whose log-softmax is finite too: 0 * log 0 would be NaN."""
     return torch.nan_to_num(logits.detach().float()).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
+
+
+def usual_sureness(logits: Tensor) -> Tensor:
+    """How sure teachers usually are: the mean lead of the largest logit over the second.
+
+    Args:
+        logits: Of many instances, unnormalised, shape (N, K, C), N >= 1, C >= 2; no labels are needed.
+
+    Returns:
+        Shape (K,), float32, >= 0.
+    """
+    first, second = finite_logits(logits).double().topk(2, dim=-1).values.unbind(-1)
+    return (first - second).mean(0).float()
+
+
+def relative_logits(logits: Tensor, sureness: Tensor) -> Tensor:
+    """Logits (..., K, C) as they would be if all teachers were usually as sure as one another, ``USUAL_LEAD``.
+
+    Scales of logits are conventions of how teachers were trained. A network that is a stranger to them would trust
+    who sounds surest; so it sees how sure a teacher is for one that is usually ``sureness`` (..., K), in its logits.
+    """
+    scale = USUAL_LEAD / sureness.float().clamp_min(LEAST_SURENESS)
+    return (logits * scale.unsqueeze(-1)).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def _field(state: State, name: str) -> Tensor:

@@ -46,7 +46,7 @@ ENOUGH = 100
 FOLDS = 5
 BATCH = 1024
 ROUTER, EQUAL = "router", "uniform"
-TOLD = frozenset({"affinity", "reliability", "embeddings", "domains", "ids"})
+TOLD = frozenset({"affinity", "reliability", "sureness", "embeddings", "domains", "ids"})
 """What a weighting may require to be looked at before there is a student, and without the labels it is judged by."""
 
 Figures = dict[str, Any]

@@ -38,6 +38,9 @@ class State:
     reliability: Tensor | None = None
     """Shape (..., K, 2), of each teacher on the labelled validation rows: log odds of its accuracy, and its mean
     confidence minus its accuracy."""
+    sureness: Tensor | None = None
+    """Shape (..., K), how sure each teacher usually is: mean lead of its largest logit over the second, see
+    :func:`rlkd.features.usual_sureness`. No label is read for it."""
     ids: Tensor | None = None
     """Shape (...), int64 instance ids."""
     domains: Tensor | None = None
@@ -77,7 +80,7 @@ def pick_teachers(state: State, chosen: Tensor) -> State:
     """
     logits = state.teacher_logits
     index = chosen.unsqueeze(-1).expand(*chosen.shape, logits.shape[-1])
-    picked = {name: getattr(state, name) for name in ("teacher_mask", "affinity")}
+    picked = {name: getattr(state, name) for name in ("teacher_mask", "affinity", "sureness")}
     known = state.reliability
     return replace(
         state,
@@ -139,6 +142,10 @@ class LogitSource(Protocol):
     @property
     def reliability(self) -> Tensor | None:
         """How far each teacher is to be trusted, shape (K, 2), see :class:`State`; None where it was not measured."""
+
+    @property
+    def sureness(self) -> Tensor | None:
+        """How sure each teacher usually is, shape (K,), see :class:`State`; None where it was not measured."""
 
     def rows(self, ids: Tensor) -> Tensor:
         """Teacher logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rlkd.errors import PolicyError
-from rlkd.features import LARGEST_LOGIT, ObservationConfig, logit_spread, teacher_features
+from rlkd.features import (
+    LARGEST_LOGIT,
+    USUAL_LEAD,
+    ObservationConfig,
+    logit_spread,
+    teacher_features,
+    usual_sureness,
+)
 from rlkd.types import State
 
 EVERYTHING = ObservationConfig(student=True, affinity=True, reliability=True, labelled=True)
@@ -122,6 +129,41 @@ def test_nothing_depends_on_the_order_of_teachers_or_classes():
         labels=classes.argsort()[state.labels],
     )
     assert torch.allclose(teacher_features(renamed, EVERYTHING), features, atol=1e-6)
+
+
+RELATIVE = ObservationConfig(relative=True)
+
+
+def test_seen_as_relative_teachers_have_no_scale():
+    """Whatever each is multiplied by; for those that are usually two nats ahead, nothing changes at all."""
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(64, 3, 5)
+    usual = usual_sureness(logits)
+    state = State(teacher_logits=logits, sureness=usual.expand(64, 3))
+    features = teacher_features(state, RELATIVE)
+    scales = torch.tensor([0.2, 1.0, 7.0])
+    scaled = scales[:, None] * logits
+    assert torch.allclose(usual_sureness(scaled), scales * usual, rtol=1e-6)
+    louder = State(teacher_logits=scaled, sureness=usual_sureness(scaled).expand(64, 3))
+    assert torch.allclose(teacher_features(louder, RELATIVE), features, atol=1e-5)
+    assert not torch.allclose(teacher_features(louder, ObservationConfig()), features, atol=0.1)
+    alike = State(teacher_logits=logits, sureness=torch.full((64, 3), USUAL_LEAD))
+    assert torch.equal(teacher_features(alike, RELATIVE), teacher_features(alike, ObservationConfig()))
+
+
+def test_usual_sureness_by_hand():
+    logits = torch.tensor([[[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 2.0, -math.inf], [5.0, 0.0, 4.5]]])
+    assert usual_sureness(logits).tolist() == [2.0, 0.25]
+    silent = State(teacher_logits=logits[:, 1:], sureness=torch.zeros(2, 1))
+    assert teacher_features(silent, RELATIVE).abs().max() <= 1  # of who is never sure nothing is blown up without end
+    with pytest.raises(PolicyError, match="reads 'sureness', the state has none"):
+        teacher_features(State(teacher_logits=logits), RELATIVE)
+
+
+def test_what_is_not_relative_is_written_down_as_it_always_was():
+    assert "relative" not in ObservationConfig().to_dict()
+    assert ObservationConfig.from_dict(RELATIVE.to_dict()) == RELATIVE
+    assert RELATIVE.requires == {"sureness"}
 
 
 def test_an_absent_teacher_is_zero_and_leaves_no_trace_in_the_others():

@@ -455,6 +455,11 @@ def test_reliability_is_measured_on_labelled_validation_rows_by_hand() -> None:
     assert torch.equal(measured.pick(["right"]).reliability, known[1:])
     state = read_state(task, measured, torch.tensor([0, 5, 1]))
     assert torch.equal(state.reliability, known.expand(3, 2, 2))
+    usual = torch.tensor([np.log(0.9 / 0.1), 0.0]).float()  # of the one train row
+    for cache in (measured, measured.head(3), measured.take(np.arange(3))):
+        assert torch.allclose(cache.sureness, usual)
+    assert torch.allclose(measured.pick(["right"]).sureness, usual[1:])
+    assert torch.allclose(state.sureness, usual.expand(3, 2))
     hidden = replace(task, table=replace(table, labels=np.array([0, 0, -1, 0, -1, -1])))
     assert measured.measured(hidden).reliability[0].tolist() == pytest.approx([np.log(2 / 1), 0.9 - 1.0])
     unlabelled = replace(task, table=replace(table, labels=np.full(6, -1)))

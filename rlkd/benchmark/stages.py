@@ -54,7 +54,8 @@ def _planted_context(plan: SuiteTask) -> Context:
     names = [f"teacher-{k}" for k in range(len(arrays))]
     assert plan.planted is not None
     identity = f"planted-{digest(asdict(plan.planted))}"
-    return Context(case.task, LogitCache(arrays, names, knowledge=knowledge, identity=identity))
+    cache = LogitCache(arrays, names, knowledge=knowledge, identity=identity)
+    return Context(case.task, cache.measured(case.task))
 
 
 TeacherMaker = Callable[[SuiteTask, Task, Path], dict[str, Path]]

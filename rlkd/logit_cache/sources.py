@@ -13,12 +13,15 @@ from torch import Tensor
 
 from rlkd.data.task import Task
 from rlkd.errors import CacheError
+from rlkd.features import usual_sureness
 from rlkd.settings import CacheSettings
 from rlkd.types import Knowledge, LogitSource, State
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
     from rlkd.models.teachers import Teacher
 
+SURENESS_ROWS = 4096
+"""Rows that tell how sure a teacher usually is."""
 RAM_LIMIT = 2**30
 """Caches up to this many bytes (as float32) are held in memory; larger ones stay memory-mapped."""
 
@@ -32,7 +35,7 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         ids: Instance ids, shape (B,).
     """
     rows = ids.numpy()
-    embeddings, known = source.embedding_rows(ids), source.reliability
+    embeddings, known, sureness = source.embedding_rows(ids), source.reliability, source.sureness
     if embeddings is None and task.table.vectors is not None:
         embeddings = torch.from_numpy(task.table.vectors[rows])
     return State(
@@ -42,6 +45,7 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         ids=ids,
         affinity=source.affinity_rows(ids),
         reliability=None if known is None else known.expand(len(ids), -1, -1),
+        sureness=None if sureness is None else sureness.expand(len(ids), -1),
         embeddings=embeddings,
     )
 
@@ -64,6 +68,7 @@ class LogitCache:
         affinity: NDArray[np.float32] | None = None,
         embeddings: NDArray[np.floating[Any]] | None = None,
         reliability: Tensor | None = None,
+        sureness: Tensor | None = None,
         identity: str = "",
         folder: Path | None = None,
     ) -> None:
@@ -76,13 +81,14 @@ class LogitCache:
             affinity: Shape (N, K).
             embeddings: Of the instances, shape (N, D), in memory or memory-mapped.
             reliability: Of the teachers, shape (K, 2), see :meth:`measured`.
+            sureness: Of the teachers, shape (K,), likewise.
             identity: Changes with any byte of the cached files, and with the order of the teachers.
             folder: Where it lies; None: in memory.
         """
         self.identity, self.folder = identity, folder
         self.teacher_names = tuple(teacher_names)
         self.knowledge = knowledge
-        self.reliability = reliability
+        self.reliability, self.sureness = reliability, sureness
         self._arrays = [np.asarray(array) for array in arrays]  # np.memmap's own indexing takes twice the time
         self._affinity = None if affinity is None else torch.from_numpy(np.array(affinity, dtype=np.float32))
         self._embeddings = None if embeddings is None else np.asarray(embeddings)
@@ -131,6 +137,7 @@ class LogitCache:
             affinity=None if self._affinity is None else self._affinity[torch.from_numpy(ids)].numpy(),
             embeddings=None if self._embeddings is None else self._embeddings[ids],
             reliability=self.reliability,
+            sureness=self.sureness,
             identity=self.identity,
         )
 
@@ -138,11 +145,13 @@ class LogitCache:
         """The same, knowing how far each teacher is to be trusted: from the labelled validation rows of ``task``.
 
         Log odds are those of the accuracy with one more row right and one more wrong. Without labels there is no
-        reliability.
+        reliability. How sure the teachers usually are is read from train rows, ``SURENESS_ROWS`` at most.
         """
         ids = torch.from_numpy(task.labelled_ids("validation"))
         known = copy.copy(self)
-        known.reliability = None
+        known.reliability, train = None, task.splits["train"]
+        spaced = train[:: -(-len(train) // SURENESS_ROWS)]
+        known.sureness = usual_sureness(self.rows(torch.from_numpy(np.sort(spaced))))
         if len(ids):
             confidence, answers = self.rows(ids).double().softmax(-1).max(-1)
             right = (answers == torch.from_numpy(task.table.labels[ids.numpy()]).unsqueeze(1)).sum(0)
@@ -176,6 +185,7 @@ class LogitCache:
             affinity=None if affinity is None else affinity - affinity.mean(1, keepdims=True),
             embeddings=self._embeddings,
             reliability=None if self.reliability is None else self.reliability[index],
+            sureness=None if self.sureness is None else self.sureness[index],
             identity=f"{self.identity}:{','.join(names)}",
         )
 
@@ -188,6 +198,7 @@ class LogitCache:
             affinity=None if self._affinity is None else self._affinity[:rows].numpy(),
             embeddings=None if self._embeddings is None else self._embeddings[:rows],
             reliability=self.reliability,
+            sureness=self.sureness,
         )
 
 
@@ -196,6 +207,7 @@ class LiveTeachers:
 
     has_affinity = False
     reliability = None
+    sureness = None
     embedding_size = 0
 
     def __init__(

@@ -107,6 +107,12 @@ class ObservationSettings(Settings):
         "Observe how good and how overconfident each teacher is on the labelled validation rows.",
         flag="observe_reliability",
     )
+    relative: bool = knob(
+        False,
+        "Observe how sure each teacher is for one that is usually as sure as it is, so that scales of logits do not "
+        "matter; needs a cache.",
+        flag="observe_relative",
+    )
     labelled: bool = knob(
         False, "Observe the teacher's probability of the label; deployment needs labels then.", flag="observe_labels"
     )

@@ -99,6 +99,7 @@ class NoTeachers:
     knowledge = None
     has_affinity = False
     reliability = None
+    sureness = None
     embedding_size = 0
 
     def __init__(self, task: Task) -> None:
@@ -132,6 +133,8 @@ class JointSource:
     """Weights are recorded by task."""
     reliability = None
     """It differs from task to task."""
+    sureness = None
+    """Likewise."""
 
     def __init__(self, collection: TaskCollection, sources: Mapping[str, LogitSource]) -> None:
         """Hold the source of every task by name.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.errors import ConfigError
+from rlkd.features import usual_sureness
 from rlkd.settings import EpisodeSettings
 from rlkd.settings.knobs import check
 from rlkd.types import State, pick_teachers
@@ -85,8 +86,9 @@ class TeacherSets:
         if not held.all():
             state = replace(state, teacher_mask=torch.from_numpy(held) & state.present)
         if self.sharpness > 0:
-            factors = np.exp(random.uniform(-self.sharpness, self.sharpness, size=(*chosen.shape, 1)))
-            state = replace(state, teacher_logits=state.teacher_logits * torch.from_numpy(factors).float())
+            factors = torch.from_numpy(np.exp(random.uniform(-self.sharpness, self.sharpness, size=(*chosen.shape, 1))))
+            usually = None if state.sureness is None else state.sureness * factors.squeeze(-1).float()
+            state = replace(state, teacher_logits=state.teacher_logits * factors.float(), sureness=usually)
         return state, chosen
 
 
@@ -116,7 +118,12 @@ def other_tasks(state: State, random: np.random.Generator) -> Iterator[State]:
             count = int(random.integers(2, classes + 1))
             dealt = (_merged if how == 1 else _reduced)(dealt, random.permutation(classes), count)
         if len(dealt.teacher_logits):
-            yield dealt
+            yield dealt if how == 0 or dealt.sureness is None else _surer(dealt)
+
+
+def _surer(state: State) -> State:
+    """As usually sure as the teachers are of its classes."""
+    return replace(state, sureness=usual_sureness(state.teacher_logits).expand(len(state.teacher_logits), -1))
 
 
 def _merged(state: State, order: NDArray[np.int64], count: int) -> State:
