@@ -19,6 +19,7 @@ from rlkd.benchmark.stages import make_teachers, open_context
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.devices import one_thread
+from rlkd.features import USUAL_LEAD
 from rlkd.records import environment, file_hash, write_json_atomic
 from rlkd.types import State
 from rlkd.weighting.base import Evidence
@@ -61,7 +62,7 @@ def ship(suite: Suite, teachers: Path, output: Path) -> dict[str, Any]:
     policy.save_pretrained(output)
     logits = torch.tensor([[[6.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
     return {
-        "golden": policy.weights(State(teacher_logits=logits)).tolist(),
+        "golden": policy.weights(State(teacher_logits=logits, sureness=torch.full((2,), USUAL_LEAD))).tolist(),
         "files": {name: file_hash(output / name) for name in (CONFIG, WEIGHTS)},
         "bytes": sum((output / name).stat().st_size for name in (CONFIG, WEIGHTS)),
         "numbers": sum(value.numel() for value in load_file(output / WEIGHTS).values()),

@@ -276,7 +276,7 @@ def _check_observed(observation: ObservationConfig, cache: LogitSource, task: st
             f"the observation reads 'reliability', {place} has none; open it with rlkd.load_cache for a task with "
             "labelled validation rows"
         )
-    if observation.relative and cache.sureness is None:
+    if observation.relative and not cache.has_sureness:
         raise PolicyError(
             f"the observation reads 'sureness', {place} has none; open it with rlkd.load_cache, which measures it"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlkd.agents import train_policy
     from rlkd.data import Task, load_task
-    from rlkd.features import ObservationConfig
+    from rlkd.features import ObservationConfig, usual_sureness
     from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache
     from rlkd.models import load_student, load_teachers, train_teachers
     from rlkd.trainer import DistillationArguments, DistillationTrainer
@@ -35,6 +35,7 @@ _HOMES = {
     "load_weighting": "rlkd.weighting",
     "train_policy": "rlkd.agents",
     "train_teachers": "rlkd.models",
+    "usual_sureness": "rlkd.features",
 }
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "load_weighting",
     "train_policy",
     "train_teachers",
+    "usual_sureness",
 ]
 
 

@@ -39,7 +39,7 @@ class State:
     """Shape (..., K, 2), of each teacher on the labelled validation rows: log odds of its accuracy, and its mean
     confidence minus its accuracy."""
     sureness: Tensor | None = None
-    """Shape (..., K), how sure each teacher usually is: mean lead of its largest logit over the second, see
+    """Shape (..., K) or (K,), how sure each teacher usually is: mean lead of its largest logit over the second, see
     :func:`rlkd.features.usual_sureness`. No label is read for it."""
     ids: Tensor | None = None
     """Shape (...), int64 instance ids."""
@@ -86,7 +86,10 @@ def pick_teachers(state: State, chosen: Tensor) -> State:
         state,
         teacher_logits=logits.gather(-2, index),
         reliability=None if known is None else known.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, 2)),
-        **{name: None if value is None else value.gather(-1, chosen) for name, value in picked.items()},
+        **{
+            name: None if value is None else value.expand(logits.shape[:-1]).gather(-1, chosen)
+            for name, value in picked.items()
+        },
     )
 
 
@@ -143,10 +146,6 @@ class LogitSource(Protocol):
     def reliability(self) -> Tensor | None:
         """How far each teacher is to be trusted, shape (K, 2), see :class:`State`; None where it was not measured."""
 
-    @property
-    def sureness(self) -> Tensor | None:
-        """How sure each teacher usually is, shape (K,), see :class:`State`; None where it was not measured."""
-
     def rows(self, ids: Tensor) -> Tensor:
         """Teacher logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
 
@@ -156,6 +155,13 @@ class LogitSource(Protocol):
 
     def affinity_rows(self, ids: Tensor) -> Tensor | None:
         """Affinity of the instances to each teacher, shape (B, K), or None where it was not computed."""
+
+    @property
+    def has_sureness(self) -> bool:
+        """Whether it was measured how sure each teacher usually is."""
+
+    def sureness_rows(self, ids: Tensor) -> Tensor | None:
+        """How sure each teacher usually is, once for each of the instances, shape (B, K), or None; see `State`."""
 
     @property
     def embedding_size(self) -> int:

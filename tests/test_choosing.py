@@ -10,7 +10,7 @@ from rlkd.choosing import EQUAL, PRIOR, checked, choose, chosen_policy, reason_o
 from rlkd.data.planted import PlantedSettings, planted_case
 from rlkd.data.subset import keep_labels
 from rlkd.errors import WeightingError
-from rlkd.features import FEATURE_VERSION, ObservationConfig
+from rlkd.features import FEATURE_VERSION, USUAL_LEAD, ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.records import file_hash
 from rlkd.settings import StudentSettings
@@ -111,7 +111,7 @@ def test_the_shipped_policy_is_the_one_that_was_recorded():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 1_000_000
     config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))
     assert config["feature_version"] == FEATURE_VERSION
-    assert tuple(config["feature_names"]) == ObservationConfig().feature_names
+    assert tuple(config["feature_names"]) == ObservationConfig(relative=True).feature_names
     assert config["training"]["task"] == [task["task"] for task in record["seen"]]
     assert record["environment"]["commit"]
 
@@ -119,7 +119,7 @@ def test_the_shipped_policy_is_the_one_that_was_recorded():
 def test_the_shipped_policy_trusts_who_is_sure_where_others_are_not():
     """A golden value: it changes with the file, the observation or the network alone."""
     logits = torch.tensor([[[6.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
-    weights = load_policy("auto").weights(State(teacher_logits=logits))
+    weights = load_policy("auto").weights(State(teacher_logits=logits, sureness=torch.full((2,), USUAL_LEAD)))
     record = json.loads((ROOT / "benchmarks" / "policy.json").read_text(encoding="utf-8"))
     torch.testing.assert_close(weights, torch.tensor(record["golden"]), rtol=0, atol=1e-4)
     assert weights[0, 0] > 0.9

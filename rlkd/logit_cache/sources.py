@@ -35,7 +35,7 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         ids: Instance ids, shape (B,).
     """
     rows = ids.numpy()
-    embeddings, known, sureness = source.embedding_rows(ids), source.reliability, source.sureness
+    embeddings, known = source.embedding_rows(ids), source.reliability
     if embeddings is None and task.table.vectors is not None:
         embeddings = torch.from_numpy(task.table.vectors[rows])
     return State(
@@ -45,7 +45,7 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         ids=ids,
         affinity=source.affinity_rows(ids),
         reliability=None if known is None else known.expand(len(ids), -1, -1),
-        sureness=None if sureness is None else sureness.expand(len(ids), -1),
+        sureness=source.sureness_rows(ids),
         embeddings=embeddings,
     )
 
@@ -118,6 +118,15 @@ class LogitCache:
     def affinity_rows(self, ids: Tensor) -> Tensor | None:
         """Affinities of the instances ``ids`` (B,), shape (B, K), or None."""
         return None if self._affinity is None else self._affinity.index_select(0, ids)
+
+    @property
+    def has_sureness(self) -> bool:
+        """Whether it was measured how sure each teacher usually is."""
+        return self.sureness is not None
+
+    def sureness_rows(self, ids: Tensor) -> Tensor | None:
+        """How sure each teacher usually is, the same for all instances ``ids`` (B,), shape (B, K), or None."""
+        return None if self.sureness is None else self.sureness.expand(len(ids), -1)
 
     @property
     def embedding_size(self) -> int:
@@ -207,7 +216,7 @@ class LiveTeachers:
 
     has_affinity = False
     reliability = None
-    sureness = None
+    has_sureness = False
     embedding_size = 0
 
     def __init__(
@@ -228,6 +237,10 @@ class LiveTeachers:
 
     def affinity_rows(self, ids: Tensor) -> None:
         """None: affinities are computed when a cache is built."""
+        return
+
+    def sureness_rows(self, ids: Tensor) -> None:
+        """None: it is measured over many instances, when a cache is opened."""
         return
 
     def embedding_rows(self, ids: Tensor) -> None:

@@ -99,7 +99,7 @@ class NoTeachers:
     knowledge = None
     has_affinity = False
     reliability = None
-    sureness = None
+    has_sureness = False
     embedding_size = 0
 
     def __init__(self, task: Task) -> None:
@@ -111,6 +111,10 @@ class NoTeachers:
         return torch.zeros(len(ids), 1, self._task.num_classes)
 
     def affinity_rows(self, ids: Tensor) -> None:
+        """None."""
+        return
+
+    def sureness_rows(self, ids: Tensor) -> None:
         """None."""
         return
 
@@ -133,8 +137,6 @@ class JointSource:
     """Weights are recorded by task."""
     reliability = None
     """It differs from task to task."""
-    sureness = None
-    """Likewise."""
 
     def __init__(self, collection: TaskCollection, sources: Mapping[str, LogitSource]) -> None:
         """Hold the source of every task by name.
@@ -162,6 +164,11 @@ class JointSource:
         return all(self._sources[name].has_affinity for name in self._collection.names)
 
     @property
+    def has_sureness(self) -> bool:
+        """Whether all tasks have it."""
+        return all(self._sources[name].has_sureness for name in self._collection.names)
+
+    @property
     def embedding_size(self) -> int:
         """Length of the embeddings, if all tasks have the same; else 0."""
         sizes = {self._sources[name].embedding_size for name in self._collection.names}
@@ -180,6 +187,11 @@ class JointSource:
         """Affinities, shape (B, K), or None."""
         source, rows = self._own(ids)
         return source.affinity_rows(rows)
+
+    def sureness_rows(self, ids: Tensor) -> Tensor | None:
+        """How sure each teacher usually is on their task, shape (B, K), or None."""
+        source, rows = self._own(ids)
+        return source.sureness_rows(rows)
 
     def embedding_rows(self, ids: Tensor) -> Tensor | None:
         """Embeddings, shape (B, D), or None."""

@@ -96,7 +96,7 @@ def check_requirements(name: str, weighting: BaseWeighting, task: Task, source: 
         missing.append("affinity (build the cache with an embedder)")
     if "reliability" in weighting.requires and source.reliability is None:
         missing.append("the teachers' reliability (use a cache, and a task with labelled validation rows)")
-    if "sureness" in weighting.requires and source.sureness is None:
+    if "sureness" in weighting.requires and not source.has_sureness:
         missing.append("how sure the teachers usually are (use a cache, rlkd.load_cache measures it)")
     if "embeddings" in weighting.requires and not embedding_size(task, source):
         missing.append("embeddings (build the cache with an embedder and keep_embeddings)")

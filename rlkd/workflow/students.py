@@ -93,8 +93,16 @@ def run_distill(
             callbacks = [MetricsCallback(run), bar]
             own = chosen
             if chooses:
-                among = {"trained": trained_here(spec), "students": trial_students}
-                own = load_policy(chosen_policy(run.path, task, cache, settings, **among, progress=progress))
+                place = chosen_policy(
+                    run.path,
+                    task,
+                    cache,
+                    settings,
+                    trained=trained_here(spec),
+                    students=trial_students,
+                    progress=progress,
+                )
+                own = load_policy(place)
             trainer = make_trainer(task, cache, own, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
             trainer.train(resume_from_checkpoint=resume)
             trainer.save_model(str(run.path / "student"))
