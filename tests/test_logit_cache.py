@@ -459,6 +459,8 @@ def test_reliability_is_measured_on_labelled_validation_rows_by_hand() -> None:
     for cache in (measured, measured.head(3), measured.take(np.arange(3))):
         assert torch.allclose(cache.sureness, usual)
     assert torch.allclose(measured.pick(["right"]).sureness, usual[1:])
+    unmeasured = LogitCache([sure, right], ["sure", "right"]).sureness  # of all rows: nobody said which are of train
+    assert unmeasured.tolist() == pytest.approx([np.log(9), 4 * np.log(1.5) / 6])
     assert torch.allclose(state.sureness, usual.expand(3, 2))
     hidden = replace(task, table=replace(table, labels=np.array([0, 0, -1, 0, -1, -1])))
     assert measured.measured(hidden).reliability[0].tolist() == pytest.approx([np.log(2 / 1), 0.9 - 1.0])

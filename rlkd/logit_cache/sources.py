@@ -81,14 +81,14 @@ class LogitCache:
             affinity: Shape (N, K).
             embeddings: Of the instances, shape (N, D), in memory or memory-mapped.
             reliability: Of the teachers, shape (K, 2), see :meth:`measured`.
-            sureness: Of the teachers, shape (K,), likewise.
+            sureness: Of the teachers, shape (K,), likewise; None: measured on all instances when it is asked for.
             identity: Changes with any byte of the cached files, and with the order of the teachers.
             folder: Where it lies; None: in memory.
         """
         self.identity, self.folder = identity, folder
         self.teacher_names = tuple(teacher_names)
         self.knowledge = knowledge
-        self.reliability, self.sureness = reliability, sureness
+        self.reliability, self._sureness = reliability, sureness
         self._arrays = [np.asarray(array) for array in arrays]  # np.memmap's own indexing takes twice the time
         self._affinity = None if affinity is None else torch.from_numpy(np.array(affinity, dtype=np.float32))
         self._embeddings = None if embeddings is None else np.asarray(embeddings)
@@ -119,14 +119,22 @@ class LogitCache:
         """Affinities of the instances ``ids`` (B,), shape (B, K), or None."""
         return None if self._affinity is None else self._affinity.index_select(0, ids)
 
-    @property
-    def has_sureness(self) -> bool:
-        """Whether it was measured how sure each teacher usually is."""
-        return self.sureness is not None
+    has_sureness = True
 
-    def sureness_rows(self, ids: Tensor) -> Tensor | None:
-        """How sure each teacher usually is, the same for all instances ``ids`` (B,), shape (B, K), or None."""
-        return None if self.sureness is None else self.sureness.expand(len(ids), -1)
+    @property
+    def sureness(self) -> Tensor:
+        """How sure each teacher usually is, shape (K,)."""
+        if self._sureness is None:
+            self._sureness = self._sureness_on(np.arange(len(self)))
+        return self._sureness
+
+    def _sureness_on(self, ids: NDArray[np.int64]) -> Tensor:
+        spaced = np.sort(ids)[:: -(-len(ids) // SURENESS_ROWS)]
+        return usual_sureness(self.rows(torch.from_numpy(spaced)))
+
+    def sureness_rows(self, ids: Tensor) -> Tensor:
+        """How sure each teacher usually is, the same for all instances ``ids`` (B,), shape (B, K)."""
+        return self.sureness.expand(len(ids), -1)
 
     @property
     def embedding_size(self) -> int:
@@ -146,7 +154,7 @@ class LogitCache:
             affinity=None if self._affinity is None else self._affinity[torch.from_numpy(ids)].numpy(),
             embeddings=None if self._embeddings is None else self._embeddings[ids],
             reliability=self.reliability,
-            sureness=self.sureness,
+            sureness=self._sureness,
             identity=self.identity,
         )
 
@@ -158,9 +166,7 @@ class LogitCache:
         """
         ids = torch.from_numpy(task.labelled_ids("validation"))
         known = copy.copy(self)
-        known.reliability, train = None, task.splits["train"]
-        spaced = train[:: -(-len(train) // SURENESS_ROWS)]
-        known.sureness = usual_sureness(self.rows(torch.from_numpy(np.sort(spaced))))
+        known.reliability, known._sureness = None, self._sureness_on(task.splits["train"])
         if len(ids):
             confidence, answers = self.rows(ids).double().softmax(-1).max(-1)
             right = (answers == torch.from_numpy(task.table.labels[ids.numpy()]).unsqueeze(1)).sum(0)
@@ -194,7 +200,7 @@ class LogitCache:
             affinity=None if affinity is None else affinity - affinity.mean(1, keepdims=True),
             embeddings=self._embeddings,
             reliability=None if self.reliability is None else self.reliability[index],
-            sureness=None if self.sureness is None else self.sureness[index],
+            sureness=None if self._sureness is None else self._sureness[index],
             identity=f"{self.identity}:{','.join(names)}",
         )
 
@@ -207,7 +213,7 @@ class LogitCache:
             affinity=None if self._affinity is None else self._affinity[:rows].numpy(),
             embeddings=None if self._embeddings is None else self._embeddings[:rows],
             reliability=self.reliability,
-            sureness=self.sureness,
+            sureness=self._sureness,
         )
 
 
