@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> None:
         "note": NOTE,
         "commit": commit(),
         "points": [
-            {"task": point.task, "student": point.student, "weighting": point.weighting, "gain": round(point.gain, 3)}
+            {"task": point.task, "family": point.family, "student": point.student, "weighting": point.weighting}
+            | {"gain": round(point.gain, 3)}
             | {name: round(point.reachable[measured.student][kind], 5) for name, kind in KINDS.items()}
             for point in points
         ],

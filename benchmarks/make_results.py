@@ -78,7 +78,8 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     published = "The published algorithms on planted teachers, shown for what they are"
     files[published], tables[published] = PUBLISHED, _published()
     drawn = "What each way of drawing sets of teachers adds, on tasks left out"
-    files[drawn], tables[drawn] = DRAWN, _drawn_sets(_rows(DRAWN))
+    if DRAWN.exists():
+        files[drawn], tables[drawn] = DRAWN, _drawn_sets(_rows(DRAWN))
     notes = {caption: _file_note(path) for caption, path in files.items()}
     made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():

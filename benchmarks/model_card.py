@@ -48,7 +48,7 @@ def unseen(records: Sequence[Mapping[str, Any]]) -> list[str]:
         f"| task | equal weights | {' | '.join(UNSEEN.values())} | its share of the gap |",
         "|---|---|---|---|---|---|",
     ]
-    for runs in group_runs(records):
+    for runs in group_runs([record for record in records if record["kind"] == "run"]):
         rows = {row["weighting"]: row for row in task_rows(runs)}
         if rows.keys() >= UNSEEN.keys():
             cells = [

@@ -198,7 +198,7 @@ def test_the_shipped_lines_are_those_of_their_points() -> None:
     lines = json.loads(LINES.read_text(encoding="utf-8"))
     points = lines["points"]
     for name, key in (("measured", "reachable"), ("hinted", "hint")):
-        fitted = GainLine.fit([p[key] for p in points], [p["gain"] for p in points], [p["task"] for p in points])
+        fitted = GainLine.fit([p[key] for p in points], [p["gain"] for p in points], [p["family"] for p in points])
         assert fitted.record() == pytest.approx(lines[name], rel=1e-3)
 
 
