@@ -99,6 +99,7 @@ def state_of(case, teachers=TEACHERS, classes=CLASSES, masked=False):
         labels=torch.from_numpy(rng.integers(UNLABELLED, classes, len(rows))),
         ids=torch.from_numpy(rng.permutation(10_000)[: len(rows)]),
         domains=torch.from_numpy(rng.integers(3, size=len(rows))),
+        sureness=torch.from_numpy(2.0 ** rng.integers(-2, 4, teachers)).float().expand(len(rows), -1),  # scales exactly
         progress=0.5,
         temperature=float(rng.choice([1.0, 4.0])),
     )
@@ -144,7 +145,9 @@ def rows_of(state, order):
 
 def teachers_of(state, order):
     mask = None if state.teacher_mask is None else state.teacher_mask[:, order]
-    return dataclasses.replace(state, teacher_logits=state.teacher_logits[:, order], teacher_mask=mask)
+    return dataclasses.replace(
+        state, teacher_logits=state.teacher_logits[:, order], teacher_mask=mask, sureness=state.sureness[:, order]
+    )
 
 
 def near(name):
@@ -192,7 +195,8 @@ def check_copies(name, weighting, case, size, masked):
     """The same teacher several times over, each with something added: nobody is preferred."""
     state = state_of(case, *size, masked=masked)
     shift = torch.from_numpy(np.random.default_rng(case[-1]).integers(-64, 65, (len(state.ids), size[0], 1)))
-    weights = weighting.weights(dataclasses.replace(state, teacher_logits=state.teacher_logits + shift))
+    same = torch.ones_like(state.sureness)
+    weights = weighting.weights(dataclasses.replace(state, teacher_logits=state.teacher_logits + shift, sureness=same))
     expected = state.present / state.present.sum(-1, keepdim=True)
     assert torch.allclose(weights, expected, atol=1e-5), (weights - expected).abs().max()
 
