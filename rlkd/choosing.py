@@ -213,8 +213,8 @@ def chosen_policy(
     return place
 
 
-def checked(spec: WeightingSpec, students: int) -> Policy:
-    """The policy that ``auto`` starts from, once it is clear that everything it is to try can be read.
+def check_choice(spec: WeightingSpec, students: int) -> None:
+    """Refuse an ``auto`` that cannot try what it names, before anything is written.
 
     Args:
         spec: ``auto`` or ``auto:PATH``.
@@ -228,7 +228,6 @@ def checked(spec: WeightingSpec, students: int) -> Policy:
         if students == 0:
             raise WeightingError(f"{spec.text} would be ignored without trial students; ask for some, or for auto")
         load_policy(str(spec.argument))
-    return load_policy(AUTO)
 
 
 def trained_here(spec: WeightingSpec) -> str | None:

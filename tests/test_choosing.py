@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlkd.choosing import EQUAL, PRIOR, checked, choose, chosen_policy, reason_of, trial_settings
+from rlkd.choosing import EQUAL, PRIOR, check_choice, choose, chosen_policy, reason_of, trial_settings
 from rlkd.data.planted import PlantedSettings, planted_case
 from rlkd.data.subset import keep_labels
 from rlkd.errors import WeightingError
@@ -89,7 +89,7 @@ def test_a_policy_that_was_trained_here_is_tried_too(specialists, router, tmp_pa
     named = WeightingSpec.parse(f"auto:{tmp_path / 'trained'}")
     assert named.short_name([named]) == "auto"
     with pytest.raises(WeightingError, match="would be ignored without trial students; ask for some"):
-        checked(named, 0)
+        check_choice(named, 0)
     with pytest.raises(WeightingError, match="by trial students, which `distill` and `compare` do; take policy:"):
         build_weighting(named, task, cache)
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from rlkd.benchmark.compared import compared_weightings
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, one_more_process, run_units
-from rlkd.choosing import checked
+from rlkd.choosing import check_choice
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.devices import check_device
@@ -64,7 +64,7 @@ def check_comparison(
         if spec.name == "router":  # it is fitted when the comparison has a directory
             check_teachers(Evidence.of(task, cache), Router.plan(spec.argument))
         elif spec.name == AUTO:
-            checked(spec, trial_students)
+            check_choice(spec, trial_students)
         else:
             build_weighting(spec, task, cache)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)

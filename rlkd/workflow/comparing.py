@@ -22,12 +22,18 @@ GROWING = frozenset({"weightings", "seeds"})
 """What a resumed comparison may have more of."""
 
 
-def default_weightings(cache: LogitCache, policy: str | None) -> list[str]:
-    """The weightings that belong into every table: baselines, the policy with its controls, router and oracle."""
+def default_weightings(cache: LogitCache, policy: str | None, *, chooses: bool) -> list[str]:
+    """The weightings that belong into every table: baselines, the policy with its controls, router and oracle.
+
+    Args:
+        cache: The teachers' logits.
+        policy: Folder of a policy that was trained here.
+        chooses: Let ``auto`` try it.
+    """
     learned = [] if policy is None else [f"{name}:{policy}" for name in ("policy", "policy_shuffle", "policy_mean")]
     return [
         *DEFAULT_ARMS,
-        AUTO if policy is None else f"{AUTO}:{policy}",
+        f"{AUTO}:{policy}" if chooses and policy is not None else AUTO,
         *learned,
         "router",
         "router:gain",
@@ -55,7 +61,8 @@ def run_compare(
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
     begun = _begun(Path(output_dir)) if resume else {}
-    names, seeds = _extended(begun, list(weightings), default_weightings(cache, policy), policy, seeds)
+    default = default_weightings(cache, policy, chooses=trial_students > 0)
+    names, seeds = _extended(begun, list(weightings), default, policy, seeds)
     check_comparison(task, cache, names, settings, seeds=range(seeds), jobs=jobs, trial_students=trial_students)
     chooses = any(WeightingSpec.parse(name).name == AUTO for name in names)
     config = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlkd.benchmark import weights_summary
-from rlkd.choosing import checked, chosen_policy, reason_of, trained_here
+from rlkd.choosing import check_choice, chosen_policy, reason_of, trained_here
 from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.devices import check_device
@@ -72,7 +72,9 @@ def run_distill(
     cache = load_cache(cache_dir, task)
     spec = WeightingSpec.parse(weighting)
     chooses = spec.name == AUTO
-    chosen = checked(spec, trial_students) if chooses else build_weighting(spec, task, cache, seed=seed)
+    if chooses:
+        check_choice(spec, trial_students)
+    named = None if chooses else build_weighting(spec, task, cache, seed=seed)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
     config = {
         "command": "distill",
@@ -91,16 +93,10 @@ def run_distill(
         with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
             checkpoints = run.path / "checkpoints"
             callbacks = [MetricsCallback(run), bar]
-            own = chosen
-            if chooses:
+            own, trained = named, trained_here(spec)
+            if own is None:
                 place = chosen_policy(
-                    run.path,
-                    task,
-                    cache,
-                    settings,
-                    trained=trained_here(spec),
-                    students=trial_students,
-                    progress=progress,
+                    run.path, task, cache, settings, trained=trained, students=trial_students, progress=progress
                 )
                 own = load_policy(place)
             trainer = make_trainer(task, cache, own, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
