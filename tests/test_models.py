@@ -11,9 +11,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
+from rlkd.data import load_task
 from rlkd.data.batching import encode_inputs
+from rlkd.data.subset import limit_rows
 from rlkd.data.task import Table, Task
 from rlkd.errors import (
     ConfigError,
@@ -477,6 +480,17 @@ def test_train_specialists_and_resume(task: Task, tmp_path: Path) -> None:
         (paths[1] / name).unlink()
     (again,) = load_teachers(train()[1:], task, device="cpu")
     assert again.identity == before
+
+
+def test_a_linear_teacher_is_the_same_on_any_number_of_threads(tmp_path: Path) -> None:
+    """Caches, students and the README's table hang on its last bits."""
+    task = limit_rows(load_task("docstrings"), {"train": 400})
+    fitted = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            (teacher,) = load_teachers(list(train_teachers(task, tmp_path / str(threads), kinds=["tfidf"])), task)
+            fitted.append(teacher.model[-1].coef_)
+    assert np.array_equal(*fitted)
 
 
 def test_train_on_vectors_and_by_domain(tmp_path: Path) -> None:

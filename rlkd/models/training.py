@@ -172,6 +172,7 @@ def _train_sklearn(task: Task, path: Path, plan: TeacherSettings, rows: NDArray[
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
+    from threadpoolctl import threadpool_limits
 
     classifier = LogisticRegression(C=20.0, max_iter=300)
     model: Any = classifier
@@ -181,7 +182,8 @@ def _train_sklearn(task: Task, path: Path, plan: TeacherSettings, rows: NDArray[
         # Words that occur once tell nothing, unless there are hardly any rows.
         rare = 2 if len(rows) >= 200 else 1
         model = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=rare), classifier)
-    with warnings.catch_warnings():
+    # another number of threads sums in another order, and the fit ends somewhere else
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
             model.fit(joined_inputs(task, rows), np.array(task.label_names)[task.table.labels[rows]])
