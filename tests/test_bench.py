@@ -416,11 +416,12 @@ ELSEWHERE = {
     "policies": {
         "all": {"kind": "router", "elsewhere": True},
         "one": {"kind": "router", "elsewhere": ["b"]},
+        "rewards": {"warm_start": True, "elsewhere": True},
         "unused": {"kind": "router", "elsewhere": ["a"]},
     },
     "weightings": ["uniform"],
     "tasks": [
-        {"name": "a", "planted": {"num_rows": 200}, "family": "a", "weightings": ["uniform", "all", "one"]},
+        {"name": "a", "planted": {"num_rows": 200}, "family": "a", "weightings": ["uniform", "all", "one", "rewards"]},
         {"name": "b", "planted": {"num_rows": 210}, "family": "b", "weightings": []},
         {"name": "c", "planted": {"num_rows": 220}, "family": "c"},
         {"name": "few", "planted": {"num_rows": 210}, "family": "b", "labels": 30},
@@ -434,11 +435,13 @@ def test_a_policy_learns_elsewhere_on_all_other_families_or_on_the_tasks_that_it
     assert {name: plan.others for name, plan in task.policies.items()} == {
         "all": ("b", "c"),
         "one": ("b",),
+        "rewards": ("b", "c"),
         "unused": (),
     }
     assert task.policy_key("all", 0) != task.policy_key("one", 0)
     for wrong, message in (
         ("a", "learns on 'a', no task of another family"),
+        ("nobody", "learns on 'nobody', no task of another family that has all labels; name some of b, c"),
         (5, "true, false, or names of tasks, got"),
     ):
         policies = {"one": {"kind": "router", "elsewhere": [wrong]}}
@@ -455,7 +458,7 @@ def test_a_task_that_is_run_alone_brings_the_tasks_that_its_policies_learn_on(tm
     assert {unit.name for unit in plan_units(alone)} < {unit.name for unit in plan_units(suite)}
     (record, *_) = run_suite(select(suite, tasks=["a"], smoke=True), tmp_path / "out")
     assert record["status"] == "ok"
-    assert {record["weighting"] for record in runs_in(tmp_path / "out")} == {"uniform", "all", "one"}
+    assert {record["weighting"] for record in runs_in(tmp_path / "out")} == {"uniform", "all", "one", "rewards"}
     assert all(record["status"] == "ok" for record in read_jsonl(tmp_path / "out" / "results.jsonl"))
     assert [task.name for task in select(suite, tasks=["c"]).tasks] == ["c"]
 

@@ -285,6 +285,8 @@ def _with_others(task: SuiteTask, everybody: Sequence[SuiteTask]) -> SuiteTask:
 
 def _learning_on(plan: SuitePolicy, strangers: Mapping[str, SuiteTask], task: str) -> SuitePolicy:
     """A policy that knows the tasks that it learns on: one of those that share their teachers."""
+    if not strangers:
+        raise ConfigError(f"policy {plan.name!r} learns on other tasks than {task!r}, got none; add some")
     by_teachers: dict[str, SuiteTask] = {}
     for name in plan.elsewhere or strangers:
         if name not in strangers:
@@ -293,8 +295,6 @@ def _learning_on(plan: SuitePolicy, strangers: Mapping[str, SuiteTask], task: st
                 f"labels; name some of {', '.join(strangers)}"
             )
         by_teachers.setdefault(strangers[name].teachers_key, strangers[name])
-    if not by_teachers:
-        raise ConfigError(f"policy {plan.name!r} learns on other tasks than {task!r}, got none; add some")
     students = [next(iter(one.students.values())).record() for one in by_teachers.values()]
     key = digest(as_usual([list(by_teachers), students]))
     return replace(plan, others=tuple(one.name for one in by_teachers.values()), others_key=key)
@@ -341,8 +341,15 @@ def select(
     rest = [replace(task, weightings=()) for name, task in known.items() if name not in named]
     changed += [_changed(task, (), seeds, device, smoke) for task in rest]
     whole = with_others(replace(suite, tasks=tuple(changed)))
+    if smoke:
+        whole = replace(whole, tasks=tuple(map(_from_one_other, whole.tasks)))
     learned_on = {name for task in whole.tasks for plan in task.policies.values() for name in plan.others}
     return replace(whole, tasks=tuple(task for task in whole.tasks if task.name in learned_on or task.name in named))
+
+
+def _from_one_other(task: SuiteTask) -> SuiteTask:
+    """The task, whose policies that learn elsewhere learn on one other task: a few steps are no episode of each."""
+    return replace(task, policies={name: replace(plan, others=plan.others[:1]) for name, plan in task.policies.items()})
 
 
 def _changed(
