@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         "points": [
             {"task": point.task, "family": point.family, "student": point.student, "weighting": point.weighting}
             | {"gain": round(point.gain, 3)}
-            | {name: round(point.reachable[measured.student][kind], 5) for name, kind in KINDS.items()}
+            | {name: round(point.surely(measured.student, kind), 5) for name, kind in KINDS.items()}
             for point in points
         ],
     }

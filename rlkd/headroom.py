@@ -23,7 +23,7 @@ from rlkd.data.task import UNLABELLED, Task
 from rlkd.errors import TaskError
 from rlkd.logit_cache import read_state
 from rlkd.losses import soft_targets
-from rlkd.stats.prediction import FEWEST_ROWS, GainLine
+from rlkd.stats.prediction import FEWEST_ROWS, GainLine, surely
 from rlkd.types import LogitSource, State
 from rlkd.weighting.base import BaseWeighting, Evidence, equal_weights, mixture
 from rlkd.weighting.learned import load_policy
@@ -251,7 +251,7 @@ def _arm(name: str, found: Figures, started: float) -> Figures:
     at, measured = found["by_student"][lines["student"]], "own" in found
     kind, line = ("gain", "measured") if measured else ("hint", "hinted")
     rise, error = at[kind], at[f"{kind}_error"]
-    expected = GainLine(**lines[line]).predicted(rise, error)
+    expected = GainLine(**lines[line]).predicted(surely(rise, error), error)
     return {
         "what": name,
         "rows": found["rows"],

@@ -18,7 +18,7 @@ from rlkd.logit_cache import LogitCache
 from rlkd.report.headroom import headroom_text, headroom_verdict
 from rlkd.report.headroom_points import best_fit, learned_points, one_each
 from rlkd.stats import group_runs
-from rlkd.stats.prediction import GainLine, left_out_predictions, right_verdicts
+from rlkd.stats.prediction import GainLine, left_out_predictions, right_verdicts, surely
 from rlkd.weighting import build_weighting, load_policy
 from rlkd.weighting.fixed import Uniform
 
@@ -184,6 +184,11 @@ def test_a_known_line_is_found_and_its_intervals_cover() -> None:
     assert repeated.record() == pytest.approx(line.record())  # it is tasks that count, not points
 
 
+def test_what_few_rows_leave_open_is_not_reachable() -> None:
+    assert [surely(x, 0.25) for x in (2.0, 0.5, 0.25, 0.0, -0.25, -0.5, -2.0)] == [1.5, 0, 0, 0, 0, 0, -1.5]
+    assert surely(0.1, 0.0) == 0.1
+
+
 def test_a_task_has_no_part_in_its_own_prediction() -> None:
     x, y, tasks = synthetic(6)
     changed = y.copy()
@@ -204,8 +209,9 @@ def test_the_shipped_lines_are_those_of_their_points() -> None:
 
 def runs(task: str, gain: float, reached: float | None) -> list[dict[str, Any]]:
     """Two seeds of equal weights and of a policy."""
-    other = {"gain": 0.3 - (reached or 0), "hint": 0.0}
-    found = {"rows": 100, "by_student": {"a": {"gain": reached, "hint": reached}, "b": other}}
+    other = {"gain": 0.3 - (reached or 0), "hint": 0.0, "gain_error": 0.01, "hint_error": 0.01}
+    own = {"gain": reached, "hint": reached, "gain_error": 0.01, "hint_error": 0.03}
+    found = {"rows": 100, "by_student": {"a": own, "b": other}}
     head = {"kind": "run", "status": "ok", "task": task, "student": "s", "metric": "accuracy"}
     return [
         {**head, "weighting": name, "seed": seed, "accuracy": 0.5 + more}
@@ -224,6 +230,7 @@ def test_points_are_of_runs_that_say_what_was_reachable() -> None:
     router = replace(points[0], weighting="router")
     shipped = replace(points[0], weighting="policy_shipped")
     assert one_each([router, points[0], shipped, points[1]]) == [shipped, points[1]]
+    assert [round(points[2].surely("a", kind), 9) for kind in ("gain", "hint")] == [0.06, 0.02]
     fit = best_fit(points)
     assert fit is not None
     assert (fit.student, fit.rank_correlation) == ("a", pytest.approx(1.0))

@@ -1,6 +1,5 @@
 """The one way to say that a folder is finished: ``done.json``, written last, with what the folder was made of."""
 
-import logging
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,8 +11,6 @@ from rlkd.errors import OutputDirectoryError
 from rlkd.records.checkpoints import verify_manifest, write_manifest
 from rlkd.records.files import cannot_write, plain, read_object, sync, write_json_atomic
 from rlkd.records.locks import held
-
-log = logging.getLogger(__name__)
 
 DONE = "done.json"
 LOCK = ".making.tmp"

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlkd.report.weighting_names import ROUTER, base, is_control, is_policy
 from rlkd.stats import ACCURACY, UNIFORM, Estimate, TaskRuns, rank_correlation, spread
-from rlkd.stats.prediction import FEWEST_ROWS, FEWEST_TASKS, GainLine, left_out_predictions, right_verdicts
+from rlkd.stats.prediction import FEWEST_ROWS, FEWEST_TASKS, GainLine, left_out_predictions, right_verdicts, surely
 
 AUTO = "auto"
 MEASURED, HINTED = "gain", "hint"
@@ -23,7 +23,8 @@ class Point:
     student: str
     weighting: str
     reachable: Mapping[str, Mapping[str, float]]
-    """By imagined student, see ``STUDENTS`` in :mod:`rlkd.headroom`: ``gain`` and ``hint``, means over seeds."""
+    """By imagined student, see ``STUDENTS`` in :mod:`rlkd.headroom`: ``gain`` and ``hint`` with their standard errors,
+    means over seeds, which share their rows."""
     gain: float
     """Of students over equal weights, in points of accuracy."""
     gain_low: float | None
@@ -35,6 +36,11 @@ class Point:
     def family(self) -> str:
         """Whose data it has, the first word of its name (``trec6-30``, ``trec6-tiny``): what is left out together."""
         return self.task.partition("-")[0]
+
+    def surely(self, student: str, kind: str) -> float:
+        """What is surely reachable: with labels or without, for an imagined student."""
+        found = self.reachable[student]
+        return surely(found[kind], found[f"{kind}_error"])
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -85,7 +91,7 @@ def learned_points(tables: Iterable[TaskRuns]) -> list[Point]:
                     reachable={
                         student: {
                             kind: float(np.mean([one["by_student"][student][kind] for one in found]))
-                            for kind in (MEASURED, HINTED)
+                            for kind in found[0]["by_student"][student]
                         }
                         for student in found[0]["by_student"]
                     },
@@ -135,7 +141,7 @@ def best_fit(points: Sequence[Point], kind: str = MEASURED, student: str | None 
     gains = [point.gain for point in points]
     fits = []
     for name in points[0].reachable if student is None else [student]:
-        x = [point.reachable[name][kind] for point in points]
+        x = [point.surely(name, kind) for point in points]
         if len(set(x)) < FEWEST_TASKS:
             continue
         predictions = left_out_predictions(x, gains, families)

@@ -20,6 +20,21 @@ FEWEST_ROWS = 10
 """Labelled rows below which what is reachable is not measured."""
 FEWEST_TASKS = 3
 """Tasks from which on a line has a spread worth the name."""
+SURE = 2.0
+"""Standard errors by which something must be reachable to count: rows that are few must not promise."""
+
+
+def surely(reachable: float, error: float) -> float:
+    """What of it is reachable beyond chance: the end of its interval that is next to nothing, 0 if 0 lies within.
+
+    Left out, tasks are told apart better by this than by the mean: of a difference that some hundred rows leave open,
+    students gained nothing.
+
+    Args:
+        reachable: A rise or a fall.
+        error: Its standard error, >= 0.
+    """
+    return math.copysign(max(abs(reachable) - SURE * error, 0.0), reachable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +60,7 @@ class GainLine:
         """Fit the line; every task counts once, however many points it has.
 
         Args:
-            reachable: Shape (points,).
+            reachable: What of it is sure, see :func:`surely`, shape (points,).
             gains: Of students, in points, shape (points,).
             tasks: Of each point.
 
@@ -70,7 +85,7 @@ class GainLine:
         """The gain of a student on a new task in points, from -100 to 100, with its prediction interval.
 
         Args:
-            reachable: What is reachable there.
+            reachable: What is surely reachable there.
             error: Its standard error: how well the rows at hand tell.
             level: Of the interval, in (0, 1).
         """
