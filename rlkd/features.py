@@ -162,7 +162,8 @@ def relative_logits(logits: Tensor, sureness: Tensor) -> Tensor:
     who sounds surest; so it sees how sure a teacher is for one that is usually ``sureness`` (..., K), in its logits.
     """
     scale = USUAL_LEAD / sureness.float().clamp_min(LEAST_SURENESS)
-    return (logits * scale.unsqueeze(-1)).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
+    below = logits - logits.amax(-1, keepdim=True)  # scaled logits that are large would lose their differences
+    return (below * scale.unsqueeze(-1)).clamp_(-LARGEST_LOGIT, 0)
 
 
 def _field(state: State, name: str) -> Tensor:

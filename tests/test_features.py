@@ -135,7 +135,7 @@ RELATIVE = ObservationConfig(relative=True)
 
 
 def test_seen_as_relative_teachers_have_no_scale():
-    """Whatever each is multiplied by; for those that are usually two nats ahead, nothing changes at all."""
+    """Whatever each is multiplied by; for those that are usually two nats ahead, nothing changes."""
     torch.manual_seed(0)
     logits = 3 * torch.randn(64, 3, 5)
     usual = usual_sureness(logits)
@@ -148,7 +148,17 @@ def test_seen_as_relative_teachers_have_no_scale():
     assert torch.allclose(teacher_features(louder, RELATIVE), features, atol=1e-5)
     assert not torch.allclose(teacher_features(louder, ObservationConfig()), features, atol=0.1)
     alike = State(teacher_logits=logits, sureness=torch.full((64, 3), USUAL_LEAD))
-    assert torch.equal(teacher_features(alike, RELATIVE), teacher_features(alike, ObservationConfig()))
+    assert torch.allclose(teacher_features(alike, RELATIVE), teacher_features(alike, ObservationConfig()), atol=1e-6)
+
+
+@pytest.mark.parametrize("sureness", [1e-3, 2.0, 40.0])
+def test_seen_as_relative_teachers_have_no_origin(sureness):
+    """Log probabilities of long texts lie at thousands below zero: scaled up, they must not lose their differences."""
+    logits = torch.randint(-40, 40, (64, 3, 5)).float() / 8
+    near, far = (
+        State(teacher_logits=logits + origin, sureness=torch.full((64, 3), sureness)) for origin in (0.0, -65536.0)
+    )
+    assert torch.equal(teacher_features(near, RELATIVE), teacher_features(far, RELATIVE))
 
 
 def test_usual_sureness_by_hand():

@@ -7,6 +7,8 @@ import torch
 from rlkd.losses import logit_gain, loss_gradient
 from rlkd.types import State
 from rlkd.weighting.gain import gain_actions, student_of_any_age, teacher_gains
+from rlkd.weighting.learned import SHARPNESS
+from rlkd.weighting.router import STRENGTHS, Lessons, likeliest_strength
 from rlkd.weighting.teacher_sets import ROUTER_SETS, TeacherSets, other_tasks
 
 
@@ -88,3 +90,35 @@ def test_a_drawn_teacher_is_sharper_or_softer_and_stays_in_its_bounds():
     assert 0.49 < factors.min() < 0.6
     assert 1.7 < factors.max() < 2.02
     assert ROUTER_SETS.vary
+
+
+def lessons_of(said: torch.Tensor, features: torch.Tensor, unseen: torch.Tensor) -> Lessons:
+    return Lessons(features=features, targets=torch.zeros_like(said), said=said, unseen=unseen)
+
+
+def test_a_router_goes_as_far_as_the_label_gets_likelier(state):
+    """Where it is right, all the way; where it is wrong, hardly; else to the maximum of the likelihood."""
+    actions = torch.where(state.present, 2 * torch.rand(40, 4) - 1, -torch.inf)
+    features = torch.stack([state.present.float(), actions.clamp_min(-1)], dim=-1)
+
+    def policy(features):
+        return features[..., 1]
+
+    best = torch.nn.functional.one_hot(actions.argmax(-1), 4).float()
+    every, first = torch.ones(40, dtype=torch.bool), torch.arange(40) < 20
+    assert likeliest_strength(policy, lessons_of(best, features, every)) == 1
+    assert likeliest_strength(policy, lessons_of(0.9 - 0.8 * best, features, every)) == STRENGTHS[0]
+    said = torch.where(first[:, None], 0.9 - 0.8 * best, best)
+    assert likeliest_strength(policy, lessons_of(said, features, ~first)) == 1  # teachers have seen the others
+    assert likeliest_strength(policy, lessons_of(best, features, ~every)) == 1  # and here all of them
+
+    mixed = torch.where((torch.arange(40) < 16)[:, None], 0.99 - 0.98 * best, 0.01 + 0.98 * best)
+    logits = SHARPNESS * actions.double().numpy()
+    likelihood = []
+    for strength in np.linspace(0.05, 1, 20):
+        weights = np.exp(strength * logits)
+        weights /= weights.sum(-1, keepdims=True)
+        likelihood.append(np.log((weights * mixed.double().numpy()).sum(-1)).mean())
+    assert 0 < np.argmax(likelihood) < 19
+    found = likeliest_strength(policy, lessons_of(mixed, features, every))
+    assert found == pytest.approx(np.linspace(0.05, 1, 20)[np.argmax(likelihood)])

@@ -160,6 +160,8 @@ class FittedRouter(OwnKind):
     made_by: tuple[int, ...] = (RULES,)
     on_device = False
     smoke: Mapping[str, Any] = {}
+    OWN = ("lesson", "sets", "rows", "fit_strength")
+    """Its settings beside those of the observation."""
 
     def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown."""
@@ -174,12 +176,12 @@ class FittedRouter(OwnKind):
     def plan(self, plan: SuitePolicy) -> RouterPlan:
         """How it is fitted."""
         switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
-        others = {name: plan.settings[name] for name in ("lesson", "sets", "rows") if name in plan.settings}
+        others = {name: plan.settings[name] for name in self.OWN if name in plan.settings}
         for name in plan.settings:
-            if name not in {*switches, "lesson", "sets", "rows"}:
+            if name not in {*switches, *self.OWN}:
                 raise ConfigError(
-                    f"a router's settings are {', '.join(switches)}, lesson (labels, gain or knows), sets and rows, "
-                    f"got {name!r}; leave it out"
+                    f"a router's settings are {', '.join(switches)}, lesson (labels, gain or knows), sets, rows and "
+                    f"fit_strength, got {name!r}; leave it out"
                 )
         observed = {switches[name]: value for name, value in plan.settings.items() if name in switches}
         return RouterPlan(observation=ObservationConfig(**observed), **others)

@@ -1,7 +1,7 @@
 """The supervised router: the policy's network, trained with labels to name the right teachers, or what they gain."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -32,6 +32,8 @@ SURE = 0.99
 from; what they say of them beyond this is memory."""
 ROUTER_DRAWS = 4
 """Sets of teachers that a router meets for every row, where they are drawn; they share the steps."""
+STRENGTHS = tuple(step / 20 for step in range(1, 21))
+"""How far a router may go, where that is fitted, see :func:`likeliest_strength`."""
 Lesson = Literal["labels", "gain", "knows"]
 LESSONS: tuple[str, ...] = get_args(Lesson)
 """What a router is taught: who is right by the labels (:func:`router_targets`), what each teacher gains a student
@@ -59,6 +61,8 @@ class RouterPlan:
     """A key of ``SETS``."""
     rows: int | None = None
     """Labelled rows of a task at most; None: all. Range: >= 1."""
+    fit_strength: bool = False
+    """Go as far as what is taught gets likelier by it, not as far as the lesson says: for routers that travel."""
 
     def __post_init__(self) -> None:
         """Check names.
@@ -86,7 +90,37 @@ class RouterPlan:
 
     def described(self) -> list[Any]:
         """Plain values that change with anything that changes the fit."""
-        return [self.observation.to_dict(), self.lesson, asdict(SETS[self.sets]), self.rows]
+        plan = [self.observation.to_dict(), self.lesson, asdict(SETS[self.sets]), self.rows]
+        return [*plan, "fit_strength"] if self.fit_strength else plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """What a router learns from: N rows of a task, each with J places for teachers."""
+
+    features: Tensor
+    """Shape (N, J, F)."""
+    targets: Tensor
+    """Shape (N, J), see ``Lesson``."""
+    said: Tensor
+    """The probability that each teacher gives the label, 0 where there is none, shape (N, J)."""
+    unseen: Tensor
+    """Rows that no teacher was trained on, bool, shape (N,)."""
+
+    @classmethod
+    def together(cls, parts: Sequence[Self]) -> Self:
+        """One after the other."""
+        return cls(**{one.name: torch.cat([getattr(part, one.name) for part in parts]) for one in fields(cls)})
+
+    def take(self, rows: Tensor, places: int) -> Self:
+        """These rows, with this many places for teachers; those that are more are empty."""
+        empty = places - self.targets.shape[1]
+        return type(self)(
+            features=F.pad(self.features[rows], (0, 0, 0, empty)),
+            targets=F.pad(self.targets[rows], (0, empty)),
+            said=F.pad(self.said[rows], (0, empty)),
+            unseen=self.unseen[rows],
+        )
 
 
 def router_targets(state: State) -> Tensor:
@@ -225,11 +259,34 @@ def train_router(evidence: Evidence | Sequence[Evidence], plan: RouterPlan | Non
     for one in tasks:
         check_teachers(one, plan)
     seed, names = tasks[0].seed, [one.task.name for one in tasks]
-    features, targets = _balanced([_lessons(one, plan) for one in tasks], seed)
+    lessons = _balanced([_lessons(one, plan) for one in tasks], seed)
     record = {"method": "router", "targets": plan.lesson, "task": names[0] if len(names) == 1 else names}
     policy = Policy.create(plan.observation, training=record, seed=seed)
     loss = squared_error if plan.lesson == "gain" else cost_of_shares
-    return fit_router(policy, features, targets, seed=seed, loss=loss).eval()
+    fit_router(policy, lessons.features, lessons.targets, seed=seed, loss=loss).eval()
+    return policy.with_record(strength=likeliest_strength(policy, lessons)) if plan.fit_strength else policy
+
+
+def likeliest_strength(policy: Policy, lessons: Lessons) -> float:
+    """The strength in ``STRENGTHS`` at which the teachers' mixture gives the label the highest likelihood.
+
+    The best weights of a gain are one teacher, however small its lead and great the doubt (:func:`teacher_gains`);
+    a mixture's likelihood weighs both. So where teachers are level, the weights stay nearer to equal ones.
+
+    Args:
+        policy: The network, of strength 1.
+        lessons: Rows that no teacher was trained on count; where there are none, all.
+    """
+    rows = lessons.unseen if lessons.unseen.any() else torch.ones_like(lessons.unseen)
+    features, said = lessons.features[rows], lessons.said[rows]
+    present = features[..., 0] > 0
+    with one_thread(), torch.no_grad():
+        actions = policy(features)
+        costs = {
+            strength: -(action_weights(strength * actions, present) * said).sum(-1).clamp_min(1e-6).log().mean().item()
+            for strength in STRENGTHS
+        }
+    return min(costs, key=costs.__getitem__)
 
 
 def check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
@@ -250,10 +307,11 @@ def check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
         )
 
 
-def _lessons(evidence: Evidence, plan: RouterPlan) -> tuple[Tensor, Tensor]:
-    """Features (N, J, F) and targets (N, J) of the rows of a task with every set of teachers that they are met with."""
+def _lessons(evidence: Evidence, plan: RouterPlan) -> Lessons:
+    """The rows of a task with every set of teachers that they are met with."""
     task, sets = evidence.task, SETS[plan.sets]
-    ids = torch.from_numpy(np.concatenate([task.labelled_ids(split) for split in ("train", "probe")]))
+    seen, unseen = (task.labelled_ids(split) for split in ("train", "probe"))
+    ids = torch.from_numpy(np.concatenate([seen, unseen]))
     if len(ids) == 0:
         raise WeightingError("a router needs labelled train or probe rows, got none; label some, or leave 'router' out")
     rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[: plan.rows]
@@ -270,21 +328,28 @@ def _lessons(evidence: Evidence, plan: RouterPlan) -> tuple[Tensor, Tensor]:
             targets = gain_actions(gains, other.present)
         else:
             targets = router_targets(other)
-        met.append((teacher_features(other, plan.observation), targets))
-    return torch.cat([features for features, _ in met]), torch.cat([targets for _, targets in met])
+        assert other.labels is not None
+        said = torch.exp(-teacher_cross_entropy(other.teacher_logits, other.labels)) * other.present
+        met.append(
+            Lessons(
+                features=teacher_features(other, plan.observation),
+                targets=targets,
+                said=said,
+                unseen=rows >= len(seen),
+            )
+        )
+    return Lessons.together(met)
 
 
-def _balanced(tasks: Sequence[tuple[Tensor, Tensor]], seed: int) -> tuple[Tensor, Tensor]:
+def _balanced(tasks: Sequence[Lessons], seed: int) -> Lessons:
     """Lessons of all tasks in one, in equal shares: rows of small tasks repeated, places of small sets left empty."""
     if len(tasks) == 1:
         return tasks[0]
     generator = torch.Generator().manual_seed(seed)
-    rows = round(sum(len(features) for features, _ in tasks) / len(tasks))
-    places = max(features.shape[1] for features, _ in tasks)
+    rows = round(sum(len(lessons.unseen) for lessons in tasks) / len(tasks))
+    places = max(lessons.targets.shape[1] for lessons in tasks)
     parts = []
-    for features, targets in tasks:
-        order = torch.randperm(len(features), generator=generator)
-        chosen = order.repeat(-(-rows // len(order)))[:rows]
-        empty = places - features.shape[1]
-        parts.append((F.pad(features[chosen], (0, 0, 0, empty)), F.pad(targets[chosen], (0, empty))))
-    return torch.cat([features for features, _ in parts]), torch.cat([targets for _, targets in parts])
+    for lessons in tasks:
+        order = torch.randperm(len(lessons.unseen), generator=generator)
+        parts.append(lessons.take(order.repeat(-(-rows // len(order)))[:rows], places))
+    return Lessons.together(parts)
