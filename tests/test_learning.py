@@ -19,8 +19,9 @@ from rlkd.settings import StudentSettings, proxy_of
 from rlkd.trainer import make_trainer
 from rlkd.types import Knowledge
 from rlkd.weighting import build_weighting
+from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
-from rlkd.weighting.router import fit_router
+from rlkd.weighting.router import RouterPlan, _lessons, fit_router, train_router
 
 EPISODE = {"batch_size": 64, "horizon": 60, "teacher_copies": 0}
 CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance
@@ -112,6 +113,19 @@ def test_a_router_of_gains_and_one_of_a_fixed_set_find_the_teachers_too(unclear,
     gain, fixed = (mass(build_weighting(name, *unclear), *unclear) for name in ("router:gain", "router:fixed"))
     assert gain > 0.88  # odds do not say which teacher gains most: a wrong one may be as unsure as it is wrong
     assert 0.88 > min(fixed, mass(routers[0], *unclear)) > 0.8
+
+
+def test_a_fitted_strength_makes_what_is_taught_likelier_on_other_rows(unclear):
+    """One teacher alone is the best action, and too sure a mixture: of all that are as sure, one is wrong."""
+    task, cache = unclear
+    evidence = Evidence.of(task, cache)
+    assert _lessons(evidence, RouterPlan(sets="fixed")).unseen.sum() == len(task.splits["probe"])
+    bold, fitted = (train_router(evidence, RouterPlan(lesson="gain", fit_strength=fit)) for fit in (False, True))
+    state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
+    said = state.teacher_logits.softmax(-1).gather(-1, state.labels[:, None, None].expand(-1, 3, 1)).squeeze(-1)
+    likelihood = {policy.strength: (policy.weights(state) * said).sum(-1).log().mean() for policy in (bold, fitted)}
+    assert bold.strength == 1 > fitted.strength
+    assert likelihood[fitted.strength] > likelihood[1] + 0.01
 
 
 def test_a_router_reads_labels_and_not_what_teachers_say_they_know(unclear, routers):

@@ -310,8 +310,7 @@ def check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
 def _lessons(evidence: Evidence, plan: RouterPlan) -> Lessons:
     """The rows of a task with every set of teachers that they are met with."""
     task, sets = evidence.task, SETS[plan.sets]
-    seen, unseen = (task.labelled_ids(split) for split in ("train", "probe"))
-    ids = torch.from_numpy(np.concatenate([seen, unseen]))
+    ids = torch.from_numpy(np.concatenate([task.labelled_ids(split) for split in ("train", "probe")]))
     if len(ids) == 0:
         raise WeightingError("a router needs labelled train or probe rows, got none; label some, or leave 'router' out")
     rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[: plan.rows]
@@ -329,13 +328,14 @@ def _lessons(evidence: Evidence, plan: RouterPlan) -> Lessons:
         else:
             targets = router_targets(other)
         assert other.labels is not None
+        assert other.ids is not None
         said = torch.exp(-teacher_cross_entropy(other.teacher_logits, other.labels)) * other.present
         met.append(
             Lessons(
                 features=teacher_features(other, plan.observation),
                 targets=targets,
                 said=said,
-                unseen=rows >= len(seen),
+                unseen=torch.isin(other.ids, torch.from_numpy(task.splits["probe"])),
             )
         )
     return Lessons.together(met)
