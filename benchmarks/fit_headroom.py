@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
 def quality(fit: Fit) -> dict[str, float]:
     """How good predictions of tasks left out are."""
     figures = {"rank_correlation": fit.rank_correlation, "right_verdicts": fit.right}
+    figures |= {"right_where_sure": fit.right_where_sure, "sure": float(fit.sure)}
     figures |= {"covered": fit.covered, "points_off": fit.off}
     return {name: round(value, 3) for name, value in figures.items()}
 

@@ -120,7 +120,8 @@ def _predicted(points: Sequence[Point], fit: Fit, file: str) -> list[Block]:
     said = (
         f"Over {len(points)} students of {tasks} tasks Spearman's rho of predicted and measured gain is "
         f"{fit.rank_correlation:+.2f} ({p_text(fit.chance)}); the verdict (above or below half a point) is right for "
-        f"{100 * fit.right:.0f}%; {100 * fit.covered:.0f}% lie in their prediction interval, "
+        f"{100 * fit.right:.0f}%, and for {100 * fit.right_where_sure:.0f}% of the {fit.sure} whose own interval lies "
+        f"on one side; {100 * fit.covered:.0f}% lie in their prediction interval, "
         f"and predictions are {fit.off:.1f} points off on the mean."
     )
     alt = "Measured against predicted points over equal weights: a mark a task and student."

@@ -8,11 +8,20 @@ import numpy as np
 
 from rlkd.report.weighting_names import ROUTER, base, is_control, is_policy
 from rlkd.stats import ACCURACY, UNIFORM, Estimate, TaskRuns, rank_correlation, spread
-from rlkd.stats.prediction import FEWEST_ROWS, FEWEST_TASKS, GainLine, left_out_predictions, right_verdicts, surely
+from rlkd.stats.prediction import (
+    FEWEST_TASKS,
+    WORTH,
+    GainLine,
+    left_out_predictions,
+    right_verdicts,
+    surely,
+)
 
 AUTO = "auto"
 MEASURED, HINTED = "gain", "hint"
 """Keys of what is reachable: with labels, and without."""
+JUDGED_ROWS = 100
+"""Labelled rows that what is reachable must be measured on where a line is judged by it: fewer tell little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,13 @@ class Point:
     def family(self) -> str:
         """Whose data it has, the first word of its name (``trec6-30``, ``trec6-tiny``): what is left out together."""
         return self.task.partition("-")[0]
+
+    @property
+    def side_is_sure(self) -> bool:
+        """Whether the interval of the gain has no half a point in it."""
+        return (self.gain_low is not None and self.gain_low >= WORTH) or (
+            self.gain_high is not None and self.gain_high < WORTH
+        )
 
     def surely(self, student: str, kind: str) -> float:
         """What is surely reachable: with labels or without, for an imagined student."""
@@ -61,6 +77,10 @@ class Fit:
     """Its p-value."""
     right: float
     """Share of points whose gain is on the predicted side of half a point."""
+    sure: int
+    """Points whose own interval lies on one side of it: where students tell which verdict is right."""
+    right_where_sure: float
+    """Share of those that are on the predicted side; 0 where there are none."""
     off: float
     """Mean absolute difference of predictions and gains, in points."""
     covered: float
@@ -77,7 +97,7 @@ def learned_points(tables: Iterable[TaskRuns]) -> list[Point]:
             found = [record.get("reachable") or {"rows": 0} for record in records]
             named = is_policy(name) or base(name).split("_")[0] in (ROUTER, AUTO)
             learned = not is_control(name) and (named or any(record.get("policy") for record in records))
-            if not learned or not found or min(one["rows"] for one in found) < FEWEST_ROWS:
+            if not learned or not found or min(one["rows"] for one in found) < JUDGED_ROWS:
                 continue
             equal = [runs.finished[UNIFORM, seed] for seed in seeds]
             more = [record[ACCURACY] - other[ACCURACY] for record, other in zip(records, equal, strict=True)]
@@ -145,7 +165,9 @@ def best_fit(points: Sequence[Point], kind: str = MEASURED, student: str | None 
         if len(set(x)) < FEWEST_TASKS:
             continue
         predictions = left_out_predictions(x, gains, families)
-        told = rank_correlation([one.mean for one in predictions], gains, np.random.default_rng(0)) or (0.0, 1.0)
+        means = [one.mean for one in predictions]
+        sure = [place for place, point in enumerate(points) if point.side_is_sure]
+        told = rank_correlation(means, gains, np.random.default_rng(0)) or (0.0, 1.0)
         fits.append(
             Fit(
                 student=name,
@@ -153,7 +175,9 @@ def best_fit(points: Sequence[Point], kind: str = MEASURED, student: str | None 
                 predictions=predictions,
                 rank_correlation=told[0],
                 chance=told[1],
-                right=right_verdicts([one.mean for one in predictions], gains),
+                right=right_verdicts(means, gains),
+                sure=len(sure),
+                right_where_sure=right_verdicts([means[i] for i in sure], [gains[i] for i in sure]) if sure else 0.0,
                 off=float(np.mean([abs(one.mean - gain) for one, gain in zip(predictions, gains, strict=True)])),
                 covered=float(np.mean([p.low <= gain <= p.high for p, gain in zip(predictions, gains, strict=True)])),
             )
