@@ -313,6 +313,14 @@ def test_a_policy_that_its_trial_students_wanted_less_of_is_named() -> None:
         assert all(part in text for part in said)
 
 
+@pytest.mark.parametrize(("origin", "why"), [("learned", "trial students"), (None, "made labels likeliest")])
+def test_why_a_policy_goes_less_far_depends_on_who_made_it(origin: str | None, why: str) -> None:
+    policies = [run("policy", seed, 100, policy_strength=0.35, policy_origin=origin) for seed in range(5)]
+    (runs,) = group_runs([*suite({"uniform": 100}), *policies])
+    (line,) = [line for line in task_sentences(runs, task_rows(runs)) if "strength 0.35" in line]
+    assert why in line
+
+
 def test_what_few_seeds_leave_open_is_not_called_a_difference() -> None:
     # all three seeds gain, as 2^(1 - 3) would let chance have it in one of four, but unevenly
     right = {"uniform": (100, 100, 100), "policy": (102, 118, 160)}

@@ -126,16 +126,17 @@ def _origin(runs: TaskRuns, name: str) -> list[str]:
                 f"**Reinforcement learning added nothing**: `{name}` is {what}{_in(found, origin)}; nothing that was "
                 "made of it taught students better on validation."
             )
-    strengths = [record.get("policy_strength") for (n, _), record in runs.finished.items() if n == name]
+    own = [record for (weighting, _), record in runs.finished.items() if weighting == name]
+    strengths = [record.get("policy_strength") for record in own]
     if 0 in strengths:
         said.append(
             f"**Equal weights taught trial students best**: `{name}` is at strength 0{_in(strengths, 0)}, which is "
             "uniform."
         )
     for strength in sorted({s for s in strengths if s is not None and 0 < s < 1}):
-        said.append(
-            f"`{name}` acts at strength {strength:g}{_in(strengths, strength)}, as trial students learned best."
-        )
+        learned = any(r.get("policy_origin") is not None for r in own if r.get("policy_strength") == strength)
+        why = "as trial students learned best" if learned else "which made labels likeliest where it was fitted"
+        said.append(f"`{name}` acts at strength {strength:g}{_in(strengths, strength)}, {why}.")
     return said
 
 
