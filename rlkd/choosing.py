@@ -201,11 +201,12 @@ def chosen_policy(
 
     def make() -> None:
         candidates = {PRIOR: load_policy(AUTO)}
-        if students and len(task.labelled_ids("train")) + len(task.labelled_ids("probe")):
+        tried = students if len(cache.teacher_names) > 1 else 0  # one teacher leaves nothing to choose
+        if tried and len(task.labelled_ids("train")) + len(task.labelled_ids("probe")):
             candidates[ROUTER] = train_router(Evidence.of(task, cache))
         if trained is not None:
             candidates[TRAINED] = load_policy(trained)
-        choice = choose(task, cache, candidates, settings, students=students, progress=progress)
+        choice = choose(task, cache, candidates, settings, students=tried, progress=progress)
         log.info(choice.why)
         choice.save_pretrained(place)
 

@@ -24,7 +24,7 @@ from rlkd.benchmark import (
     unpack_bits,
     weights_summary,
 )
-from rlkd.data.task import Task
+from rlkd.data.task import UNLABELLED, Task
 from rlkd.errors import ConfigError, RlkdError, StudentError, UnknownNameError, WeightingError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
@@ -134,6 +134,18 @@ def test_finished_runs_are_kept_and_nothing_is_repeated(
     records = compare(task, cache, ["oracle", "uniform"], SETTINGS, finished, seeds=(0, 1))
     assert [record["weighting"] for record in records] == ["oracle", "uniform"] * 2
     assert (finished / "runs.jsonl").read_bytes() == before
+
+
+def test_labels_alone_learn_from_labelled_rows_alone(
+    task: Task, cache: LogitCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = task.table.labels.copy()
+    labels[task.splits["train"][::3]] = UNLABELLED
+    few = replace(task, table=replace(task.table, labels=labels))
+    alone, mixed = compare(few, cache, ["labels", "uniform"], SETTINGS, tmp_path / "c", seeds=(0,))
+    assert alone["labelled_only"]
+    assert alone["rows"]["train"] == len(few.labelled_ids("train")) < mixed["rows"]["train"]
+    assert "falls back" not in caplog.text
 
 
 def test_a_torn_last_line_costs_one_run(task: Task, cache: LogitCache, finished: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,8 +28,10 @@ from safetensors.torch import load_file
 import rlkd.cli
 from rlkd.data import load_task, planted_logits
 from rlkd.features import ObservationConfig
+from rlkd.logit_cache import load_cache
 from rlkd.records import read_jsonl
 from rlkd.weighting import Policy
+from rlkd.workflow.comparing import default_weightings
 
 WORDS = ("earth", "fire", "sea", "sky")
 COMMANDS = {command.name or command.callback.__name__: command for command in rlkd.cli.app.registered_commands}
@@ -78,6 +81,7 @@ def write_csv(path: Path, rows: int = 240, labelled: int | None = None, columns:
 
 
 SPECIALISTS = ("--kind", "tfidf", "--kind", "tfidf", "--kind", "rlkd/bilstm", "--specialize", "class", "--epochs", 1)
+NAMES = ("tfidf-0", "tfidf-1", "bilstm-2")
 STUDENT = ("--student", "rlkd/bilstm", "--batch-size", 16)
 POLICY_RUN = (*STUDENT, "--horizon", 10, "--n-steps", 10, "--total-timesteps", 320)
 
@@ -152,8 +156,9 @@ def test_every_command_writes_its_table_as_flat_records(chain: Chain) -> None:
         "distill": (2, {"weighting", "split", "accuracy", "nll"}),
         "compare": (3, {"weighting", "seeds", "accuracy", "accuracy_low", "accuracy_high", "failed"}),
     }
+    assert [row["teacher"] for row in chain.records("compare")[3:]] == [*NAMES, "equal mixture"]
     for command, (count, keys) in expected.items():
-        rows = chain.records(command)
+        rows = chain.records(command)[: 3 if command == "compare" else None]
         assert len(rows) == count
         for row in rows:
             assert keys <= set(row)
@@ -165,13 +170,14 @@ def test_every_command_prints_an_aligned_table(chain: Chain) -> None:
         header, rule, *rows = result.out.splitlines()
         assert set(rule) == {"─", " "}
         assert header.split()[0] == next(iter(chain.records(command)[0]))
-        assert all(len(line) <= 120 for line in [header, rule, *rows[: len(chain.records(command)) - 1]])
+        count = sum("teacher" not in row for row in chain.records(command)) or len(chain.records(command))
+        assert all(len(line) <= 120 for line in [header, rule, *rows[: count - 1]])
 
 
 def test_a_comparison_is_shown_with_intervals_and_stored_with_numbers(chain: Chain) -> None:
     header, _, uniform, policy, oracle = chain.results["compare"].out.splitlines()[:5]
     assert re.split(r"  +", header)[:4] == ["weighting", "seeds", "accuracy [95%]", "points over uniform"]
-    stored = {row["weighting"]: row for row in chain.records("compare")}
+    stored = {row["weighting"]: row for row in chain.records("compare")[:3]}
     shown = {line.split()[0]: re.split(r"  +", line) for line in (uniform, policy, oracle)}
     assert list(shown) == ["uniform", "policy", "oracle"]
     for name, cells in shown.items():
@@ -179,6 +185,38 @@ def test_a_comparison_is_shown_with_intervals_and_stored_with_numbers(chain: Cha
         assert cells[2] == f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
     assert shown["uniform"][3] == "-"
     assert shown["oracle"][3].startswith(f"{100 * stored['oracle']['gain']:+.1f} [")
+
+
+def test_what_a_comparison_advises_runs_as_it_is_printed(chain: Chain, tmp_path: Path) -> None:
+    out = chain.results["compare"].out.splitlines()
+    (place,) = [place for place, line in enumerate(out) if line.startswith("Deploy ")]
+    command, python = out[place + 1 : place + 3]
+    words = shlex.split(command[command.index("rlkd distill") :])
+    words[words.index("-o") + 1] = str(tmp_path / "student")
+    succeeded(*words[1:])
+    distilled, compared = (
+        json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "student", chain.folder / "compared")
+    )
+    assert distilled["weighting"] in compared["weightings"]
+    for same in ("settings", "data", "logits"):
+        assert distilled[same] == compared[same]
+    assert python.startswith("In Python: weighting = rlkd.")
+
+
+def test_one_teacher_is_told_before_anything_is_trained(chain: Chain, tmp_path: Path, caplog: Any) -> None:
+    data = ("--task", chain.task, "--cache", tmp_path / "cache")
+    succeeded("cache", "--task", chain.task, "--teachers", chain.folder / "teachers" / NAMES[0], "-o", data[-1])
+    succeeded("headroom", *data)
+    for command in ("compare", "distill", "train-policy"):
+        refused = rlkd_command(command, *data, "--student", "rlkd/mlp", "-o", tmp_path / "out")
+        assert_refused(refused, "rlkd/mlp")
+    refused = rlkd_command("compare", *data, "--policy", chain.folder / "policy" / "policy", "-o", tmp_path / "out")
+    assert_refused(refused, "has one teacher to weight")
+    told = [record.getMessage() for record in caplog.records if "is alone (K = 1)" in record.getMessage()]
+    assert len(told) == 5
+    assert all("every weighting is the same" in line and "\n" not in line for line in told)
+    cache = load_cache(data[-1], load_task(str(chain.task)))
+    assert default_weightings(cache, None, chooses=True, labels=True) == ["uniform", "labels"]
 
 
 def test_headroom_agrees_with_its_own_teachers(chain: Chain) -> None:
@@ -768,7 +806,7 @@ def test_a_failed_run_is_a_row_and_the_exit_code_is_1(
     assert (result.code, result.err) == (1, "")
     assert "1 of 2 runs failed. own_raises:Raises, seed 0: RuntimeError: the fifth batch (own_raises.py:" in result.out
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [("accuracy" in row, row["failed"]) for row in rows] == [(True, 0), (False, 1)]
+    assert [("accuracy" in row, row["failed"]) for row in rows[:2]] == [(True, 0), (False, 1)]
     assert (tmp_path / "c" / "report.html").exists()
 
 

@@ -14,12 +14,17 @@ import pytest
 from rlkd.errors import ConfigError, OutputDirectoryError
 from rlkd.records import pack_bits
 from rlkd.report import (
+    GLOSSARY,
+    MIXTURE,
+    Use,
     brief_table,
+    deploy_sentences,
     failures,
     format_table,
     markdown_table,
     plain,
     task_sentences,
+    trust_sentences,
     write_benchmark_report,
     write_report,
 )
@@ -192,6 +197,14 @@ def test_groups_past_sixteen_are_told_in_words(tmp_path: Path) -> None:
     assert "Not drawn: group16: a leads with 0.50; group17: b leads with 0.75." in text
 
 
+def test_names_of_teachers_are_not_cut_and_words_are_explained(tmp_path: Path) -> None:
+    names = ["distilbert-base-uncased-finetuned-sst-2", "distilbert-base-uncased-finetuned-mrpc"]
+    text = page(tmp_path, weights=weights(["a"], names), glossary=GLOSSARY)
+    assert "…" not in text
+    assert all(f"</span>{name}</li>" in text for name in names)
+    assert all(f"<strong>{word}" in text for word in ("gap", "oracle", "shuffle", "mean", "mass early, late", "share"))
+
+
 def test_many_teachers_and_unseen_groups_are_drawn(tmp_path: Path) -> None:
     many = weights(["seen", "unseen"], [f"t{k}" for k in range(9)])
     for row in many["mean"]:
@@ -278,6 +291,60 @@ def test_a_benchmark_says_where_the_policy_pays(tmp_path: Path) -> None:
     assert cells[6:9] == ["&lt;0.001", "&lt;0.001", "1.00"]
     assert "<strong>pays here</strong>" in page
     assert "<script" not in page
+
+
+USES = {
+    name: Use(command=f"rlkd distill --weighting {spec}", python="", lies_in=spec.partition(":")[2] or None)
+    for name, spec in (
+        *(("uniform", "uniform"), ("entropy", "entropy"), ("labels", "labels"), ("router", "policy:c/router-1")),
+        ("policy_shuffle", "policy_shuffle:p"),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("right", "seeds", "answer", "also"),
+    [
+        ({"uniform": 100, "entropy": 130, "router": 150}, 5, "**Deploy `router`**", "--weighting policy:c/router-1`"),
+        ({"uniform": 100, "router": 150}, 5, "**Deploy `router`**", "(it lies in `c/router-1`)"),
+        ({"uniform": 100, "entropy": 100}, 5, "**Deploy `uniform`**: nothing", "--weighting uniform`"),
+        ({"uniform": 100, "entropy": 50, "policy_shuffle": 190}, 5, "**Deploy `uniform`**: nothing", ""),
+        ({"uniform": 100, "oracle": 190}, 5, "**Deploy `uniform`**: nothing else", ""),
+        ({"uniform": 100, "router": 150}, 1, "**Deploy `uniform`** for now: one seed", "--seeds 3"),
+        ({"entropy": 100}, 5, "What to deploy cannot be said", "--weighting uniform"),
+        ({"uniform": 100, "router": 150, "labels": 110}, 5, "**Deploy `router`**", "Labels alone are surely worse"),
+        ({"uniform": 100, "router": 150, "labels": 190}, 5, "**Labels alone are surely better**", "Deploy `router`"),
+        ({"uniform": 100, "router": 150, "labels": 150}, 5, "**Labels alone are surely as good", "Deploy `router`"),
+        ({"uniform": 100, "labels": 100}, 1, "**Deploy `uniform`**", "one run is too few"),
+    ],
+)
+def test_a_comparison_says_what_to_deploy(right: dict[str, int], seeds: int, answer: str, also: str) -> None:
+    (runs,) = group_runs([run(name, seed, n) for name, n in right.items() for seed in range(seeds)])
+    said = deploy_sentences(runs, USES)
+    assert said[0].startswith(answer)
+    assert also in " ".join(said)
+
+
+def test_the_best_of_many_that_are_alike_is_not_deployed() -> None:
+    """One of them alone would be sure; of twenty, one is by chance."""
+    rng = np.random.default_rng(0)
+    names = ["uniform", *(f"my{k}:W" for k in range(20))]
+    noise = {name: rng.random((3, 200)) < (0.5 if name == "uniform" else 0.55) for name in names}
+    records = [
+        run(name, seed, 0) | {"accuracy": bits.mean(), "correct": pack_bits(bits)}
+        for name, runs in noise.items()
+        for seed, bits in enumerate(runs)
+    ]
+    (runs,) = group_runs(records)
+    assert any(row.get("verdict") == "pays" for row in task_rows(runs))
+    assert deploy_sentences(runs, dict.fromkeys(names, USES["uniform"]))[0].startswith("**Deploy `uniform`**")
+
+
+@pytest.mark.parametrize(("right", "warned"), [(80, True), (130, False)])
+def test_students_that_have_plainly_not_learned_are_told(right: int, warned: bool) -> None:
+    (runs,) = group_runs(suite({"uniform": right}))
+    said = trust_sentences(runs, [{"teacher": "a", "accuracy": 0.9}, {"teacher": MIXTURE, "accuracy": 0.7}], 0.2)
+    assert ["undertrained" in line for line in said] == [True] * warned
 
 
 @pytest.mark.parametrize(

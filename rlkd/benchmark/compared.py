@@ -12,8 +12,11 @@ from rlkd.logit_cache import LogitCache
 from rlkd.records import digest, once
 from rlkd.settings import ChoiceSettings, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec
+from rlkd.weighting.fixed import Labels
 from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import Router, RouterPlan, train_router
+
+LABELS = Labels.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +63,18 @@ def compared_weightings(
             return WeightingSpec.parse(f"policy:{place}")
         return _built(spec, task, cache, output_dir, seed)
 
-    return [_compared(spec.short_name(parsed), built(spec)) for spec in parsed]
+    return [_compared(spec.short_name(parsed), built(spec), task) for spec in parsed]
 
 
-def _compared(name: str, spec: WeightingSpec) -> ComparedWeighting:
+def _compared(name: str, spec: WeightingSpec, task: Task) -> ComparedWeighting:
     """What was learned before this comparison does not say what it took."""
-    return ComparedWeighting(name=name, spec=spec, policy_cost=NO_COST if spec.learned() is None else UNKNOWN_COST)
+    cost = NO_COST if spec.learned() is None else UNKNOWN_COST
+    return ComparedWeighting(name=name, spec=spec, policy_cost=cost, labelled_only=labelled_rows_alone(spec, task))
+
+
+def labelled_rows_alone(spec: WeightingSpec, task: Task) -> bool:
+    """Whether a weighting is distilled on the labelled train rows alone: ``labels``, where others have none."""
+    return spec.name == LABELS and 0 < len(task.labelled_ids("train")) < len(task.splits["train"])
 
 
 def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path, seed: int) -> WeightingSpec:

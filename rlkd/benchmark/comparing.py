@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from rlkd.benchmark.compared import compared_weightings
+from rlkd.benchmark.compared import compared_weightings, labelled_rows_alone
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
 from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, one_more_process, run_units
 from rlkd.choosing import check_choice
@@ -66,7 +66,8 @@ def check_comparison(
         elif spec.name == AUTO:
             check_choice(spec, trial_students)
         else:
-            build_weighting(spec, task, cache)
+            rows = Context(task, cache).labelled if labelled_rows_alone(spec, task) else Context(task, cache)
+            build_weighting(spec, rows.task, rows.cache)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
 
 
@@ -146,7 +147,7 @@ class _Comparison:
         context = Context(task, cache)
         jobs = [Job(compared=each, settings=settings, seed=seed) for seed in seeds for each in weightings]
         self.folder, self.ledger = folder, Ledger.open(folder / RUNS_FILE)
-        self.units = [Unit(run_key(context, job), job) for job in jobs]
+        self.units = [Unit(run_key(context.of(job.compared), job), job) for job in jobs]
         self.make_worker = partial(_Worker, task, cache, folder, self.ledger, environment())
 
     def unfinished(self) -> list[Unit]:
@@ -216,4 +217,5 @@ class _Worker:
         self.context, self.folder, self.ledger, self.environment = Context(task, cache), folder, ledger, environment
 
     def do(self, unit: Unit) -> Any:
-        return self.ledger.once(unit.name, lambda: run_job(self.context, unit.work, self.folder, self.environment))
+        context = self.context.of(unit.work.compared)
+        return self.ledger.once(unit.name, lambda: run_job(context, unit.work, self.folder, self.environment))

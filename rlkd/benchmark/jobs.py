@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from rlkd.benchmark.measuring import (
 from rlkd.benchmark.paths import as_usual
 from rlkd.choosing import reason_of
 from rlkd.cost import NO_COST, added, metered
+from rlkd.data.subset import drop_unlabelled
 from rlkd.data.task import Task
 from rlkd.devices import one_thread
 from rlkd.errors import one_line
@@ -97,6 +99,16 @@ class Context:
     def encoded_for(self, settings: StudentSettings) -> dict[str, Any]:
         """Where tokenizer and encoded inputs of a student are kept between runs."""
         return self.encoded.setdefault((settings.student, settings.max_length), {})
+
+    @cached_property
+    def labelled(self) -> "Context":
+        """The same without the unlabelled train rows."""
+        task, ids = drop_unlabelled(self.task)
+        return Context(task, self.cache.take(ids))
+
+    def of(self, compared: ComparedWeighting) -> "Context":
+        """What the runs of a weighting have."""
+        return self.labelled if compared.labelled_only else self
 
 
 def run_key(context: Context, job: Job) -> str:

@@ -19,7 +19,6 @@ from rlkd.benchmark.paths import portable
 from rlkd.benchmark.policies import Ground, policy_kind
 from rlkd.benchmark.stages import (
     compared_weighting,
-    labelled_part,
     make_policy,
     make_teachers,
     open_context,
@@ -158,7 +157,7 @@ class SuiteWorker:
         """Open nothing yet; ``held`` is for what a system's units share."""
         self.held: dict[Any, Any] = {}
         self.suite, self.folder, self.ledger, self.environment = suite, folder, ledger, environment
-        self._contexts: OrderedDict[tuple[int, bool], Context] = OrderedDict()
+        self._contexts: OrderedDict[int, Context] = OrderedDict()
 
     def do(self, unit: Unit) -> Any:
         """The record of a unit, done here unless it is there; ``Busy`` while another program is at it."""
@@ -190,18 +189,14 @@ class SuiteWorker:
         """Where the teachers of a task and their cache are."""
         return self.folder / "teachers" / task.teachers_key
 
-    def context(self, index: int, task: SuiteTask, *, labelled_only: bool = False) -> Context:
+    def context(self, index: int, task: SuiteTask) -> Context:
         """A task with its teachers' logits; the last few stay open."""
-        key = (index, labelled_only)
-        if key not in self._contexts:
-            if labelled_only:
-                self._contexts[key] = labelled_part(self.context(index, task))
-            else:
-                self._contexts[key] = open_context(task, self.teachers_folder(task))
+        if index not in self._contexts:
+            self._contexts[index] = open_context(task, self.teachers_folder(task))
             while len(self._contexts) > OPEN_CONTEXTS:
                 self._contexts.popitem(last=False)
-        self._contexts.move_to_end(key)
-        return self._contexts[key]
+        self._contexts.move_to_end(index)
+        return self._contexts[index]
 
 
 class Work(Protocol):
@@ -272,7 +267,7 @@ class Run:
         suite, task = worker.suite, worker.suite.tasks[self.index]
         try:
             compared = compared_weighting(task, self.weighting, self.seed, worker.folder / "policies")
-            context = worker.context(self.index, task, labelled_only=compared.labelled_only)
+            context = worker.context(self.index, task).of(compared)
         except Exception as error:
             lost = {"kind": "run", "key": name, "suite": suite.name, "task": task.name, **failure(error)}
             lost |= {"weighting": self.weighting, "seed": self.seed, "student": self.student}

@@ -16,7 +16,7 @@ from rlkd.benchmark.suites import SuiteTask
 from rlkd.cost import cost_in, metered
 from rlkd.data import Fractions, Task, load_task
 from rlkd.data.planted import PlantedCase, planted_case
-from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_train
+from rlkd.data.subset import keep_labels, limit_rows, split_train
 from rlkd.errors import RlkdError
 from rlkd.logit_cache import LogitCache, build_cache, load_cache
 from rlkd.metrics import classification_metrics, headroom
@@ -162,12 +162,6 @@ def open_context(plan: SuiteTask, folder: Path) -> Context:
         return context
     task = keep_labels(context.task, plan.labels, seed=plan.resample)
     return replace(context, task=task, cache=context.cache.measured(task), encoded={})
-
-
-def labelled_part(context: Context) -> Context:
-    """The context without its unlabelled train rows."""
-    task, ids = drop_unlabelled(context.task)
-    return Context(task, context.cache.take(ids))
 
 
 def make_policy(plan: SuiteTask, name: str, seed: int, ground: Ground, folder: Path) -> dict[str, Any]:

@@ -42,15 +42,16 @@ def show_first(rows: Sequence[dict[str, Any]], sentences: Sequence[str]) -> None
     typer.echo()
 
 
-def show_comparison(
-    rows: Sequence[dict[str, Any]], sentences: Sequence[str], json_path: Path | None, report: str
-) -> None:
-    """Print a comparison with its sentences; a run that failed makes the exit code 1."""
+def show_comparison(rows: Sequence[dict[str, Any]], sentences: Sequence[str], report: str) -> None:
+    """Print a comparison with its sentences."""
     from rlkd.report import brief_table
 
     show(brief_table(rows), None)
     say(sentences)
     typer.echo(f"Report: {report}")
-    write_json(json_path, rows)
+
+
+def stop_if_failed(rows: Sequence[dict[str, Any]]) -> None:
+    """Exit with code 1 where a run of a comparison failed."""
     if any(row["failed"] for row in rows):
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 import typer
 
 from rlkd.cli.options import flags
-from rlkd.cli.output import show, show_comparison, show_first
+from rlkd.cli.output import show, show_comparison, show_first, stop_if_failed, write_json
 from rlkd.cli.root import app
 from rlkd.settings import QuickstartCommand, TableCommand
 
@@ -22,7 +22,9 @@ def quickstart(run: QuickstartCommand) -> None:
         told=show_first,
         **run.handling(),
     )
-    show_comparison(rows, sentences, run.json, f"{run.output_dir}/report.html")
+    show_comparison(rows, sentences, f"{run.output_dir}/report.html")
+    write_json(run.json, rows)
+    stop_if_failed(rows)
 
 
 @app.command()

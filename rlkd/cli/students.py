@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from rlkd.cli.options import flags
-from rlkd.cli.output import say, show, show_comparison
+from rlkd.cli.output import say, show, show_comparison, stop_if_failed, write_json
 from rlkd.cli.root import app
 from rlkd.errors import ConfigError
 from rlkd.settings import CompareCommand, DistillCommand, StudentSettings, TaskSettings
@@ -51,18 +51,26 @@ def compare(task: TaskSettings, run: CompareCommand, settings: StudentSettings) 
     """Distil one student per weighting and seed, paired, and print the table with intervals."""
     if run.weighting and run.policy is not None:
         raise ConfigError("--policy is for the default weightings and would be ignored; name policy:PATH instead")
+    if run.weighting and not run.labels:
+        raise ConfigError("--no-labels is for the default weightings and would be ignored; leave it out")
     from rlkd import workflow
 
-    rows, sentences = workflow.run_compare(
+    found = workflow.run_compare(
         task.options(),
         run.cache,
         run.output_dir,
         settings=settings,
         weightings=run.weighting,
         policy=run.policy,
+        labels=run.labels,
         seeds=run.seeds,
         jobs=run.jobs,
         trial_students=run.trial_students,
         **run.handling(),
     )
-    show_comparison(rows, sentences, run.json, f"{run.output_dir}/report.html")
+    show_comparison(found.rows, found.sentences, f"{run.output_dir}/report.html")
+    typer.echo()
+    show(found.teachers, None)
+    say(found.advice)
+    write_json(run.json, [*found.rows, *found.teachers])
+    stop_if_failed(found.rows)

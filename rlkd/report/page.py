@@ -160,6 +160,7 @@ def write_report(
     learning_curve: Mapping[str, Any] | None = None,
     weights: Mapping[str, Any] | None = None,
     tables: Sequence[tuple[str, Sequence[Row]]] = (),
+    glossary: Sequence[str] = (),
 ) -> None:
     """Write the report of a run or a comparison as one self-contained HTML page.
 
@@ -179,6 +180,7 @@ def write_report(
             nested lists of shape (bins, groups, K), None where a group was not seen. 16 groups are drawn, the
             rest is told in words.
         tables: Caption and rows of each table; the columns are the keys in order of appearance.
+        glossary: Words of the page, a line each, folded at its end.
 
     Raises:
         ConfigError: If a row lacks its accuracy or the lengths do not fit.
@@ -199,4 +201,6 @@ def write_report(
     picture = sections.pop(0).blocks if sections else []
     if details:
         sections.insert(0, Section("In full", [Bullets(details)], folded=True))
+    if glossary:
+        sections.append(Section("Words", [Bullets(glossary)], folded=True))
     write_text_atomic(path, html(title, Opening(verdict, picture, said), sections))

@@ -25,6 +25,8 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 TIMES = "\N{MULTIPLICATION SIGN}"
 INK, MUTED, FAINT = "#1b2733", "#5b6875", "#dfe4ea"
 _DIRECT_LABELS = 4
+_DIRECT_LENGTH = 13
+"""Signs of a name that have room beside a small plot."""
 
 
 @contextmanager
@@ -247,8 +249,11 @@ def _thousands(value: float) -> str:
 
 
 def weights_panel(bins: NDArray[np.float64], mean: NDArray[np.float64], teachers: Sequence[str], top: float) -> Markup:
-    """Weights of one group, shape (bins, K), over training; lines are named at their ends if they are few."""
-    direct = len(teachers) <= _DIRECT_LABELS
+    """Weights of one group, shape (bins, K), over training; lines are named at their ends if they are few and short.
+
+    A name is never cut: two that begin alike would look the same. The legend has them all.
+    """
+    direct = len(teachers) <= _DIRECT_LABELS and max(map(len, teachers)) <= _DIRECT_LENGTH
     figure, axes = _figure(3.3, 2.05)
     for k in range(len(teachers)):
         axes.plot(bins, mean[:, k], color=line_colour(k), linestyle=_dash(k), linewidth=2, clip_on=False)
@@ -263,9 +268,7 @@ def weights_panel(bins: NDArray[np.float64], mean: NDArray[np.float64], teachers
         drawn = [k for k, end in enumerate(ends) if math.isfinite(end)]
         places = move_apart([ends[k] for k in drawn], 0.125 * top, 0.03 * top, 0.97 * top)
         for k, y in zip(drawn, places, strict=True):
-            axes.text(
-                1.03, y, shortened(teachers[k], 13), va="center", color=line_colour(k), fontsize=10, clip_on=False
-            )
+            axes.text(1.03, y, teachers[k], va="center", color=line_colour(k), fontsize=10, clip_on=False)
     figure.subplots_adjust(left=0.105, right=0.67 if direct else 0.95, top=0.955, bottom=0.15)
     return svg_of(figure)
 

@@ -214,9 +214,12 @@ class CompareCommand(ResumableCommand, CacheReader, ChoiceSettings):
     """``rlkd compare``, beside the task and the student."""
 
     weighting: tuple[str, ...] = knob(
-        (), "Weighting to compare, repeatable; by default the baselines, the policy and its controls."
+        (), "Weighting to compare, repeatable; by default the baselines, labels alone, the policy and its controls."
     )
     policy: str | None = knob(None, "Folder of the policy that the default weightings contain.")
+    labels: bool = knob(
+        True, "Have a student of the labels alone among the default weightings, where train rows have labels."
+    )
     seeds: int = knob(3, "Number of paired seeds; three are a look, five a claim.")
     jobs: int = knob(1, "Number of processes; each run has one thread.")
 

@@ -1,7 +1,7 @@
 """The distillation loss, a student's step, and a student with its budget."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from rlkd.errors import ConfigError
@@ -129,6 +129,15 @@ class StudentSettings(StepSettings):
         if rate is None:
             object.__setattr__(self, "learning_rate", student_rate(self.student))
         super().__post_init__()
+
+    def flags(self) -> list[str]:
+        """Words of a command line that stand for these settings: the student, and what is not as usual for it."""
+        usual, words = StudentSettings(student=self.student), ["--student", self.student]
+        for one in fields(self):
+            value, flag = getattr(self, one.name), f"--{one.name.replace('_', '-')}"
+            if value != getattr(usual, one.name):
+                words += [flag] if value is True else [flag, str(value)]
+        return words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,38 +1,63 @@
 """Comparisons on one task: weightings, paired seeds, and the table of what came out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlkd.benchmark import check_comparison, compare
+from rlkd.benchmark import check_comparison, compare, compared_weightings
 from rlkd.data import Task, load_task
+from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.records import HARMLESS_KEYS, check_output_dir, read_object, write_json_atomic
-from rlkd.report import brief_sentences, task_sentences, task_table, write_report
+from rlkd.report import GLOSSARY, brief_sentences, task_sentences, task_table, write_report
 from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.stats import group_runs, task_rows
 from rlkd.weighting import WeightingSpec
+from rlkd.weighting.fixed import Labels
 from rlkd.weighting.policy_files import AUTO
-from rlkd.workflow.opening import open_run
+from rlkd.workflow.deploying import advice, input_flags
+from rlkd.workflow.opening import open_run, tell_if_alone
 from rlkd.workflow.students import inputs_record
-from rlkd.workflow.teachers import Rows
+from rlkd.workflow.teachers import Rows, scores_on_test
 
 DEFAULT_ARMS = ("uniform", "best_teacher", "entropy")
 GROWING = frozenset({"weightings", "seeds"})
 """What a resumed comparison may have more of."""
 
 
-def default_weightings(cache: LogitCache, policy: str | None, *, chooses: bool) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What came out of a comparison."""
+
+    rows: Rows
+    """Of weightings, see :func:`rlkd.stats.task_rows`."""
+    sentences: list[str]
+    """What the rows say, with its markup."""
+    teachers: Rows
+    """Scores of each teacher and of their equal mixture on test."""
+    advice: list[str]
+    """What to deploy and how, likewise marked up."""
+
+
+def default_weightings(cache: LogitCache, policy: str | None, *, chooses: bool, labels: bool = False) -> list[str]:
     """The weightings that belong into every table: baselines, the policy with its controls, router and oracle.
+
+    With one teacher they are all the same, and equal weights stand for them.
 
     Args:
         cache: The teachers' logits.
         policy: Folder of a policy that was trained here.
         chooses: Let ``auto`` try it.
+        labels: Add a student of the labels alone.
     """
+    alone = [Labels.name] if labels else []
+    if len(cache.teacher_names) == 1:
+        return [DEFAULT_ARMS[0], *alone]
     learned = [] if policy is None else [f"{name}:{policy}" for name in ("policy", "policy_shuffle", "policy_mean")]
     return [
         *DEFAULT_ARMS,
+        *alone,
         f"{AUTO}:{policy}" if chooses and policy is not None else AUTO,
         *learned,
         "router",
@@ -49,19 +74,23 @@ def run_compare(
     settings: StudentSettings,
     weightings: Sequence[str] = (),
     policy: str | None = CompareCommand.policy,
+    labels: bool = CompareCommand.labels,
     seeds: int = CompareCommand.seeds,
     jobs: int = CompareCommand.jobs,
     trial_students: int = CompareCommand.trial_students,
     resume: bool = CompareCommand.resume,
     overwrite: bool = CompareCommand.overwrite,
     progress: bool = False,
-) -> tuple[Rows, list[str]]:
-    """Distil one student per weighting and seed, paired; the table and what it says."""
+) -> Comparison:
+    """Distil one student per weighting and seed, paired; the table, what it says, and what to deploy."""
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
+    if tell_if_alone(cache) and policy is not None:
+        raise ConfigError(f"the policy {policy} has one teacher to weight and would change nothing; leave it out")
     begun = _begun(Path(output_dir)) if resume else {}
-    default = default_weightings(cache, policy, chooses=trial_students > 0)
+    labels = labels and len(task.labelled_ids("train")) > 0
+    default = default_weightings(cache, policy, chooses=trial_students > 0, labels=labels)
     names, seeds = _extended(begun, list(weightings), default, policy, seeds)
     check_comparison(task, cache, names, settings, seeds=range(seeds), jobs=jobs, trial_students=trial_students)
     chooses = any(WeightingSpec.parse(name).name == AUTO for name in names)
@@ -76,8 +105,9 @@ def run_compare(
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite, harmless=HARMLESS_KEYS | GROWING)
     if begun:
         write_json_atomic(run.path / "config.json", run.config)
+    inputs = input_flags(task_options, cache_dir)
     return compare_and_report(
-        task, cache, names, settings, run.path, seeds, jobs, progress, curve=None, trial_students=trial_students
+        task, cache, names, settings, run.path, seeds, jobs, progress, inputs=inputs, trial_students=trial_students
     )
 
 
@@ -108,10 +138,11 @@ def compare_and_report(
     jobs: int,
     progress: bool,
     *,
-    curve: Mapping[str, Any] | None,
+    inputs: Sequence[str],
+    curve: Mapping[str, Any] | None = None,
     trial_students: int = CompareCommand.trial_students,
-) -> tuple[Rows, list[str]]:
-    """Run a comparison and write its table and its page; the rows, and sentences with their markup."""
+) -> Comparison:
+    """Run a comparison and write its table and its page; ``inputs`` name task and cache on a command line."""
     records = compare(
         task,
         cache,
@@ -125,13 +156,15 @@ def compare_and_report(
     )
     (runs,) = group_runs(records)
     rows = task_rows(runs)
-    sentences = task_sentences(runs, rows)
-    write_json_atomic(folder / "table.json", rows)
+    sentences, teachers = task_sentences(runs, rows), scores_on_test(task, cache)
+    weightings = compared_weightings(names, task, cache, folder, settings, students=trial_students)
+    advised = advice(runs, weightings, teachers, task, cache, settings, folder, inputs)
+    write_json_atomic(folder / "table.json", [*rows, *teachers])
     drawn = _drawn_weights(folder, records)
     write_report(
         folder / "report.html",
         title=f"Weightings compared on {task.name}",
-        summary=brief_sentences(runs, rows),
+        summary=[*advised, *brief_sentences(runs, rows)],
         details=[
             f"{seeds} paired seeds, student {settings.student}, {settings.max_steps} steps at a learning rate of "
             f"{settings.learning_rate:g}, on {settings.device}.",
@@ -149,9 +182,10 @@ def compare_and_report(
         ],
         learning_curve=curve,
         weights=drawn,
-        tables=[("Weightings", task_table(runs, rows).rows)],
+        tables=[("Weightings", task_table(runs, rows).rows), ("Teachers on test", teachers)],
+        glossary=GLOSSARY,
     )
-    return rows, sentences
+    return Comparison(rows=rows, sentences=sentences, teachers=teachers, advice=advised)
 
 
 def _drawn_weights(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -1,9 +1,26 @@
 """How every command begins to write: the run directory, made, resumed or emptied once nothing can be refused."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rlkd.records import HARMLESS_KEYS, RunDirectory, prepare_output_dir
+from rlkd.types import LogitSource
+
+log = logging.getLogger(__name__)
+
+
+def tell_if_alone(source: LogitSource) -> bool:
+    """Warn, before anything is trained, that one teacher leaves nothing to weight; whether it is so."""
+    names = source.teacher_names
+    if len(names) > 1:
+        return False
+    log.warning(
+        "teacher %r is alone (K = 1): with one teacher every weighting is the same, so nothing can be learned or "
+        "compared but what it adds to labels alone; build the cache with more teachers to weight them",
+        *names,
+    )
+    return True
 
 
 def open_run(

@@ -17,6 +17,7 @@ from rlkd.records import check_output_dir, prepare_output_dir, read_jsonl, read_
 from rlkd.report import write_report
 from rlkd.settings import PolicyStudents, PolicyTraining, ResumableCommand, TrainPolicyCommand
 from rlkd.weighting.learned import Policy
+from rlkd.workflow.opening import tell_if_alone
 from rlkd.workflow.teachers import Rows
 
 
@@ -53,6 +54,8 @@ def run_train_policy(
     check_seed(training.seed)
     tasks = [load_task(**one) for one in options]
     caches = [load_cache(folder, task) for folder, task in zip(folders, tasks, strict=True)]
+    for cache in caches:
+        tell_if_alone(cache)
     # what cannot run is refused before an earlier run is deleted
     prepared = prepare_training(
         tasks,

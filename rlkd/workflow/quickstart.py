@@ -17,6 +17,7 @@ from rlkd.settings import PolicyTraining, QuickstartCommand, StudentSettings
 from rlkd.stats import group_runs, task_rows
 from rlkd.weighting.policy_files import AUTO
 from rlkd.workflow.comparing import DEFAULT_ARMS, compare_and_report, default_weightings
+from rlkd.workflow.deploying import input_flags
 from rlkd.workflow.opening import open_run
 from rlkd.workflow.policies import learning_curve, run_train_policy
 from rlkd.workflow.teachers import Rows
@@ -110,7 +111,11 @@ def run_quickstart(
                 progress=progress,
             )
         curve = learning_curve(folder / "policy")
-        return compare_and_report(task, cache, names, settings, folder, seeds, workers, progress, curve=curve)
+        inputs = input_flags(task_options, str(folder / "cache"))
+        found = compare_and_report(
+            task, cache, names, settings, folder, seeds, workers, progress, inputs=inputs, curve=curve
+        )
+        return found.rows, found.sentences
 
 
 def _policy_free_students(

@@ -26,7 +26,7 @@ from rlkd.settings.knobs import check
 from rlkd.trainer import DistillationArguments, DistillationTrainer, MetricsCallback, make_trainer
 from rlkd.weighting import WeightingSpec, build_weighting, load_policy
 from rlkd.weighting.policy_files import AUTO
-from rlkd.workflow.opening import open_run
+from rlkd.workflow.opening import open_run, tell_if_alone
 from rlkd.workflow.teachers import Rows
 
 TRAINING_FLAGS = {
@@ -70,6 +70,7 @@ def run_distill(
     extra = _checked_arguments(arguments or {}, settings, save_steps)
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
+    tell_if_alone(cache)
     spec = WeightingSpec.parse(weighting)
     chooses = spec.name == AUTO
     if chooses:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.special import softmax
 
@@ -17,11 +18,15 @@ from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.teacher_settings import teacher_settings
 from rlkd.records import check_output_dir, read_object
+from rlkd.report import MIXTURE
 from rlkd.settings import CacheCommand, CacheSettings, HeadroomCommand, TrainTeachersCommand
 from rlkd.stats import expected_calibration_error
-from rlkd.workflow.opening import open_run
+from rlkd.workflow.opening import open_run, tell_if_alone
 
 Rows = list[dict[str, Any]]
+
+TINY = 1e-30
+"""Keeps the logarithm of a probability finite."""
 
 
 def teacher_paths(paths: Sequence[str]) -> list[str]:
@@ -124,6 +129,14 @@ def _teacher_scores(task: Task, cache: LogitCache, split: str) -> Rows:
     ]
 
 
+def scores_on_test(task: Task, cache: LogitCache) -> Rows:
+    """Scores of each teacher and of their equal mixture on the test split, on which students are scored too."""
+    ids = task.labelled_ids("test")
+    mixed = np.log(softmax(cache.rows(torch.from_numpy(ids)).numpy(), axis=-1).mean(1) + TINY)
+    whole = {"teacher": MIXTURE, "split": "test", "rows": len(ids)}
+    return [*_teacher_scores(task, cache, "test"), whole | classification_metrics(mixed, task.table.labels[ids])]
+
+
 def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = HeadroomCommand.split) -> Rows:
     """What the teachers know together, what weighting them can reach, and what each knows.
 
@@ -135,6 +148,7 @@ def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = H
     if split not in task.splits:
         raise unknown_name("split", split, task.splits)
     cache = load_cache(cache_dir, task)
+    tell_if_alone(cache)
     ids, every = task.labelled_ids(split), task.splits[split]
     logits, labels = cache.rows(torch.from_numpy(ids if len(ids) else every)).numpy(), task.table.labels[ids]
     whole = {"what": "all teachers", "split": split, "rows": len(logits), "labels": len(ids)}
