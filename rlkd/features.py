@@ -163,7 +163,7 @@ def relative_logits(logits: Tensor, sureness: Tensor) -> Tensor:
     """
     scale = USUAL_LEAD / sureness.float().clamp_min(LEAST_SURENESS)
     below = logits - logits.amax(-1, keepdim=True)  # scaled logits that are large would lose their differences
-    return (below * scale.unsqueeze(-1)).clamp_(-LARGEST_LOGIT, 0)
+    return (below * scale.unsqueeze(-1)).clamp_(-LARGEST_LOGIT, 0.0)
 
 
 def _field(state: State, name: str) -> Tensor:

@@ -233,10 +233,14 @@ class Auto:
         return load_policy(AUTO)
 
 
-def load_policy(path: str | Path) -> Policy:
+def load_policy(path: str | Path, **of_the_hub: Any) -> Policy:
     """Load a policy from a folder, from a Hugging Face hub id, or the one that is shipped, ``auto``.
+
+    Args:
+        path: The folder, or the id, such as ``user/repo``.
+        **of_the_hub: ``revision``, ``token`` and the like, if it is to come from the hub.
 
     Raises:
         PolicyError: If a file is missing or damaged, or made for another observation.
     """
-    return load_module(Policy, path, needs=("feature_version", "feature_names"))
+    return load_module(Policy, path, **of_the_hub)
