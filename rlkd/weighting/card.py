@@ -110,7 +110,8 @@ def _results(record: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(gain, Mapping):
         yield (
             f"On labelled validation rows its {gain.get('students')} trial students lose {_lead(gain)} nats less than "
-            "the same students with equal weights. They chose its strength too: the test is `rlkd compare`."
+            "the same students with equal weights (below zero: more). They chose its strength too; the test is "
+            "`rlkd compare`."
         )
     losses = record.get("strength_losses")
     if isinstance(losses, Mapping) and losses:
