@@ -69,7 +69,7 @@ class Choice:
     def save_pretrained(self, folder: Path) -> None:
         """Save the policy, which remembers why it was chosen; its card says so too."""
         record = {name: value for name, value in vars(self).items() if name != "policy"}
-        self.policy.with_record(chosen=record).save_pretrained(folder, model_card_kwargs={"chosen": self.why})
+        self.policy.with_record(chosen=record).save_pretrained(folder)
 
 
 def choose(

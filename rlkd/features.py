@@ -6,10 +6,10 @@ order of classes, or on the order of the teachers.
 """
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -142,17 +142,21 @@ def finite_logits(logits: Tensor) -> Tensor:
     return torch.nan_to_num(logits.detach().float()).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
-def usual_sureness(logits: Tensor) -> Tensor:
+def usual_sureness(logits: Tensor | NDArray[Any], mask: Tensor | None = None) -> Tensor:
     """How sure teachers usually are: the mean lead of the largest logit over the second.
 
     Args:
         logits: Of many instances, unnormalised, shape (N, K, C), N >= 1, C >= 2; no labels are needed.
+        mask: Bool, shape (N, K), False where a teacher is absent. None: all are there.
 
     Returns:
-        Shape (K,), float32, >= 0.
+        Shape (K,), float32, >= 0; 0 of a teacher that is never there.
     """
-    first, second = finite_logits(logits).double().topk(2, dim=-1).values.unbind(-1)
-    return (first - second).mean(0).float()
+    first, second = finite_logits(torch.as_tensor(logits)).double().topk(2, dim=-1).values.unbind(-1)
+    lead = first - second
+    if mask is None:
+        return lead.mean(0).float()
+    return ((lead * mask).sum(0) / mask.sum(0).clamp_min(1)).float()
 
 
 def relative_logits(logits: Tensor, sureness: Tensor) -> Tensor:
@@ -163,7 +167,7 @@ def relative_logits(logits: Tensor, sureness: Tensor) -> Tensor:
     """
     scale = USUAL_LEAD / sureness.float().clamp_min(LEAST_SURENESS)
     below = logits - logits.amax(-1, keepdim=True)  # scaled logits that are large would lose their differences
-    return (below * scale.unsqueeze(-1)).clamp_(-LARGEST_LOGIT, 0)
+    return (below * scale.unsqueeze(-1)).clamp_(-LARGEST_LOGIT, 0.0)
 
 
 def _field(state: State, name: str) -> Tensor:
@@ -248,9 +252,5 @@ def _student_features(p: Tensor, log_p: Tensor, state: State) -> Tensor:
 
 
 def _normalised_entropy(mean_log_p: Tensor, classes: int) -> Tensor:
-    return (-mean_log_p / _log(max(classes, 2))).clamp(0, 1)
-
-
-@lru_cache(maxsize=64)
-def _log(classes: int) -> float:
-    return float(torch.log(torch.tensor(float(classes))))  # torch's own, whose last bit features have had so far
+    # as a tensor, and torch's own logarithm: an exported policy is told the number of classes when it runs
+    return (-mean_log_p / torch.scalar_tensor(max(classes, 2)).log()).clamp(0, 1)

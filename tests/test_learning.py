@@ -267,6 +267,9 @@ def test_a_student_is_distilled_once_and_more_only_while_it_looks_like_harm():
     assert (choice.name, choice.strength) == ("b", 1.0)
     assert choice.trial_losses == {"a": 3.0, "b": 1.5}
     assert choice.strength_losses == {"1.0": 0.125, "0.0": 0.0}  # of the same four
+    # its standard error is the root of 14.1875 / 3 / 4; t(3) is 3.1824
+    figure = {"value": -0.125, "low": -3.585, "high": 3.335, "students": 4}
+    assert dict(choice.gain) == pytest.approx(figure, abs=1e-3)
     assert sorted(map(str, asked)) == sorted(str((name, n)) for name, rows in excess.items() for n in range(len(rows)))
 
 

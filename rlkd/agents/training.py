@@ -218,9 +218,13 @@ class PreparedTraining:
         step = run.agent.num_timesteps
         candidates = {str(run.best_at): start, str(step): self._candidate(run.policy, step)}
         choice = choose(students, candidates, self.training.trials, len(self.tasks))
-        return candidates[choice.name](
-            choice.strength, trial_losses=dict(choice.trial_losses), strength_losses=dict(choice.strength_losses)
-        )
+        figures: dict[str, Mapping[str, Any]] = {
+            "trial_losses": choice.trial_losses,
+            "strength_losses": choice.strength_losses,
+        }
+        if choice.gain:
+            figures["gain_over_equal"] = choice.gain
+        return candidates[choice.name](choice.strength, **{name: dict(one) for name, one in figures.items()})
 
     def _initial_policy(self) -> Policy:
         training, observation = self.training, self.observation

@@ -61,14 +61,19 @@ def harms(losses: Sequence[Losses], equal: Sequence[Losses], tasks: int = 1) -> 
         equal: Of the same students with equal weights, on the same rows.
         tasks: Number of tasks; with one student of each nothing is sure.
     """
+    mean = lost_more(losses, equal, tasks)
+    p_value = mean.p_value()
+    return mean.value > 0 and p_value is not None and p_value < HARM_LEVEL
+
+
+def lost_more(losses: Sequence[Losses], equal: Sequence[Losses], tasks: int = 1) -> Contrast:
+    """What students lose more than those of equal weights, mean over tasks; arguments are those of :func:`harms`."""
     figures = []
     for task, pair in enumerate(zip(losses_by_task(losses, tasks), losses_by_task(equal, tasks), strict=True)):
         differences = np.subtract(*pair, dtype=np.float64)
         students = tuple(range(task, len(losses), tasks))
         figures.append(Contrast(float(differences.mean()), (Block(students, differences),)))
-    mean = task_mean(figures)
-    p_value = mean.p_value()
-    return mean.value > 0 and p_value is not None and p_value < HARM_LEVEL
+    return task_mean(figures)
 
 
 def of_every_task(students: int, tasks: int) -> int:
@@ -182,6 +187,10 @@ class Choice:
     strength_losses: Mapping[str, float]
     """Mean losses of the kept policy's students at every strength that was tried, ``"0.0"`` being equal weights; over
     the same students of each."""
+    gain: Mapping[str, float | None]
+    """What its students lose less than those of equal weights: ``value`` in nats, the 95% interval ``low`` to ``high``
+    over other students and rows (None with one student of a task), and how many ``students`` of each. Empty at strength
+    0: equal weights gain nothing over themselves."""
 
 
 def choose(students: TrialStudents, candidates: Mapping[str, AtStrength], trials: int, tasks: int = 1) -> Choice:
@@ -211,7 +220,16 @@ def choose(students: TrialStudents, candidates: Mapping[str, AtStrength], trials
         str(strength): round(mean_loss(students.losses(name, at(strength), common), tasks), 6)
         for strength, name in sorted(tried.items(), reverse=True)
     }
-    return Choice(kept, chosen, {name: round(loss, 6) for name, loss in compared.items()}, means)
+    equal, ours = (students.losses(tried[strength], at(strength), common) for strength in (0.0, chosen))
+    gain = _gain(equal, ours, tasks) if chosen > 0 else {}
+    return Choice(kept, chosen, {name: round(loss, 6) for name, loss in compared.items()}, means, gain)
+
+
+def _gain(equal: Sequence[Losses], ours: Sequence[Losses], tasks: int) -> dict[str, float | None]:
+    figure = lost_more(equal, ours, tasks)
+    interval = figure.estimate()
+    low, high = (None, None) if interval is None else (round(interval.low, 6), round(interval.high, 6))
+    return {"value": round(figure.value, 6), "low": low, "high": high, "students": len(ours)}
 
 
 def _without_harm(

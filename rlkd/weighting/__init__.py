@@ -64,9 +64,9 @@ def build_weighting(spec: str | WeightingSpec, task: Task, source: LogitSource, 
     return weighting
 
 
-def load_weighting(path: str | Path) -> Policy:
-    """Load a learned weighting from a folder or a hub id, without any RL library."""
-    return load_policy(path)
+def load_weighting(path: str | Path, **of_the_hub: Any) -> Policy:
+    """Load a learned weighting without any RL library; arguments are those of :func:`load_policy`."""
+    return load_policy(path, **of_the_hub)
 
 
 def check_requirements(name: str, weighting: BaseWeighting, task: Task, source: LogitSource) -> None:

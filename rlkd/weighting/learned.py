@@ -3,11 +3,13 @@
 Torch only: a policy that was trained with reinforcement learning is deployed without it.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +18,9 @@ from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.records import digest
 from rlkd.types import State
 from rlkd.weighting.base import Evidence, masked_softmax, require_argument
+from rlkd.weighting.card import CARD, card_parts
+from rlkd.weighting.exporting import export_graph
+from rlkd.weighting.plain_arrays import ArrayT, like, plain_state
 from rlkd.weighting.policy_files import AUTO, SavedPolicy, load_module, parameters_hash
 
 SHARPNESS = 6.0
@@ -36,24 +41,6 @@ def action_weights(actions: Tensor, present: Tensor) -> Tensor:
         Rows on the simplex, shape (..., K), float32.
     """
     return masked_softmax(SHARPNESS * actions.clamp(-1, 1), present)
-
-
-CARD = """---
-{{ card_data }}
----
-# A teacher-weighting policy for knowledge distillation
-
-Scores each teacher of an instance with one network shared over teachers; knows no teacher count, class count or
-order. Trained with [rlkd]; `config.json` names the observation, the reward and the task it was trained on.
-{{ chosen | default("", true) }}
-
-```python
-weighting = rlkd.load_weighting("path/to/this/folder")
-trainer = rlkd.DistillationTrainer(student, args, task=task, cache=cache, weighting=weighting)
-```
-
-No pickle is involved: weights are `model.safetensors`.
-"""
 
 
 class Policy(SavedPolicy, model_card_template=CARD):
@@ -186,11 +173,39 @@ class Policy(SavedPolicy, model_card_template=CARD):
         codes, pooled = self.embed(features)
         return torch.tanh(self.score(torch.cat([codes, pooled.expand_as(codes)], dim=-1)).squeeze(-1))
 
+    @overload
+    def weights(self, state: State) -> Tensor: ...
+    @overload
+    def weights(
+        self, state: ArrayT, *, mask: ArrayT | None = None, sureness: Tensor | NDArray[Any] | None = None
+    ) -> ArrayT: ...
     @torch.no_grad()
-    def weights(self, state: State) -> Tensor:
-        """Weights of a batch, shape (..., K); the policy follows the state to its device."""
+    def weights(self, state: Any, *, mask: Any = None, sureness: Any = None) -> Any:
+        """Weights of a batch; the policy follows it to its device.
+
+        Args:
+            state: A state, or the teachers' logits alone, shape (..., K, C), as a tensor or a numpy array.
+            mask: Beside logits: bool, shape (..., K) or (K,), False where a teacher is absent.
+            sureness: Beside logits, see :func:`~rlkd.weighting.plain_arrays.plain_state`.
+
+        Returns:
+            Rows on the simplex, shape (..., K), float32; a numpy array for numpy logits.
+
+        Raises:
+            PolicyError: The policy observes what is not there, or an array is not what was expected.
+        """
+        if not isinstance(state, State):
+            return like(self.weights(plain_state(state, self.observation, mask=mask, sureness=sureness)), state)
+        if mask is not None or sureness is not None:
+            raise PolicyError(
+                "a State has its own teacher_mask and sureness, got them beside it; leave mask= and sureness= out"
+            )
+        return self.following(state)._weighed(state, self.following(state)._actions)
+
+    def _weighed(self, state: State, actions: Callable[[Tensor], Tensor]) -> Tensor:
+        """Weights of a batch of which actions, shape (..., K), follow from features (..., K, F)."""
         features = teacher_features(state, self.observation)
-        return action_weights(self.strength * self.following(state)._actions(features), state.present)
+        return action_weights(self.strength * actions(features), state.present)
 
     def _actions(self, features: Tensor) -> Tensor:
         """Actions whose last bit does not depend on the batch that an instance is in.
@@ -203,6 +218,15 @@ class Policy(SavedPolicy, model_card_template=CARD):
         left_over = len(rows) % TILE
         actions: Tensor = self(F.pad(rows, (0, 0, 0, 0, 0, TILE - left_over)) if left_over else rows)
         return actions[: len(rows)].view(*leading, teachers)
+
+    def export(self, path: str | Path) -> Path:
+        """Write it as a graph that runs without rlkd, see :func:`~rlkd.weighting.exporting.export_graph`."""
+        here = copy.deepcopy(self).cpu().eval()
+        return export_graph(here, lambda state: here._weighed(state, here), self.observation, Path(path))
+
+    def described(self) -> Mapping[str, str]:
+        """What its card says of it."""
+        return card_parts(self.training_record, self.observation, self.strength)
 
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> "Policy":
@@ -233,10 +257,14 @@ class Auto:
         return load_policy(AUTO)
 
 
-def load_policy(path: str | Path) -> Policy:
+def load_policy(path: str | Path, **of_the_hub: Any) -> Policy:
     """Load a policy from a folder, from a Hugging Face hub id, or the one that is shipped, ``auto``.
+
+    Args:
+        path: The folder, or the id, such as ``user/repo``.
+        **of_the_hub: ``revision``, ``token`` and the like, if it is to come from the hub.
 
     Raises:
         PolicyError: If a file is missing or damaged, or made for another observation.
     """
-    return load_module(Policy, path, needs=("feature_version", "feature_names"))
+    return load_module(Policy, path, **of_the_hub)

@@ -1,23 +1,24 @@
 """Saved policies: ``config.json`` and ``model.safetensors``, and nothing that runs code."""
 
+import collections.abc
 import hashlib
-import inspect
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from types import UnionType
+from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from rlkd.errors import PolicyError, one_line
+from rlkd.errors import PolicyError, nearest, one_line
 from rlkd.hub import offline_if_unreachable
 from rlkd.records import parse_object
 from rlkd.records.files import sync
@@ -30,6 +31,13 @@ AUTO = "auto"
 ``./auto``."""
 SHIPPED = Path(__file__).with_name(AUTO)
 LARGEST_CONFIG = 1_000_000
+FORMAT, FORMAT_KEY = 1, "format_version"
+"""Of what is saved. A config that does not name its format is of format 1, as all were that were saved before it had a
+name; so only a later format is written down, and files of format 1 keep their bytes and their hashes."""
+YOUNGER = frozenset({FORMAT_KEY, "strength"})
+"""Keys of a config that the first policies were saved without."""
+ELSEWHERE = "path/to/this/folder"
+"""Stands for a policy's folder in its card: folders are moved."""
 
 
 class SavedPolicy(
@@ -66,8 +74,38 @@ class SavedPolicy(
         return self if next(self.parameters()).device == device else self.to(device)
 
     @classmethod
-    def _load_as_pickle(cls, *args: Any, **kwargs: Any) -> Any:
-        raise PolicyError("a policy must come as model.safetensors, got a pickled file; it is not loaded")
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **of_the_hub: Any) -> Self:
+        """As :func:`load_module`: a config is checked however a policy is loaded, and a pickle never read."""
+        return load_module(cls, pretrained_model_name_or_path, **of_the_hub)
+
+    def push_to_hub(self, repo_id: str, **of_the_hub: Any) -> str:
+        """Save to the Hugging Face hub, in a repository that is made if it is not there.
+
+        Args:
+            repo_id: ``user/repo``; the card names it.
+            **of_the_hub: ``private``, ``token``, ``commit_message`` and what else the hub's own method takes.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            PolicyError: The hub, or its client, refuses.
+        """
+        try:
+            return super().push_to_hub(repo_id, **{"model_card_kwargs": {"place": repo_id}, **of_the_hub})
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
+            raise PolicyError(
+                f"expected a hub that takes the policy as {repo_id!r}, it was refused ({one_line(error)}); check the "
+                "name user/repo, and that `hf auth login` or token= names somebody who may write there"
+            ) from error
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card, with what :meth:`described` says."""
+        return super().generate_model_card(*args, **{"place": ELSEWHERE, **self.described(), **kwargs})
+
+    def described(self) -> Mapping[str, str]:
+        """What its card says of it, by name in the card's template."""
+        return {}
 
 
 PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
@@ -110,7 +148,9 @@ def parameters_hash(module: nn.Module) -> str:
     return found.hexdigest()
 
 
-IMPLIED = frozenset({"hidden_size", "feature_version", "feature_names", "teachers", "num_classes", "embedding_size"})
+IMPLIED = frozenset(
+    {FORMAT_KEY, "hidden_size", "feature_version", "feature_names", "teachers", "num_classes", "embedding_size"}
+)
 """Of a config: what the shapes of the weights say too, or what is refused where it does not fit."""
 USUAL: Mapping[str, Any] = {"strength": 1.0, "temperature": 4.0}
 """Of a config: what is not named where training recorded nothing of it, so that identities stay."""
@@ -132,13 +172,13 @@ def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = ()) -> PolicyT:
+def load_module(cls: type[PolicyT], path: str | Path, **of_the_hub: Any) -> PolicyT:
     """Load a policy from the folder that its ``save_pretrained`` wrote, or from a Hugging Face hub id.
 
     Args:
         cls: The class, whose arguments are in ``config.json``.
         path: The folder, the hub id, or ``auto``, the one that is shipped.
-        needs: Keys that the folder's ``config.json`` must have.
+        **of_the_hub: ``revision``, ``token``, ``cache_dir`` and the like, if it is to come from the hub.
 
     Returns:
         The policy, in eval mode.
@@ -147,17 +187,17 @@ def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = 
         PolicyError: If a file is missing or damaged, holds something else, or numbers that are not finite.
     """
     place = place_of(path)
-    policy = _read(cls, place, needs) if place.exists() else _download(cls, str(path))
+    policy = _read(cls, place if place.exists() else _download(str(path), of_the_hub))
     if not all(torch.isfinite(value).all() for value in policy.state_dict().values()):
         raise PolicyError(f"the policy {path} holds NaN or infinite numbers; train it again")
     return policy.eval()
 
 
-def _read(cls: type[PolicyT], folder: Path, needs: Sequence[str]) -> PolicyT:
-    config = _read_config(folder, needs)
-    known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
+def _read(cls: type[PolicyT], folder: Path) -> PolicyT:
+    config = _read_config(folder)
+    check_config(cls, config, folder / CONFIG)
     try:
-        policy = cls(**{name: value for name, value in config.items() if name in known})
+        policy = cls(**{name: value for name, value in config.items() if name != FORMAT_KEY})
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except PolicyError:
         raise
@@ -168,7 +208,7 @@ def _read(cls: type[PolicyT], folder: Path, needs: Sequence[str]) -> PolicyT:
     return policy
 
 
-def _read_config(folder: Path, needs: Sequence[str]) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise PolicyError(
@@ -178,16 +218,72 @@ def _read_config(folder: Path, needs: Sequence[str]) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_CONFIG:
         raise PolicyError(f"expected a few lines in {path}, it is over 1 MB; it is not loaded")
     config = parse_object(path.read_bytes())
-    if config is None or any(name not in config for name in needs):
-        wanted = f" with {' and '.join(needs)}" if needs else ""
-        raise PolicyError(f"expected a policy's JSON{wanted} in {path}, got none; save it again")
+    if config is None:
+        raise PolicyError(f"expected a policy's JSON in {path}, got none; save it again")
     return config
 
 
-def _download(cls: type[PolicyT], name: str) -> PolicyT:
+def check_config(cls: type[SavedPolicy], config: Mapping[str, Any], path: Path) -> None:
+    """Hold a config against the arguments of its class: their names and types are the schema, and all must be there.
+
+    Args:
+        cls: Of the policy.
+        config: What ``config.json`` holds.
+        path: Named by errors.
+
+    Raises:
+        PolicyError: Its format is a later one, or a key is unknown, is missing or has a value of another type.
+    """
+    found = config.get(FORMAT_KEY, FORMAT)
+    if found != FORMAT or isinstance(found, bool):
+        raise PolicyError(
+            f"{path} is of format {found!r}, this rlkd reads format {FORMAT}; install the rlkd release that made it"
+        )
+    hints = {**get_type_hints(cls.__init__), FORMAT_KEY: int}
+    del hints["return"]
+    for name in sorted(config.keys() - hints):
+        raise PolicyError(
+            f"{path} has the unknown key {name!r:.80}; {nearest(name, hints)}a {cls.__name__} has "
+            f"{', '.join(sorted(hints))}; use the original, or the rlkd release that made it"
+        )
+    for name in sorted(hints.keys() - config - YOUNGER):
+        raise PolicyError(f"{path} has no {name!r}, which a {cls.__name__} needs; use the original, or save it again")
+    for name, hint in hints.items():
+        if name in config and not _is_a(config[name], hint):
+            raise PolicyError(
+                f"{path} must have {_in_words(hint)} as {name!r}, got {config[name]!r:.80}; use the original"
+            )
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of the type of an argument."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_is_a(value, one) for one in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_a(each, inner[1]) for each in value.values())
+    if origin is collections.abc.Sequence:
+        return isinstance(value, list) and all(_is_a(each, inner[0]) for each in value)
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return " or ".join(map(_in_words, inner))
+    if origin is collections.abc.Sequence:
+        return f"a list of {_in_words(inner[0])}"
+    plain = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    return plain.get(hint, "an object" if origin is dict and inner[1] is Any else "an object of true or false")
+
+
+def _download(name: str, of_the_hub: Mapping[str, Any]) -> Path:
+    """The folder of a policy's config and weights, both of one commit, in the hub's cache."""
     try:
         with offline_if_unreachable(name, "model"):
-            return cls.from_pretrained(name, strict=True)
+            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **of_the_hub))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise PolicyError(
             f"expected a policy folder or a hub id, got {name!r}: no such folder, and the hub gave none "
