@@ -24,6 +24,8 @@ from rlkd.settings import StepSettings
 
 SKLEARN_FILE = "teacher.skops"
 INFO_FILE = "teacher.json"
+PICKLES = (".joblib", ".pkl", ".pickle")
+"""Suffixes of files that run code when they are read."""
 TRUSTED_TYPES: tuple[str, ...] = ()
 """Types trusted beside skops' own list; a pipeline of TF-IDF and logistic regression needs none."""
 _TOKENIZER_FILES = (
@@ -251,6 +253,7 @@ def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torc
     place = Path(path)
     if place.suffix == ".npy" and place.is_file():
         return load_array(place, task)
+    _refuse_pickles(place)
     info = read_info(place) or TeacherInfo(place.resolve().name)
     if (place / "config.json").is_file():
         return _load_hf(place, info, task, device, bf16)
@@ -263,6 +266,23 @@ def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torc
         f"expected a directory with config.json, {SKLEARN_FILE} or train.npy, or a .npy file; got {str(place)!r}, "
         f"which is {state}; download models of the hub first (hf download)"
     )
+
+
+def _refuse_pickles(place: Path) -> None:
+    """Say how to convert a pickled teacher, or the only pickle in a folder that holds no teacher of ours."""
+    known = any((place / name).exists() for name in ("config.json", SKLEARN_FILE)) or holds_arrays(place)
+    pickles = [place] if place.suffix in PICKLES else []
+    if place.is_dir() and not known:
+        pickles = sorted(path for path in place.iterdir() if path.suffix in PICKLES)
+    if pickles and pickles[0].is_file():
+        name = pickles[0].stem
+        folder = pickles[0].with_suffix("") if pickles[0] == place else place
+        raise TeacherError(
+            f"expected a teacher without pickle, which runs code when it is read, got {str(pickles[0])!r}; if you "
+            f"trust it, convert it once and name {str(folder)!r}: import joblib; from rlkd.models import "
+            f"save_sklearn_teacher; save_sklearn_teacher(joblib.load({str(pickles[0])!r}), {str(folder)!r}, "
+            f"name={name!r})"
+        )
 
 
 def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None, bf16: bool) -> HfTeacher:

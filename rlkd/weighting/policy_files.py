@@ -74,8 +74,11 @@ PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
 
 
 def place_of(path: str | Path) -> Path:
-    """Where a policy lies, ``auto`` being the one that is shipped."""
-    return SHIPPED if str(path) == AUTO else Path(path)
+    """Where a policy lies; ``auto`` is the one that is shipped, and the run that trained one holds it in ``policy``."""
+    if str(path) == AUTO:
+        return SHIPPED
+    folder, inside = Path(path), Path(path) / "policy"
+    return inside if (inside / WEIGHTS).is_file() and not (folder / WEIGHTS).is_file() else folder
 
 
 def saved_identity(folder: str | Path) -> str | None:
@@ -137,7 +140,7 @@ def load_module(cls: type[PolicyT], path: str | Path, *, needs: Sequence[str] = 
 
     Args:
         cls: The class, whose arguments are in ``config.json``.
-        path: The folder, the hub id, or ``auto``, the one that is shipped.
+        path: The folder, that of the run that trained it, the hub id, or ``auto``, the one that is shipped.
         needs: Keys that the folder's ``config.json`` must have.
 
     Returns:
