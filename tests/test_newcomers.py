@@ -6,19 +6,22 @@ from typing import Any
 
 import datasets
 import joblib
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from transformers import BertConfig, BertForSequenceClassification, BertModel, pipeline
 
 from rlkd.choosing import check_choice
 from rlkd.data import load_task
 from rlkd.data.task import Task
 from rlkd.errors import RlkdError, TaskError
 from rlkd.features import ObservationConfig
-from rlkd.logit_cache import LogitCache
-from rlkd.models import load_teachers
+from rlkd.logit_cache import LogitCache, build_cache
+from rlkd.models import load_teachers, save_hf_teacher, train_tokenizer
 from rlkd.weighting import WeightingSpec, build_weighting, load_weighting
 from rlkd.weighting.learned import Policy
 
@@ -181,3 +184,76 @@ def test_a_pickled_teacher_is_converted_by_the_line_that_refuses_it(place: str, 
     assert told is not None
     exec(told[2], {})
     assert load_teachers([told[1]], load_task(FRAME))[0].label_names == ("neg", "pos")
+
+
+TOKENIZER = train_tokenizer(TEXTS)
+LAST = np.array([0.0, 9.0])
+
+
+def bert(labels: tuple[str, ...] = ("pos", "neg"), kind: Any = BertForSequenceClassification) -> Any:
+    """A network that always says the last of its own columns, whose order is not the task's."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
+    model = kind(BertConfig(vocab_size=len(TOKENIZER), **sizes, **names))
+    if kind is BertForSequenceClassification:
+        with torch.no_grad():
+            model.classifier.weight.zero_()
+            model.classifier.bias.copy_(torch.from_numpy(LAST))
+    return model
+
+
+def loaded_again(folder: Path) -> Any:
+    save_hf_teacher(bert(), TOKENIZER, folder, name="t")
+    return BertForSequenceClassification.from_pretrained(folder)
+
+
+TEACHERS: dict[str, Any] = {
+    "a model and its tokenizer": lambda folder: (bert(), TOKENIZER),
+    "a list of them": lambda folder: [(bert(), TOKENIZER), (bert(), TOKENIZER)],
+    "a model from a folder with its tokenizer": loaded_again,
+    "a pipeline of transformers": lambda folder: pipeline("text-classification", bert(), tokenizer=TOKENIZER),
+    "a fitted classifier": lambda folder: bag_of_words(),
+    "a function": lambda folder: lambda texts: np.tile(LAST[::-1], (len(texts), 1)),
+    "by name": lambda folder: {"mine": (bert(), TOKENIZER), "yours": bag_of_words()},
+    "a path": lambda folder: loaded_again(folder) and str(folder),
+    "a mixture": lambda folder: [loaded_again(folder) and folder, bag_of_words(), (bert(), TOKENIZER)],
+}
+NAMES = {"a list of them": ("BertForSequenceClassification", "BertForSequenceClassification-2")}
+NAMES |= {"by name": ("mine", "yours"), "a mixture": ("t", "LogisticRegression", "BertForSequenceClassification")}
+
+
+@pytest.mark.parametrize("what", TEACHERS)
+def test_a_teacher_is_what_people_have(what: str, tmp_path: Path) -> None:
+    whole = load_task(FRAME)
+    cache = build_cache(TEACHERS[what](tmp_path / "t"), whole, tmp_path / "cache")
+    assert cache.teacher_names == NAMES.get(what, cache.teacher_names)
+    answers = cache.rows(torch.arange(len(whole.table)))
+    if "classifier" in what:
+        assert (answers[:, 0].argmax(-1).numpy() == whole.table.labels).all()
+    else:  # "neg" is the task's first class and the network's last column
+        assert (answers[:, 0].argmax(-1) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (bert(), r"the model alone, and it was loaded from nowhere; pass \(model, tokenizer\)"),
+        ((bert(kind=BertModel), TOKENIZER), r"expected a \.\.\.ForSequenceClassification .* got BertModel"),
+        ((bert(("LABEL_0", "LABEL_1")), TOKENIZER), r"generic names 'LABEL_0', 'LABEL_1'; set id2label"),
+        ((bert(("good", "bad")), TOKENIZER), r"expected the classes 'neg', 'pos', but .* also has 'good', 'bad'"),
+        ((bert(), "tokenizer"), "the model alone, and it was loaded from nowhere"),
+        (
+            bag_of_words([0, 1] * 30),
+            r"generic names '0', '1'; .* SklearnTeacher\('LogisticRegression', model, label_nam",
+        ),
+        (LogisticRegression(), "expected a fitted classifier with predict_proba"),
+        (LogisticRegression, "expected a fitted model, got the class 'LogisticRegression'"),
+        (torch.nn.Linear(2, 2), "torch module 'Linear', .* pass a function from texts"),
+        (lambda texts: np.zeros((len(texts), 3)), r"expected logits of shape \(60, 2\) from teacher 'callable'"),
+        (lambda texts: [{"label": "pos"}] * len(texts), r"expected an array of logits \(B, C\) .* got list"),
+        (7, "expected a teacher: a folder, .* got int"),
+    ],
+)
+def test_what_a_teacher_lacks_is_told(teacher: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RlkdError, match=message):
+        build_cache(teacher, load_task(FRAME), tmp_path / "cache")

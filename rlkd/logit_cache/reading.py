@@ -156,7 +156,10 @@ def _check_teachers(manifest: dict[str, Any], teachers: Sequence["Teacher"], fol
 def _remedy(changed: Sequence["Teacher"]) -> str:
     unnamed = [teacher.name for teacher in changed if teacher.identity.startswith(ONCE)]
     if unnamed:
-        return f"give {unnamed[0]!r} an identity (a name and a version), or build the cache again with --overwrite"
+        return (
+            f"give {unnamed[0]!r} an identity (a name and a version), as rlkd.models.CallableTeacher takes one, or "
+            "build the cache again with --overwrite"
+        )
     return "build it again with --overwrite"
 
 
