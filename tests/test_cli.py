@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -179,6 +180,14 @@ def test_a_comparison_is_shown_with_intervals_and_stored_with_numbers(chain: Cha
         assert cells[2] == f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
     assert shown["uniform"][3] == "-"
     assert shown["oracle"][3].startswith(f"{100 * stored['oracle']['gain']:+.1f} [")
+
+
+def test_a_distilled_student_is_loaded_by_the_lines_that_are_printed(chain: Chain) -> None:
+    told = chain.results["distill"].out.partition("To use it:\n")[2]
+    assert "import rlkd.models  # makes rlkd-bilstm known to transformers" in told
+    space: dict[str, Any] = {}
+    exec(textwrap.dedent(told), space)
+    assert space["student"]("earth and sea " * 200)[0]["label"] in WORDS
 
 
 def test_headroom_agrees_with_its_own_teachers(chain: Chain) -> None:
@@ -445,7 +454,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ),
     ((*DISTILL, "--weighting", "policy"), r"weighting 'policy' needs an argument, got none; write for example"),
     ((*DISTILL, "--weighting", "policy:{1}/no"), r"no such folder, and the hub gave none"),
-    ((*DISTILL, "--weighting", "policy:{0}/policy"), r"expected a policy with config.json and model.safetensors"),
+    ((*DISTILL, "--weighting", "policy:{0}/teachers"), r"expected a policy with config.json and model.safetensors"),
     ((*DISTILL, "--weighting", "policy:{1}/later"), r"observation version 99, this rlkd has version 1"),
     ((*DISTILL, "--weighting", "policy:{1}/affine"), r"needs affinity \(build the cache with an embedder\)"),
     ((*DISTILL, "--weighting", "no.such.module:Name"), r"could not be imported: No module named 'no'"),

@@ -1,6 +1,9 @@
 """What new users tried and did not get: each with the right outcome."""
 
 import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from transformers import BertConfig, BertForSequenceClassification, BertModel, pipeline
 
+from rlkd.agents.trials import TrialStudents, choose, most_students
 from rlkd.choosing import check_choice
 from rlkd.data import load_task
 from rlkd.data.task import Task
 from rlkd.errors import RlkdError, TaskError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, build_cache
-from rlkd.models import load_teachers, save_hf_teacher, train_tokenizer
+from rlkd.models import load_student, load_teachers, save_hf_teacher, train_tokenizer
+from rlkd.report.usage import student_lines
 from rlkd.weighting import WeightingSpec, build_weighting, load_weighting
 from rlkd.weighting.learned import Policy
 
@@ -257,3 +262,39 @@ def test_a_teacher_is_what_people_have(what: str, tmp_path: Path) -> None:
 def test_what_a_teacher_lacks_is_told(teacher: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(RlkdError, match=message):
         build_cache(teacher, load_task(FRAME), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("student", ["rlkd/tiny", "rlkd/mlp"])
+def test_a_student_is_loaded_by_the_lines_that_say_how(student: str, tmp_path: Path, task: Task) -> None:
+    whole = task if student == "rlkd/mlp" else load_task(FRAME)
+    model, tokenizer = load_student(student, whole)
+    save_hf_teacher(model, tokenizer, tmp_path / "s", name="s")
+    first, *code = student_lines(tmp_path / "s", max_length=16)
+    assert str(tmp_path / "s") in first
+    assert ("import rlkd.models" in "".join(code)) == (student == "rlkd/mlp")
+    space: dict[str, Any] = {}
+    exec(textwrap.dedent("\n".join(code)), space)
+    if student == "rlkd/mlp":
+        values = torch.from_numpy(whole.table.vectors)
+        assert torch.equal(space["student"](input_values=values).logits, model.eval()(input_values=values).logits)
+    else:
+        assert space["student"]("a good film " * 20)[0]["label"] in LABELS
+
+
+def test_import_rlkd_is_light() -> None:
+    code = "import rlkd, sys; sys.exit(str({'torch', 'transformers', 'datasets', 'pandas'} & sys.modules.keys() or ''))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
+
+
+@pytest.mark.parametrize(("strength_students", "asked"), [(0, 4), (2, 10), (8, 34)])
+def test_what_a_strength_costs_has_a_flag(strength_students: int, asked: int) -> None:
+    distilled: list[tuple[str, int]] = []
+
+    def losses(weighting: Any, trial: int) -> Any:
+        distilled.append((weighting, trial))
+        return np.random.default_rng(trial).random(50) + (0.1 if weighting else 0)  # harm at any strength but 0
+
+    choice = choose(TrialStudents(losses), {"0": bool, "9": bool}, 2, strength_students=strength_students)
+    assert len(distilled) == most_students(2, strength_students) == asked
+    assert choice.strength == (0 if strength_students else 1)
+    assert ("0.0" in choice.strength_losses) == bool(strength_students)
