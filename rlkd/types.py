@@ -185,6 +185,11 @@ class InnerStateSource(LogitSource, Protocol):
         """What each of the K teachers reads of the instances ``ids`` (B,)."""
 
 
+def is_teacher(thing: object) -> bool:
+    """Whether something gives logits itself, as a :class:`rlkd.models.teachers.Teacher` does; it is not asked."""
+    return callable(getattr(thing, "logits", None))
+
+
 class Actor(Protocol):
     """A policy that brings its own observation and its own meaning of an action, as those of published systems do."""
 

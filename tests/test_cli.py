@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -217,6 +218,14 @@ def test_one_teacher_is_told_before_anything_is_trained(chain: Chain, tmp_path: 
     assert all("every weighting is the same" in line and "\n" not in line for line in told)
     cache = load_cache(data[-1], load_task(str(chain.task)))
     assert default_weightings(cache, None, chooses=True, labels=True) == ["uniform", "labels"]
+
+
+def test_a_distilled_student_is_loaded_by_the_lines_that_are_printed(chain: Chain) -> None:
+    told = chain.results["distill"].out.partition("To use it:\n")[2]
+    assert "import rlkd.models  # makes rlkd-bilstm known to transformers" in told
+    space: dict[str, Any] = {}
+    exec(textwrap.dedent(told), space)
+    assert space["student"]("earth and sea " * 200)[0]["label"] in WORDS
 
 
 def test_headroom_agrees_with_its_own_teachers(chain: Chain) -> None:
@@ -483,7 +492,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ),
     ((*DISTILL, "--weighting", "policy"), r"weighting 'policy' needs an argument, got none; write for example"),
     ((*DISTILL, "--weighting", "policy:{1}/no"), r"no such folder, and the hub gave none"),
-    ((*DISTILL, "--weighting", "policy:{0}/policy"), r"expected a policy with config.json and model.safetensors"),
+    ((*DISTILL, "--weighting", "policy:{0}/teachers"), r"expected a policy with config.json and model.safetensors"),
     ((*DISTILL, "--weighting", "policy:{1}/later"), r"observation version 99, this rlkd has version 1"),
     ((*DISTILL, "--weighting", "policy:{1}/affine"), r"needs affinity \(build the cache with an embedder\)"),
     ((*DISTILL, "--weighting", "no.such.module:Name"), r"could not be imported: No module named 'no'"),
@@ -720,7 +729,7 @@ def test_a_cache_is_not_taken_for_another(chain: Chain, tmp_path: Path) -> None:
         rlkd_command(*cache, *order[:2]), r"made with other teachers: it has tfidf-0, .* asked for were tfid"
     )
     whole = ("--teachers", chain.folder / "teachers")
-    assert_refused(rlkd_command(*cache, *whole, "--split-seed", 1), r"holds a cache with data '\w+', asked for was")
+    assert_refused(rlkd_command(*cache, *whole, "--split-seed", 1), r"made for other data: .*'tiny'.* another folder")
     assert_refused(rlkd_command(*cache, *whole, "--dtype", "float16"), r"dtype 'float32', asked for was 'float16'")
     succeeded(*cache, *whole)
     assert snapshot(chain.folder / "cache") == before

@@ -639,7 +639,7 @@ def scores(shift: float) -> Any:
 def test_a_callable_without_an_identity_is_asked_anew(tmp_path: Path) -> None:
     teachers = [CallableTeacher("rule", scores(shift), LABELS) for shift in (0.0, 5.0)]
     cache = build_cache(teachers[:1], TASK, tmp_path / "cache")
-    message = r"made with another 'rule'.*give 'rule' an identity \(a name and a version\)"
+    message = r"made with another 'rule'.*give 'rule' an identity \(a name and a version\), as"
     with pytest.raises(CacheError, match=message):
         build_cache(teachers[1:], TASK, tmp_path / "cache")
     again = build_cache(teachers[1:], TASK, tmp_path / "cache", overwrite=True)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.agents.run import PolicyRun
 from rlkd.agents.sb3_env import make_slots
-from rlkd.agents.trials import EQUAL, Losses, TrialStudents, TrialWorker, beside, choose, of_every_task
+from rlkd.agents.trials import EQUAL, Losses, TrialStudents, TrialWorker, beside, choose, most_students, of_every_task
 from rlkd.data.several import one_each, several
 from rlkd.data.task import Task
 from rlkd.devices import found_device, one_thread
@@ -168,9 +168,11 @@ class PreparedTraining:
                 run.resume()
             worker = partial(TrialWorker, self.make_env, self.training.seed, self.training.refined_trials)
             with beside(worker, wanted=wanted) as pool:
-                students = TrialStudents(self._distil, pool, progress=progress)
+                most = most_students(self.training.trials, self.training.strength_students, len(self.tasks))
+                students = TrialStudents(self._distil, pool, most=most, progress=progress)
                 start, first = self._candidate(run.best, run.best_at), range(self._trials)
-                students.begin(EQUAL, start(0.0), first)
+                if self.training.strength_students:
+                    students.begin(EQUAL, start(0.0), first)
                 students.begin(str(run.best_at), start(1.0), first)
                 run.learn(progress=progress, callback=callback)
                 kept = self._kept(run, start, students)
@@ -217,7 +219,8 @@ class PreparedTraining:
         """The better of what training started from and what it ended with."""
         step = run.agent.num_timesteps
         candidates = {str(run.best_at): start, str(step): self._candidate(run.policy, step)}
-        choice = choose(students, candidates, self.training.trials, len(self.tasks))
+        training, tasks = self.training, len(self.tasks)
+        choice = choose(students, candidates, training.trials, tasks, strength_students=training.strength_students)
         figures: dict[str, Mapping[str, Any]] = {
             "trial_losses": choice.trial_losses,
             "strength_losses": choice.strength_losses,
@@ -301,7 +304,7 @@ def prepare_training(
         "teachers": _told([list(one.teacher_names) for one in caches]),
         "student": _told([one if isinstance(one, str) else None for one in students]),
         "reward": reward,
-        "training": asdict(training),
+        "training": training.record(),
         "observation": observation.to_dict(),
         "episode": env.settings.record(),
         **({"proxy": _told(stand_ins)} if any(stand_ins) else {}),

@@ -15,14 +15,15 @@ from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.devices import one_thread
 from rlkd.errors import RlkdError
 from rlkd.processes import stop, submit, worker_pool
+from rlkd.settings import PolicyTraining
 from rlkd.stats.contrasts import Block, Contrast, task_mean
 from rlkd.weighting.base import Weighting
 
 STRENGTHS = (1.0, 0.5, 0.25)
 """What actions of a trained policy may be multiplied by, the strongest first; equal weights come after the last."""
-STRENGTH_STUDENTS = (4, 8)
+FEW_STUDENTS = 4
 """So many trial students hold a strength against equal weights where those that a policy is kept by are fewer and learn
-less from it.
+less from it; where these leave it open, ``strength_students`` do.
 
 Against equal weights alone: between two strengths that both help, validation loss follows how sure a student is, and
 which of them is ahead is decided by a single student or by the machine."""
@@ -89,6 +90,7 @@ class TrialStudents:
         distil: Callable[[Weighting, int], Losses],
         pool: ProcessPoolExecutor | None = None,
         *,
+        most: int | None = None,
         progress: bool = False,
     ) -> None:
         """Begin with none.
@@ -96,12 +98,13 @@ class TrialStudents:
         Args:
             distil: From a weighting and a student's number to its losses.
             pool: Of one process that does the same, see :func:`beside`; None: all are distilled here.
+            most: How many will be asked for at most, for the progress bar.
             progress: Show a progress bar.
         """
         self._distil, self._pool = distil, pool
         self._known: dict[tuple[str, int], Losses] = {}
         self._awaited: dict[tuple[str, int], Future[Losses]] = {}
-        self._bar = tqdm(desc="trials", unit="student", disable=not progress)
+        self._bar = tqdm(desc=_described(most), unit="student", disable=not progress)
 
     def begin(self, name: str, weighting: Weighting, trials: Sequence[int]) -> None:
         """Have students distilled in the other process, if there is one; nothing is waited for."""
@@ -145,6 +148,10 @@ class TrialStudents:
     def close(self) -> None:
         """End the progress bar."""
         self._bar.close()
+
+
+def _described(most: int | None) -> str:
+    return "trial students" if most is None else f"trial students to choose policy and strength (at most {most})"
 
 
 class TrialWorker:
@@ -193,7 +200,28 @@ class Choice:
     0: equal weights gain nothing over themselves."""
 
 
-def choose(students: TrialStudents, candidates: Mapping[str, AtStrength], trials: int, tasks: int = 1) -> Choice:
+def most_students(trials: int, strength_students: int, tasks: int = 1) -> int:
+    """How many students :func:`choose` asks for at most, of two candidates; arguments are its own."""
+    trials = of_every_task(trials, tasks)
+    if strength_students == 0:
+        return 2 * trials
+    return trials + (1 + len(STRENGTHS)) * _counts(trials, strength_students, tasks)[-1]
+
+
+def _counts(trials: int, strength_students: int, tasks: int) -> list[int]:
+    """Numbers of students after which it is asked whether a strength harms, one after the other."""
+    wanted = (trials, min(FEW_STUDENTS, strength_students), max(strength_students, 2 * tasks))
+    return sorted({max(trials, of_every_task(count, tasks)) for count in wanted})
+
+
+def choose(
+    students: TrialStudents,
+    candidates: Mapping[str, AtStrength],
+    trials: int,
+    tasks: int = 1,
+    *,
+    strength_students: int = PolicyTraining.strength_students,
+) -> Choice:
     """Keep the policy whose students lose least, at the greatest strength that does no sure harm.
 
     The students that policies are compared by are the first that are held against equal weights; where they lose no
@@ -204,15 +232,19 @@ def choose(students: TrialStudents, candidates: Mapping[str, AtStrength], trials
         candidates: Policies by name; of equals the first is kept.
         trials: Students by which policies are compared, at least so many and as many of every task.
         tasks: Number of tasks; student n learns task n modulo this.
+        strength_students: By which it is decided at most whether a strength harms, with many tasks two of each; 0: the
+            policy acts at full strength, and nothing is compared with equal weights.
     """
     trials = of_every_task(trials, tasks)
     compared = {name: mean_loss(students.losses(name, at(1.0), trials), tasks) for name, at in candidates.items()}
     kept = min(compared, key=lambda name: compared[name])
-    at, tried = candidates[kept], {1.0: kept, 0.0: EQUAL}
-    chosen = 0.0
+    at, tried = candidates[kept], {1.0: kept}
+    if strength_students:
+        tried[0.0] = EQUAL
+    counts, chosen = _counts(trials, strength_students, tasks), 0.0
     for strength in STRENGTHS:
         tried.setdefault(strength, f"{kept} at {strength}")
-        if _without_harm(students, tried[strength], at(strength), at(0.0), trials, tasks):
+        if not strength_students or _without_harm(students, tried[strength], at(strength), at(0.0), counts, tasks):
             chosen = strength
             break
     common = min(students.distilled(name) for name in tried.values())
@@ -233,20 +265,19 @@ def _gain(equal: Sequence[Losses], ours: Sequence[Losses], tasks: int) -> dict[s
 
 
 def _without_harm(
-    students: TrialStudents, name: str, policy: Weighting, equal: Weighting, trials: int, tasks: int
+    students: TrialStudents, name: str, policy: Weighting, equal: Weighting, counts: Sequence[int], tasks: int
 ) -> bool:
     """Whether a policy's students do not surely lose more than those of equal weights.
 
     More students are only distilled while it looks as if they might: by two, four and eight, with many tasks two of
     each, since with one student of a task nothing is sure.
     """
-    few, most = STRENGTH_STUDENTS
-    for count in sorted({max(trials, of_every_task(count, tasks)) for count in (trials, few, max(most, 2 * tasks))}):
+    for count in counts:
         ours, theirs = students.losses(name, policy, count), students.losses(EQUAL, equal, count)
         if mean_loss(ours, tasks) <= mean_loss(theirs, tasks):
             return True
         pairs = zip(ours, theirs, strict=True)
         excess = np.array([np.subtract(*pair, dtype=np.float64).mean() for pair in pairs]).reshape(-1, tasks).mean(1)
-        if count >= few and len(excess) > 1 and excess.mean() < excess.std(ddof=1) / len(excess) ** 0.5:
+        if count >= FEW_STUDENTS and len(excess) > 1 and excess.mean() < excess.std(ddof=1) / len(excess) ** 0.5:
             return True  # no more students would make it sure
     return not harms(ours, theirs, tasks)

@@ -17,6 +17,7 @@ from rlkd.settings import CompareCommand, DistillCommand, StudentSettings, TaskS
 def distill(task: TaskSettings, run: DistillCommand, settings: StudentSettings) -> None:
     """Distil one student with a weighting, with checkpoints and a report."""
     from rlkd import workflow
+    from rlkd.report.usage import student_lines
 
     rows = workflow.run_distill(
         task.options(),
@@ -33,6 +34,7 @@ def distill(task: TaskSettings, run: DistillCommand, settings: StudentSettings) 
     show(rows, run.json, [name for name in rows[0] if name != "why"])
     say([row["why"] for row in rows[:1] if "why" in row])
     typer.echo(f"Report: {run.output_dir}/report.html")
+    typer.echo("\n".join(student_lines(f"{run.output_dir}/student", settings.max_length)))
 
 
 def _json_object(text: str | None) -> dict[str, Any]:

@@ -29,9 +29,14 @@ Raw = Mapping[str, Sequence[Any]]
 def read_labels(source: Source, column: str) -> tuple[list[str], NDArray[np.int64]]:
     """Class names and the class index of every row, shape (N,), splits in their order."""
     stored: Raw = {split: data[column][:] for split, data in source.splits.items()}
-    raw = {split: [clean_label(value) for value in values] for split, values in stored.items()}
+    named = {split: getattr(data.features[column], "names", None) for split, data in source.splits.items()}
+    alike = all(names == named["train"] for names in named.values())
+    raw = {
+        split: [clean_label(value) for value in (values if alike else _by_name(values, named[split]))]
+        for split, values in stored.items()
+    }
     _check_kinds(source, column, raw)
-    given = source.label_names or getattr(source.splits["train"].features[column], "names", None)
+    given = source.label_names or named["train"]
     names = _class_names(source, raw["train"], None if given is None else list(given))
     index = {label: i for i, label in enumerate(names)}
     _tell_unlabelled(source, stored["train"], raw["train"])
@@ -50,6 +55,13 @@ def read_labels(source: Source, column: str) -> tuple[list[str], NDArray[np.int6
     if given is None:
         _tell_gaps(source, names, labels)
     return names, np.array(labels, dtype=np.int64)
+
+
+def _by_name(values: Sequence[Any], names: Sequence[str] | None) -> Sequence[Any]:
+    """Labels by the names that a split's own feature has for them: a number may be another class in another split."""
+    if names is None:
+        return values
+    return [names[value] if isinstance(value, int) and value != UNLABELLED else value for value in values]
 
 
 def clean_label(value: Any) -> Any:

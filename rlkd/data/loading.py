@@ -1,24 +1,26 @@
-"""Load a task from an embedded name, a local file, a folder, or the Hugging Face hub."""
+"""Load a task from an embedded name, a local file, a folder, the Hugging Face hub, or data in memory."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkd.data.columns import Columns, Source, read_domains, read_texts, resolved_columns
+from rlkd.data.columns import Columns, Source, found_columns, read_domains, read_texts
 from rlkd.data.embedded import EMBEDDED
 from rlkd.data.labels import read_labels
 from rlkd.data.origin import Origin
 from rlkd.data.sources import find_source
 from rlkd.data.splitting import Fractions, split_task
+from rlkd.data.tables import Data, from_tables
 from rlkd.data.task import Table, Task
 from rlkd.errors import ConfigError, TaskError
 from rlkd.settings import TaskSettings
 
 
 def load_task(
-    source: str,
+    source: str | os.PathLike[str] | Data,
     *,
     text_column: str = Columns.text,
     text_pair_column: str | None = None,
@@ -39,29 +41,39 @@ def load_task(
     ``label_names``, the feature, ``label_names.json`` in the folder, ``datasets.json`` beside the folder, or
     are the numbers.
 
+    The fingerprint of a task, by which caches know it, is that of its rows in their order, their labels, domains and
+    splits and the names of the classes. So the same rows have the same one as a file, a data set or a data frame; it
+    is another one where the labels are numbers on one side and a ``ClassLabel`` feature names them on the other, unless
+    ``label_names`` does.
+
     Args:
-        source: An embedded name (``docstrings``, ``digits``, ``planted``); a .parquet, .csv, .jsonl or .json
-            file; a folder with ``train.*`` and perhaps ``validation.*`` (or ``dev.*``) and ``test.*``; else
-            an id on the Hugging Face hub, ``id`` or ``id:config``.
+        source: An embedded name (``docstrings``, ``digits``, ``planted``); a .parquet, .csv, .tsv, .jsonl or .json
+            file; a folder with ``train.*`` and perhaps ``validation.*`` (or ``dev.*``, ``valid.*``, ``val.*``) and
+            ``test.*``; an id on the Hugging Face hub, ``id`` or ``id:config``; or data that are loaded already: a
+            ``datasets.Dataset`` or pandas ``DataFrame``, all of it train, or a ``datasets.DatasetDict`` or a dict of
+            either by the same names of splits.
         text_column: Column of the texts. If it is left at ``text`` and absent, the usual pairs of columns
-            (``text_a`` and ``text_b``, ``premise`` and ``hypothesis``, ...) are looked for.
+            (``text_a`` and ``text_b``, ``premise`` and ``hypothesis``, ...) are looked for, then the only one that has
+            another usual name (``sentence``, ``review``, ...), which is told.
         text_pair_column: Column of the second texts.
-        label_column: Column of the labels.
+        label_column: Column of the labels. Likewise, if it is left at ``label`` and absent (``target``, ...).
         domain_column: Column of the domains; optional while it is left at ``domain``.
         label_names: Names of the C classes, in the order of the labels.
-        name: Name of the task; default: from the source.
+        name: Name of the task; default: from the source, of loaded data ``data``.
         seed: Seeds the splits, and an embedded task that is drawn at random.
         probe_fraction: Share of the labelled training rows that becomes the probe, at most 1,000 rows.
         validation_fraction: The same for validation, if the source has none.
         test_fraction: The same for test, if the source has none.
-        unlabelled: Append the rows of ``unlabelled.*`` (or ``unlabeled.*``) in the folder to train.
+        unlabelled: Append the rows of ``unlabelled.*`` (or ``unlabeled.*``) in the folder, or of the split that is
+            called so, to train.
 
     Returns:
         The task, rows ordered train, probe, validation, test.
     """
     fractions = Fractions(probe=probe_fraction, validation=validation_fraction, test=test_fraction)
     columns = Columns(text_column, text_pair_column, label_column, domain_column)
-    if source in EMBEDDED:
+    source = os.fspath(source) if isinstance(source, os.PathLike) else source
+    if isinstance(source, str) and source in EMBEDDED:
         if unlabelled:
             raise ConfigError(f"the embedded task {source!r} has no unlabelled rows; leave them out")
         if columns != Columns() or label_names is not None:
@@ -70,14 +82,15 @@ def load_task(
             )
         task = EMBEDDED[source](seed, fractions=fractions)
         return task if name is None else replace(task, name=name)
-    found = find_source(source, columns, unlabelled=unlabelled)
+    find = find_source if isinstance(source, str) else from_tables
+    found = find(source, columns, unlabelled=unlabelled)
     if label_names is not None:
         found = replace(found, label_names=label_names)
     return _task(replace(found, name=name or found.name), columns, fractions, seed)
 
 
 def _task(source: Source, columns: Columns, fractions: Fractions, seed: int) -> Task:
-    columns = resolved_columns(source, columns)
+    columns = found_columns(source, columns)
     for split, rows in source.splits.items():
         if len(rows) == 0:
             raise TaskError(f"split {split!r} of {source.name!r} must have rows, got no rows; fill or remove it")

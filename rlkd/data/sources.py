@@ -3,27 +3,23 @@
 import difflib
 import glob
 import json
-import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlkd.data.columns import KNOWN_PAIRS, Columns, Source
+from rlkd.data.columns import Columns, Source, resolved_columns
 from rlkd.data.embedded import EMBEDDED
-from rlkd.data.labels import clean_label
+from rlkd.data.tables import SPLIT_NAMES, chosen_splits, quiet_datasets, with_unlabelled
+from rlkd.data.text_files import check_encoding, csv_options
 from rlkd.errors import TaskError, one_line
 from rlkd.hub import offline_if_unreachable
 
-logger = logging.getLogger(__name__)
-
-FORMATS: Mapping[str, str] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
+FORMATS: Mapping[str, str] = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json"}
 """File suffix to the reader of ``datasets``."""
 
 
-_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.+-]+))?", re.ASCII)
 
 
@@ -71,7 +67,7 @@ def find_source(source: str, columns: Columns, *, unlabelled: bool = False) -> S
             f"no file or folder {source!r}; did you mean the embedded task {near[0]!r}? For a data set of the hub with "
             f"that name write owner/{source}"
         )
-    return _from_hub(source, match["id"], match["config"], columns.label)
+    return _from_hub(source, match["id"], match["config"], columns)
 
 
 def _what_exists(path: Path) -> str:
@@ -94,7 +90,7 @@ def _nearest(name: str, choices: Mapping[str, object], kind: str) -> str:
 def _from_folder(folder: Path, columns: Columns, unlabelled: bool) -> Source:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
     splits = {}
-    for split, stems in _SPLIT_NAMES.items():
+    for split, stems in SPLIT_NAMES.items():
         matching = [path for path in files if path.stem in stems]
         if len(matching) > 1:
             raise TaskError(
@@ -103,6 +99,8 @@ def _from_folder(folder: Path, columns: Columns, unlabelled: bool) -> Source:
             )
         if matching:
             splits[split] = _read_file(matching[0], columns)
+            if split == "train":  # the others have its columns
+                columns = resolved_columns(splits[split].column_names, columns, folder.name)
     if "train" not in splits:
         present = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise TaskError(
@@ -111,28 +109,15 @@ def _from_folder(folder: Path, columns: Columns, unlabelled: bool) -> Source:
         )
     labelled = len(splits["train"])
     if unlabelled:
-        splits["train"] = _with_unlabelled(splits["train"], folder, files, columns)
+        found = [path for path in files if path.stem in ("unlabelled", "unlabeled")]
+        if len(found) != 1:
+            raise TaskError(
+                f"{str(folder)!r} must have one file of unlabelled rows, unlabelled{'|'.join(FORMATS)}; add it"
+            )
+        rows = _read_file(found[0], columns)
+        splits["train"] = with_unlabelled(splits["train"], rows, str(found[0]), columns)
     names = _names_beside(folder, columns)
     return Source(folder.resolve().name, splits, names, unlabelled=len(splits["train"]) - labelled)
-
-
-def _with_unlabelled(train: Any, folder: Path, files: list[Path], columns: Columns) -> Any:
-    import datasets
-
-    found = [path for path in files if path.stem in ("unlabelled", "unlabeled")]
-    if len(found) != 1:
-        raise TaskError(f"{str(folder)!r} must have one file of unlabelled rows, unlabelled{'|'.join(FORMATS)}; add it")
-    rows = _read_file(found[0], columns)
-    missing = [name for name in train.column_names if name not in (*rows.column_names, columns.label)]
-    if missing or columns.label not in train.column_names:
-        raise TaskError(f"{str(found[0])!r} must have the columns of train, it lacks {', '.join(missing)}; add them")
-    features = train.features
-    hidden = {columns.label: [None] * len(rows)}
-    rows = rows.select_columns([name for name in train.column_names if name != columns.label])
-    labels = datasets.Dataset.from_dict(hidden, features=datasets.Features({columns.label: features[columns.label]}))
-    with _quiet():
-        rows = datasets.concatenate_datasets([rows, labels], axis=1).select_columns(train.column_names)
-        return datasets.concatenate_datasets([train, rows.cast(features)])
 
 
 def _names_beside(folder: Path, columns: Columns) -> list[str] | None:
@@ -171,9 +156,11 @@ def _read_file(path: Path, columns: Columns) -> Any:
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
         raise TaskError(f"a data file must end in {', '.join(FORMATS)}, got {str(path)!r}; convert or rename it")
-    options: dict[str, Any] = _csv_options(columns) if reader == "csv" else {}
+    if reader != "parquet":
+        check_encoding(path)
+    options: dict[str, Any] = csv_options(path, columns) if reader == "csv" else {}
     try:
-        with _quiet():
+        with quiet_datasets():
             # The path is a pattern to the reader: brackets and asterisks in it are meant literally.
             files = {"train": glob.escape(str(path.resolve()))}
             # Rows longer than the header are an error: pandas would drop cells, or shift columns.
@@ -190,24 +177,11 @@ def _read_file(path: Path, columns: Columns) -> Any:
         ) from error
 
 
-def _csv_options(columns: Columns) -> dict[str, Any]:
-    """Texts such as "NA", "null" or "007" stay texts; only an empty or NaN label is missing."""
-    texts = {columns.text, columns.domain, *(column for pair in KNOWN_PAIRS for column in pair)}
-    if columns.pair is not None:
-        texts.add(columns.pair)
-    return {
-        "index_col": False,
-        "keep_default_na": False,
-        "na_values": {columns.label: ["", "NaN", "nan"]},
-        "converters": dict.fromkeys(sorted(texts - {columns.label}), str),
-    }
-
-
-def _from_hub(source: str, hub_id: str, config: str | None, label: str) -> Source:
+def _from_hub(source: str, hub_id: str, config: str | None, columns: Columns) -> Source:
     import datasets
 
     try:
-        with _quiet(), offline_if_unreachable(hub_id, "dataset"):
+        with quiet_datasets(), offline_if_unreachable(hub_id, "dataset"):
             loaded = datasets.load_dataset(hub_id, config)
     except Exception as error:
         what = "could not be reached" if isinstance(error, ConnectionError) else "refused it"
@@ -215,39 +189,5 @@ def _from_hub(source: str, hub_id: str, config: str | None, label: str) -> Sourc
             f"{source!r} is not a file or folder, and the hub {what}: {one_line(error)}; "
             f"{_nearest(source, EMBEDDED, 'embedded task')}embedded tasks are: {', '.join(EMBEDDED)}"
         ) from error
-    splits = {}
-    for split, names in _SPLIT_NAMES.items():
-        present = [name for name in names if name in loaded]
-        if present and split == "test" and _hides_labels(loaded[present[0]], label):
-            logger.warning("the test split of %r has no labels; one is carved from train instead", source)
-        elif present:
-            splits[split] = loaded[present[0]]
-    if "train" not in splits:
-        raise TaskError(f"{source!r} must have a train split, it has: {', '.join(loaded)}; choose another config")
+    splits = chosen_splits(loaded, source, columns)
     return Source(hub_id.rpartition("/")[2] + (f"-{config}" if config else ""), splits)
-
-
-def _hides_labels(data: Any, label: str) -> bool:
-    """Whether a split has rows and none is labelled, as in competitions that keep their test labels."""
-    return len(data) > 0 and label in data.column_names and all(clean_label(v) is None for v in data[label][:])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence progress bars and logs of ``datasets`` and the hub's client: what goes wrong is raised, in our words."""
-    import datasets
-    import huggingface_hub.utils.logging as hub_logging
-
-    bars = not datasets.utils.are_progress_bars_disabled()
-    verbosity = datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    hub_verbosity = hub_logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    hub_logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(hub_verbosity)
-        datasets.logging.set_verbosity(verbosity)
-        if bars:
-            datasets.enable_progress_bars()

@@ -26,7 +26,7 @@ from rlkd.logit_cache.reading import (
     load_cache,
     read_manifest,
 )
-from rlkd.logit_cache.sources import LogitCache, joint_knowledge
+from rlkd.logit_cache.sources import LogitCache, joint_knowledge, known_teachers
 from rlkd.prototypes import cosines, group_means, unit_rows
 from rlkd.records import file_hash, held, write_array_atomic, write_json_atomic
 from rlkd.settings import CacheCommand, CacheSettings
@@ -43,7 +43,7 @@ Embedder = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
 
 
 def build_cache(
-    teachers: Sequence["Teacher"],
+    teachers: Any,
     task: Task,
     directory: str | Path,
     *,
@@ -61,7 +61,8 @@ def build_cache(
     chance on one split alone, have re-ordered columns or are the same, a warning is logged.
 
     Args:
-        teachers: K >= 1 teachers.
+        teachers: One teacher or K >= 1: anything that :func:`rlkd.models.teacher_files.load_teachers` takes, such as
+            paths, ``(model, tokenizer)``, fitted scikit-learn classifiers and functions from texts to logits.
         task: The task; all splits are cached.
         directory: Where the cache lies or will lie.
         batch_size: Instances a forward pass.
@@ -76,14 +77,14 @@ def build_cache(
         CacheError: If the folder holds a cache of something else.
         TeacherError: If there is no teacher, or one gives NaN or infinite logits.
     """
-    if not teachers:
+    if isinstance(teachers, list | tuple | Mapping) and not teachers:
         raise TeacherError("a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers")
     check(CacheSettings, batch_size=batch_size, max_length=max_length, dtype=dtype)
     if embedder is not None:
         _texts(task)
     elif keep_embeddings:
         raise ConfigError("keep_embeddings needs an embedder, got none; pass one, or leave the embeddings out")
-    folder = Path(directory)
+    teachers, folder = known_teachers(teachers, task), Path(directory)
     wanted = _header(teachers, task, dtype, max_length, embedder)
     if keep_embeddings:  # absent from the header of caches without: those of earlier releases stay valid
         wanted["embeddings"] = True

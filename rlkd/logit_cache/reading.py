@@ -22,6 +22,12 @@ MANIFEST = "manifest.json"
 AFFINITY = "affinity.npy"
 EMBEDDINGS = "embeddings.npy"
 ARRAYS = "logits-*.npy"
+OTHER_DATA = (
+    "name the cache of this task, or the task, columns and split seed that this cache was made for; where the data "
+    "were changed, build one in another folder"
+)
+OTHER_FOLDER = "choose another folder for this task's cache; --overwrite would delete the one that is there"
+"""What to do about a cache of another task: it may be whole and dear, so nobody is told to overwrite it."""
 KEPT = "weights-*"
 """Folders beside the arrays: what weightings say of every row, see :mod:`rlkd.weighting.by_row`."""
 
@@ -39,12 +45,7 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
     """
     folder = Path(directory)
     manifest = read_manifest(folder)
-    if manifest["data"] != task.fingerprint or manifest["labels"] != list(task.label_names):
-        raise CacheError(
-            f"the cache {folder} was made for other data: expected the data of task {task.name!r} "
-            f"({task.fingerprint[:12]}), it has {manifest['task']!r} ({str(manifest['data'])[:12]}); build it again "
-            "with --overwrite"
-        )
+    _check_data(manifest, task.name, task.fingerprint, task.label_names, folder, OTHER_DATA)
     if teachers is not None:
         _check_teachers(manifest, teachers, folder)
     shape = (len(task.table), task.num_classes)
@@ -105,7 +106,8 @@ def _is_entry(entry: Any) -> bool:
 
 def check_header(manifest: dict[str, Any], wanted: dict[str, Any], teachers: Sequence["Teacher"], folder: Path) -> None:
     """Refuse a cache that is not the one asked for, naming the first thing that differs."""
-    for key in ("data", "labels", "max_length", "dtype", "embedder", "embedder_identity", "embeddings"):
+    _check_data(manifest, wanted["task"], wanted["data"], wanted["labels"], folder, OTHER_FOLDER)
+    for key in ("max_length", "dtype", "embedder", "embedder_identity", "embeddings"):
         if manifest.get(key) != wanted.get(key):
             raise CacheError(
                 f"{folder} holds a cache with {key} {manifest.get(key)!r:.60}, asked for was {wanted.get(key)!r:.60}; "
@@ -116,6 +118,17 @@ def check_header(manifest: dict[str, Any], wanted: dict[str, Any], teachers: Seq
         raise CacheError(
             f"{folder} holds a cache of the same teachers under other names, or that know other things; choose another "
             "folder, or pass --overwrite to write it again"
+        )
+
+
+def _check_data(
+    manifest: Mapping[str, Any], task: str, data: str, labels: Sequence[str], folder: Path, remedy: str
+) -> None:
+    """Refuse a cache of other rows or classes, before anything else that differs."""
+    if manifest["data"] != data or manifest["labels"] != list(labels):
+        raise CacheError(
+            f"the cache {folder} was made for other data: expected the data of task {task!r} ({data[:12]}), it has "
+            f"{manifest['task']!r} ({manifest['data'][:12]}); {remedy}"
         )
 
 
@@ -143,7 +156,10 @@ def _check_teachers(manifest: dict[str, Any], teachers: Sequence["Teacher"], fol
 def _remedy(changed: Sequence["Teacher"]) -> str:
     unnamed = [teacher.name for teacher in changed if teacher.identity.startswith(ONCE)]
     if unnamed:
-        return f"give {unnamed[0]!r} an identity (a name and a version), or build the cache again with --overwrite"
+        return (
+            f"give {unnamed[0]!r} an identity (a name and a version), as rlkd.models.CallableTeacher takes one, or "
+            "build the cache again with --overwrite"
+        )
     return "build it again with --overwrite"
 
 

@@ -15,7 +15,7 @@ from rlkd.data.task import Task
 from rlkd.errors import CacheError
 from rlkd.features import usual_sureness
 from rlkd.settings import CacheSettings
-from rlkd.types import Knowledge, LogitSource, State
+from rlkd.types import Knowledge, LogitSource, State, is_teacher
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
     from rlkd.models.teachers import Teacher
@@ -225,10 +225,9 @@ class LiveTeachers:
     has_sureness = False
     embedding_size = 0
 
-    def __init__(
-        self, teachers: Sequence["Teacher"], task: Task, *, max_length: int = CacheSettings.max_length
-    ) -> None:
-        """Hold the teachers and the task whose instances they are asked about."""
+    def __init__(self, teachers: Any, task: Task, *, max_length: int = CacheSettings.max_length) -> None:
+        """Hold the teachers (see :func:`known_teachers`) and the task whose instances they are asked about."""
+        teachers = known_teachers(teachers, task)
         self.teacher_names = tuple(teacher.name for teacher in teachers)
         self.knowledge = joint_knowledge(teachers, task)
         self._teachers, self._task, self._max_length = list(teachers), task, max_length
@@ -257,6 +256,15 @@ class LiveTeachers:
         """The same teachers over the training view of the task."""
         view = self._task if len(self._task.table) == rows else self._task.training_view()
         return LiveTeachers(self._teachers, view, max_length=self._max_length)
+
+
+def known_teachers(teachers: Any, task: Task) -> list["Teacher"]:
+    """The teachers themselves, or what :func:`rlkd.models.teacher_files.load_teachers` makes of paths and models."""
+    if isinstance(teachers, list | tuple) and all(map(is_teacher, teachers)):
+        return list(teachers)
+    from rlkd.models import load_teachers  # loads transformers: only where there are models
+
+    return load_teachers(teachers, task)
 
 
 def joint_knowledge(teachers: Sequence["Teacher"], task: Task) -> Knowledge | None:

@@ -22,7 +22,7 @@ def align_labels(
     """Find the teacher's column of every class of the task.
 
     Names are compared exactly, then without case. The generic names that transformers writes by default
-    (``LABEL_0``, ...) say nothing about the order, so they are refused, unless the task's classes are bare
+    (``LABEL_0``, ...) and bare numbers say nothing about the order, so they are refused, unless the task's classes are
     numbers too and equally many.
 
     Args:
@@ -42,7 +42,9 @@ def align_labels(
             raise TeacherError(
                 f"expected one column per class, but teacher {teacher!r} names {name!r} twice; correct its id2label"
             )
-    if not set(teacher_labels) <= set(task_labels) and all(map(_GENERIC.fullmatch, teacher_labels)):
+    generic = not set(teacher_labels) <= set(task_labels) and all(map(_GENERIC.fullmatch, teacher_labels))
+    numbers = set(teacher_labels).isdisjoint(task_labels) and all(map(_NUMBER.fullmatch, teacher_labels))
+    if generic or numbers:
         return _by_number(teacher_labels, task_labels, teacher)
     columns = [_column(teacher_labels, task_labels, name, teacher) for name in task_labels]
     _check_complete(columns, teacher_labels, task_labels, teacher, may_lack)
@@ -76,7 +78,8 @@ def _by_number(teacher_labels: Sequence[str], task_labels: Sequence[str], teache
     if sorted(numbers) != sorted(wanted):
         raise TeacherError(
             f"expected the classes {_shown(task_labels)}, but teacher {teacher!r} has only the generic names "
-            f"{_shown(teacher_labels)}; set id2label in its config.json or pass label_names"
+            f"{_shown(teacher_labels)}; set id2label in its config.json (model.config.id2label), or pass label_names, "
+            f"as in SklearnTeacher({teacher!r}, model, label_names=[...])"
         )
     return np.array([numbers.index(number) for number in wanted], dtype=np.int64)
 

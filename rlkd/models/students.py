@@ -95,6 +95,9 @@ def load_student(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Build or load a student for a task.
 
+    Saved, ``rlkd/tiny`` and pretrained students load in plain transformers; ``rlkd/bilstm`` and ``rlkd/mlp`` do once
+    ``rlkd.models`` is imported, which registers them with the Auto classes (``import rlkd`` alone loads no network).
+
     The weights that are not read from files are a pure function of ``seed``; torch's global generator is left
     as it was.
 

@@ -16,14 +16,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlkd.data.task import Task
 from rlkd.errors import TeacherError, one_line
 from rlkd.models.arrays import holds_arrays, load_array, load_arrays
+from rlkd.models.model_objects import as_teacher, several_teachers
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.models.networks import load_classifier, load_tokenizer, quiet_transformers
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
 from rlkd.records import parse_object, write_atomic, write_json_atomic
 from rlkd.settings import StepSettings
+from rlkd.types import is_teacher
 
 SKLEARN_FILE = "teacher.skops"
 INFO_FILE = "teacher.json"
+PICKLES = (".joblib", ".pkl", ".pickle")
+"""Suffixes of files that run code when they are read."""
 TRUSTED_TYPES: tuple[str, ...] = ()
 """Types trusted beside skops' own list; a pipeline of TF-IDF and logistic regression needs none."""
 _TOKENIZER_FILES = (
@@ -55,7 +59,7 @@ class TeacherInfo:
 
 
 def load_teachers(
-    paths: Sequence[str | os.PathLike[str] | Teacher],
+    teachers: Any,
     task: Task,
     *,
     device: str | torch.device | None = None,
@@ -64,10 +68,19 @@ def load_teachers(
     """Load teachers and check all of them against a task, so that errors come before long work.
 
     Args:
-        paths: Directories with ``config.json`` (transformers; of a multi-task model the head with the task's name) or
-            ``teacher.skops`` (scikit-learn) or arrays of logits (``train.npy``, ``validation.npy``, ``test.npy``,
-            each in the order of the user's own file), one ``.npy`` file in the order of a task that has no files,
-            or teachers that exist already. ``teacher.json`` beside the weights says what a teacher knows.
+        teachers: One teacher or several (a list; a dict from names to models), each of them
+
+            - a directory with ``config.json`` (transformers; of a multi-task model the head with the task's name) or
+              ``teacher.skops`` (scikit-learn) or arrays of logits (``train.npy``, ``validation.npy``, ``test.npy``,
+              each in the order of the user's own file), or one ``.npy`` file in the order of a task that has no files;
+              ``teacher.json`` beside the weights says what a teacher knows;
+            - a transformers classifier and its tokenizer, ``(model, tokenizer)``, or alone, if its tokenizer lies where
+              it was loaded from; its columns are named by ``id2label``, and it is frozen, in eval mode, as it stands;
+            - a fitted scikit-learn classifier over texts (or vectors), its columns named by ``classes_``;
+            - a function from a list of texts (or pairs, or an array of vectors) to logits (B, C), whose columns are the
+              task's classes in their order; a cache of its answers is not opened again for another such function, see
+              :class:`~rlkd.models.teachers.CallableTeacher` for one with an ``identity`` or names of its own;
+            - or a :class:`~rlkd.models.teachers.Teacher`.
         task: The task that they will teach.
         device: Where networks run. None: the GPU where there is one.
         bf16: Networks compute in bfloat16 where that is safe.
@@ -78,20 +91,21 @@ def load_teachers(
     Raises:
         TeacherError: None was given, one cannot be read safely or does not fit the task, or names repeat.
     """
-    if not paths:
+    found = several_teachers(teachers)
+    if not found:
         raise TeacherError("expected at least one teacher, got none; name directories of teachers")
-    teachers = [_load(path, task, device, bf16) for path in paths]
-    names = [teacher.name for teacher in teachers]
+    loaded = [_load(one, task, device, bf16) for one in found]
+    names = [teacher.name for teacher in loaded]
     for name in names:
         if names.count(name) > 1:
             raise TeacherError(
                 f"expected teachers with different names, got {name!r} {names.count(name)} times; "
                 f"rename the directory, or the name in its {INFO_FILE}"
             )
-    for teacher in teachers:
+    for teacher in loaded:
         if isinstance(teacher, LabelledTeacher):
             teacher.check(task)
-    return teachers
+    return loaded
 
 
 def save_sklearn_teacher(
@@ -245,12 +259,13 @@ def _frozen(names: Iterable[str] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
 
 
-def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torch.device | None, bf16: bool) -> Teacher:
+def _load(path: Any, task: Task, device: str | torch.device | None, bf16: bool) -> Teacher:
     if not isinstance(path, str | os.PathLike):
-        return path
+        return path if is_teacher(path) else as_teacher(path, task, device=device, bf16=bf16)
     place = Path(path)
     if place.suffix == ".npy" and place.is_file():
         return load_array(place, task)
+    _refuse_pickles(place)
     info = read_info(place) or TeacherInfo(place.resolve().name)
     if (place / "config.json").is_file():
         return _load_hf(place, info, task, device, bf16)
@@ -263,6 +278,23 @@ def _load(path: str | os.PathLike[str] | Teacher, task: Task, device: str | torc
         f"expected a directory with config.json, {SKLEARN_FILE} or train.npy, or a .npy file; got {str(place)!r}, "
         f"which is {state}; download models of the hub first (hf download)"
     )
+
+
+def _refuse_pickles(place: Path) -> None:
+    """Say how to convert a pickled teacher, or the only pickle in a folder that holds no teacher of ours."""
+    known = any((place / name).exists() for name in ("config.json", SKLEARN_FILE)) or holds_arrays(place)
+    pickles = [place] if place.suffix in PICKLES else []
+    if place.is_dir() and not known:
+        pickles = sorted(path for path in place.iterdir() if path.suffix in PICKLES)
+    if pickles and pickles[0].is_file():
+        name = pickles[0].stem
+        folder = pickles[0].with_suffix("") if pickles[0] == place else place
+        raise TeacherError(
+            f"expected a teacher without pickle, which runs code when it is read, got {str(pickles[0])!r}; if you "
+            f"trust it, convert it once and name {str(folder)!r}: import joblib; from rlkd.models import "
+            f"save_sklearn_teacher; save_sklearn_teacher(joblib.load({str(pickles[0])!r}), {str(folder)!r}, "
+            f"name={name!r})"
+        )
 
 
 def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None, bf16: bool) -> HfTeacher:

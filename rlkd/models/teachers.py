@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.task import Task, joined_inputs, raw_inputs
 from rlkd.devices import mixed_precision
-from rlkd.errors import TeacherError
+from rlkd.errors import TeacherError, one_line
 from rlkd.models.fitting import fit
 from rlkd.models.identity import estimator_identity, network_identity, once_identity
 from rlkd.models.inner_states import check_encoder, read_inner_states
@@ -328,6 +328,14 @@ class CallableTeacher(LabelledTeacher):
         parts = []
         with torch.inference_mode():
             for start in range(0, len(ids), batch_size):
-                answer = self._fn(raw_inputs(task, ids[start : start + batch_size]))
-                parts.append(torch.as_tensor(answer).detach().to("cpu", torch.float32))
+                parts.append(self._tensor(self._fn(raw_inputs(task, ids[start : start + batch_size]))))
         return torch.cat(parts)
+
+    def _tensor(self, answer: Any) -> Tensor:
+        try:
+            return torch.as_tensor(answer).detach().to("cpu", torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TeacherError(
+                f"expected an array of logits (B, C) from teacher {self.name!r}, got {type(answer).__name__} "
+                f"({one_line(error, 80)}); return one row for each input, one column for each class"
+            ) from error

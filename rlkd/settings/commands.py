@@ -20,9 +20,12 @@ class TaskSettings(Settings):
     task: str = required(
         "Task: an embedded one (docstrings, digits, planted), a file, a folder of splits, or a hub id."
     )
-    text_column: str = knob("text", "Column of the texts.")
+    text_column: str = knob(
+        "text",
+        "Column of the texts; if there is no text, the only one that is usual elsewhere (sentence, review, ...).",
+    )
     text_pair_column: str | None = knob(None, "Column of the second texts of pairs.")
-    label_column: str = knob("label", "Column of the labels.")
+    label_column: str = knob("label", "Column of the labels; if there is no label, likewise (target, category, ...).")
     domain_column: str = knob("domain", "Column of the domains, if there is one.")
     split_seed: int = knob(0, "Seed of the splits that the data do not give.")
 

@@ -44,6 +44,8 @@ def proxy_of(student: Any, proxy: str) -> str | None:
 class PolicyTraining(Settings):
     """How a policy is trained."""
 
+    YOUNGER: ClassVar = frozenset({"strength_students"})
+
     total_timesteps: int = knob(
         None,  # a number once the settings are made
         f"Instances that the policy weights while it is trained, over all episodes; {_by_start('total_timesteps')}.",
@@ -67,9 +69,16 @@ class PolicyTraining(Settings):
     trials: int = knob(
         2,
         "Students, at least so many and as many of every task, by whose validation loss it is decided whether the "
-        "policy is kept that training started from or the one that it ended with; where they learn less from it than "
-        "from equal weights, others tell whether it harms.",
+        "policy is kept that training started from or the one that it ended with, beside as many with equal weights. "
+        "Each takes the steps of an episode: by default these are 6, and the training itself has 3 episodes.",
         at_least(1),
+    )
+    strength_students: int = knob(
+        8,
+        "Students at most, of equal weights and of each strength that is tried (1, 0.5, 0.25), by which a policy is "
+        "weakened that harms: more than those of trials only where students learn less from it. 0: it acts at full "
+        "strength, is not compared with equal weights, and a third of the trial students is saved.",
+        at_least(0),
     )
     refined_trials: bool = knob(
         False,

@@ -112,7 +112,11 @@ class StudentSettings(StepSettings):
 
     YOUNGER: ClassVar = frozenset({"bf16", "divergence"})
 
-    student: str = knob("rlkd/tiny", "Student: rlkd/tiny, rlkd/bilstm, rlkd/mlp, a hub id or a path.")
+    student: str = knob(
+        "rlkd/tiny",
+        "Student: rlkd/tiny, rlkd/bilstm, rlkd/mlp, a hub id or a path. rlkd/bilstm and rlkd/mlp load in "
+        "transformers after import rlkd.models, all others in plain transformers.",
+    )
     learning_rate: float = like(  # a number once the settings are made
         StepSettings, "learning_rate", default=None, help=f"Learning rate of the student; {BY_KIND}."
     )

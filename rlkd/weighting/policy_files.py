@@ -112,8 +112,11 @@ PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
 
 
 def place_of(path: str | Path) -> Path:
-    """Where a policy lies, ``auto`` being the one that is shipped."""
-    return SHIPPED if str(path) == AUTO else Path(path)
+    """Where a policy lies; ``auto`` is the one that is shipped, and the run that trained one holds it in ``policy``."""
+    if str(path) == AUTO:
+        return SHIPPED
+    folder, inside = Path(path), Path(path) / "policy"
+    return inside if (inside / WEIGHTS).is_file() and not (folder / WEIGHTS).is_file() else folder
 
 
 def saved_identity(folder: str | Path) -> str | None:
@@ -177,7 +180,7 @@ def load_module(cls: type[PolicyT], path: str | Path, **of_the_hub: Any) -> Poli
 
     Args:
         cls: The class, whose arguments are in ``config.json``.
-        path: The folder, the hub id, or ``auto``, the one that is shipped.
+        path: The folder, that of the run that trained it, the hub id, or ``auto``, the one that is shipped.
         **of_the_hub: ``revision``, ``token``, ``cache_dir`` and the like, if it is to come from the hub.
 
     Returns:

@@ -108,6 +108,8 @@ def _write_report(folder: Path, policy: Policy, task: str, reward: str, device: 
 def _verdict(curve: Mapping[str, Any]) -> str:
     """What trial students say of the policy that was kept; those that decided its strength."""
     kept, equal = curve["kept_loss"], curve["equal_loss"]
+    if equal is None:
+        return f"Students of the policy that was kept lose {kept:.3f} nats on validation; equal weights were not tried."
     than = "less than" if kept < equal else "as much as" if kept == equal else "more than"
     return (
         f"Students of the policy that was kept lose {kept:.3f} nats on validation, {than} those of equal weights with "
