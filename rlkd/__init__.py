@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlkd.agents import train_policy
     from rlkd.data import Task, load_task
+    from rlkd.distillation import weighted_distillation_loss
     from rlkd.features import ObservationConfig, usual_sureness
     from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache
     from rlkd.models import load_student, load_teachers, train_teachers
-    from rlkd.trainer import DistillationArguments, DistillationTrainer
+    from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
     from rlkd.types import State
     from rlkd.weighting import Policy, Weighting, build_weighting, load_weighting
 
 _HOMES = {
     "DistillationArguments": "rlkd.trainer",
+    "DistillationMixin": "rlkd.trainer",
     "DistillationTrainer": "rlkd.trainer",
     "LiveTeachers": "rlkd.logit_cache",
     "LogitCache": "rlkd.logit_cache",
@@ -36,10 +38,12 @@ _HOMES = {
     "train_policy": "rlkd.agents",
     "train_teachers": "rlkd.models",
     "usual_sureness": "rlkd.features",
+    "weighted_distillation_loss": "rlkd.distillation",
 }
 
 __all__ = [
     "DistillationArguments",
+    "DistillationMixin",
     "DistillationTrainer",
     "LiveTeachers",
     "LogitCache",
@@ -58,6 +62,7 @@ __all__ = [
     "train_policy",
     "train_teachers",
     "usual_sureness",
+    "weighted_distillation_loss",
 ]
 
 

@@ -11,7 +11,7 @@ from rlkd.features import ObservationConfig
 from rlkd.logit_cache import build_cache, load_cache
 from rlkd.models import ArrayTeacher
 from rlkd.settings import StudentSettings
-from rlkd.trainer import make_trainer, training
+from rlkd.trainer import make_trainer, task_trainer
 from rlkd.types import State
 from rlkd.weighting import BaseWeighting, Evidence, Policy, by_row, mixture
 from rlkd.weighting.by_row import RowWeights, is_by_row, once_a_row
@@ -96,7 +96,7 @@ def test_a_policy_is_asked_once_a_row_and_teaches_the_same_student(task, kept, t
     assert sum(asked) == rows  # they lie with the cache
     trained(task, kept, policy, tmp_path, max_steps=3)
     assert sum(asked) == rows + 3 * 20  # a run that sees few rows asks about these
-    monkeypatch.setattr(training, "once_a_row", lambda weighting, *others: weighting)
+    monkeypatch.setattr(task_trainer, "once_a_row", lambda weighting, *others: weighting)
     live = trained(task, kept, policy, tmp_path)
     assert sum(asked) == rows + 3 * 20 + 2 * rows
     for name, value in live.model.state_dict().items():

@@ -16,7 +16,7 @@ from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache
 from rlkd.models import CallableTeacher, load_student
 from rlkd.settings import EpisodeSettings
-from rlkd.trainer import DistillationArguments, DistillationTrainer
+from rlkd.trainer import DistillationArguments, TaskTrainer
 from rlkd.weighting import Policy
 from rlkd.weighting.fixed import Fixed, Uniform
 
@@ -42,7 +42,7 @@ def arguments(folder, **values):
     return DistillationArguments(output_dir=str(folder), **(defaults | values))
 
 
-class Sequential(DistillationTrainer):
+class Sequential(TaskTrainer):
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(self.train_dataset)
 
@@ -196,7 +196,7 @@ def test_the_environment_takes_the_gradient_that_the_trainer_takes(bf16, task, c
 
     model = mlp(task, 4)
     args = arguments(tmp_path, temperature=2.0, kd_ratio=0.6, bf16=bf16)
-    trainer = DistillationTrainer(model, args, task=task, cache=cache, weighting=Fixed(shares))
+    trainer = TaskTrainer(model, args, task=task, cache=cache, weighting=Fixed(shares))
     model = trainer.accelerator.prepare_model(model).train()
     torch.set_rng_state(random_state)
     trainer.compute_loss(model, trainer.collate(ids.tolist())).backward()
@@ -209,7 +209,7 @@ def test_the_environment_takes_the_gradient_that_the_trainer_takes(bf16, task, c
 def test_mixed_precision_changes_a_run_a_little_and_no_weight_s_type(task, cache, tmp_path):
     def run(bf16):
         student = mlp(task, dropout=0.0)
-        trainer = DistillationTrainer(student, arguments(tmp_path, max_steps=20, bf16=bf16), task=task, cache=cache)
+        trainer = TaskTrainer(student, arguments(tmp_path, max_steps=20, bf16=bf16), task=task, cache=cache)
         trainer.train()
         assert {weight.dtype for weight in student.parameters()} == {torch.float32}
         return torch.from_numpy(trainer.predict_split("test")).softmax(-1)
@@ -230,7 +230,7 @@ def test_accumulating_four_batches_of_eight_is_one_of_32(task, cache, tmp_path):
             optim="sgd",
             learning_rate=0.5,
         )
-        DistillationTrainer(student, args, task=task, cache=cache).train()
+        TaskTrainer(student, args, task=task, cache=cache).train()
         return student
 
     start, whole = mlp(task), run(32, 1)
@@ -255,7 +255,7 @@ def distilled(task, cache, folder, *, stop_at=30, resume=False):
     """A run of 30 steps with dropout, a falling learning rate and a policy that watches the student."""
     args = arguments(folder, max_steps=30, lr_scheduler_type="linear", save_strategy="steps", save_steps=5, seed=3)
     weighting = Policy.create(ObservationConfig(student=True), training={}, seed=1)
-    trainer = DistillationTrainer(mlp(task), args, task=task, cache=cache, weighting=weighting)
+    trainer = TaskTrainer(mlp(task), args, task=task, cache=cache, weighting=weighting)
     trainer.watch = Watch(stop_at)
     trainer.add_callback(trainer.watch)
     trainer.train(resume_from_checkpoint=resume)

@@ -39,6 +39,7 @@ FLOORS = (
     "features",
     "logit_cache",
     "weighting",
+    "distillation",
     "headroom",
     "feature_losses",
     "weight_record",

@@ -22,7 +22,7 @@ from rlkd.models import train_teachers
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.records import check_launcher, check_one_process, processes_started
 from rlkd.settings import StudentSettings
-from rlkd.trainer import DistillationArguments, DistillationTrainer, make_trainer
+from rlkd.trainer import DistillationArguments, TaskTrainer, make_trainer
 from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.trainer.shares import share_of
 from rlkd.weighting import build_weighting
@@ -101,7 +101,7 @@ def student_trainer(task, cache, folder, batch, *, max_steps=34, **values):
         **{"save_strategy": "no", **values},
     )
     model, learns_online = MlpForSequenceClassification(config), build_weighting("hedge", task, cache)
-    return DistillationTrainer(model, args, task=task, cache=cache, weighting=learns_online)
+    return TaskTrainer(model, args, task=task, cache=cache, weighting=learns_online)
 
 
 def watched(trainer):
@@ -211,11 +211,9 @@ def test_what_needs_one_process_is_refused_by_name(task, cache, tmp_path):
         trainer = student_trainer(task, cache, tmp_path / "t", 8)
         common = {"model": trainer.model, "args": trainer.args, "task": task, "cache": cache}
         with pytest.raises(ConfigError, match="one process is needed for preprocess_logits_for_metrics, got 2"):
-            DistillationTrainer(
-                **common, preprocess_logits_for_metrics=lambda logits, labels: logits, compute_metrics=len
-            )
+            TaskTrainer(**common, preprocess_logits_for_metrics=lambda logits, labels: logits, compute_metrics=len)
         with pytest.raises(ConfigError, match="one process is needed for feature losses, got 2"):
-            DistillationTrainer(**common, features=object())
+            TaskTrainer(**common, features=object())
         with pytest.raises(ConfigError, match="one process is needed for MultiTaskTrainer, got 2"):
             MultiTaskTrainer._check_processes(trainer.__class__.__new__(MultiTaskTrainer), 2, None, None)
         settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3)

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from rlkd.errors import ConfigError, StudentError
 from rlkd.settings import StudentSettings
-from rlkd.trainer import DistillationArguments, DistillationTrainer, arguments, make_trainer, training_arguments
+from rlkd.trainer import DistillationArguments, TaskTrainer, arguments, make_trainer, training_arguments
 from rlkd.weighting.fixed import Uniform
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
@@ -22,7 +22,11 @@ OTHER = {
     "auto_find_batch_size": True,
     "average_tokens_across_devices": False,
     "label_names": ["labels"],
-    "remove_unused_columns": True,
+    "teachers": ["a"],
+    "weighting": "entropy",
+    "text_columns": ["text"],
+    "id_column": "number",
+    "offload_teachers": True,
     "parallelism_config": object(),
     "fsdp": "full_shard",
     "fsdp_config": {"min_num_params": 1},
@@ -41,13 +45,15 @@ def trainer_of(task, cache, folder, **values):
 
 def test_every_field_of_training_arguments_is_honoured_or_refused():
     """A new release's new field fails here: find out what becomes of it, and say so."""
-    groups = [set(arguments.BY_THE_TRAINER), set(arguments.BY_US), set(arguments.REFUSED)]
+    with_tasks = set(arguments.REFUSED_WITH_TASKS) & set(FIELDS)
+    groups = [set(arguments.BY_THE_TRAINER), set(arguments.BY_US), set(arguments.REFUSED), with_tasks]
     assert set().union(*groups) == set(FIELDS)
     assert sum(map(len, groups)) == len(FIELDS)
 
 
 def test_every_argument_of_the_trainer_is_honoured_or_refused():
-    groups = [arguments.TRAINER_BY_THE_TRAINER, arguments.TRAINER_BY_US, set(arguments.TRAINER_REFUSED)]
+    refused = {*arguments.TRAINER_REFUSED, *arguments.TRAINER_REFUSED_WITH_TASKS}
+    groups = [arguments.TRAINER_BY_THE_TRAINER, arguments.TRAINER_BY_US, refused]
     assert set().union(*groups) == set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     assert not groups[0] & groups[1] | groups[2] & (groups[0] | groups[1])
 
@@ -57,14 +63,29 @@ def test_what_would_be_ignored_is_refused_by_name(name, tmp_path):
     with pytest.raises(ConfigError, match=f"^{name} would be ignored, got ") as caught:
         DistillationArguments(output_dir=str(tmp_path), use_cpu=True, **{name: OTHER[name]})
     assert arguments.REFUSED[name] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", arguments.REFUSED_WITH_TASKS)
+def test_what_a_task_would_make_ignored_is_refused_with_one(name, task, cache, tmp_path):
+    with pytest.raises(ConfigError, match=f"^{name} would be ignored, got ") as caught:
+        with_arguments(task, cache, tmp_path, {name: OTHER[name]})
+    assert arguments.REFUSED_WITH_TASKS[name] in str(caught.value)
+
+
+def test_the_usual_arguments_pass_again_and_again(tmp_path):
     usual = DistillationArguments(output_dir=str(tmp_path), use_cpu=True)
-    dataclasses.replace(usual, learning_rate=1e-3)  # the defaults pass, again and again
+    dataclasses.replace(usual, learning_rate=1e-3)
 
 
 @pytest.mark.parametrize("name", ["group_by_length", "batch_rebalance", "sequential"])
-def test_every_other_sampling_is_refused(name, tmp_path):
+def test_every_other_sampling_is_refused(name, task, cache, tmp_path):
     with pytest.raises(ConfigError, match=f"train_sampling_strategy would be ignored, got '{name}'"):
-        DistillationArguments(output_dir=str(tmp_path), train_sampling_strategy=name)
+        trainer_of(task, cache, tmp_path, train_sampling_strategy=name)
+
+
+def with_arguments(task, cache, folder, given):
+    args = DistillationArguments(output_dir=str(folder), use_cpu=True, report_to="none", **given)
+    TaskTrainer(trainer_of(task, cache, folder).model, args, task=task, cache=cache)
 
 
 def test_evaluation_switches_do_eval_on_itself(tmp_path):
@@ -89,9 +110,9 @@ def test_evaluation_switches_do_eval_on_itself(tmp_path):
         ({"max_steps": 5, "num_train_epochs": 2}, "num_train_epochs would be ignored beside max_steps, got 2 and 5"),
     ],
 )
-def test_settings_that_another_would_override_are_refused(given, message, tmp_path):
+def test_settings_that_another_would_override_are_refused(given, message, task, cache, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        DistillationArguments(output_dir=str(tmp_path), use_cpu=True, **given)
+        with_arguments(task, cache, tmp_path, given)
 
 
 def test_the_rest_of_the_accelerator_s_settings_is_honoured(task, cache, tmp_path):
@@ -102,7 +123,7 @@ def test_the_rest_of_the_accelerator_s_settings_is_honoured(task, cache, tmp_pat
     assert trainer.weight_record.counts.sum() == 8 * 4 * 8  # steps, batches a step, rows
 
 
-@pytest.mark.parametrize("name", arguments.TRAINER_REFUSED)
+@pytest.mark.parametrize("name", [*arguments.TRAINER_REFUSED, *arguments.TRAINER_REFUSED_WITH_TASKS])
 def test_arguments_that_would_replace_ours_are_refused(name, task, cache, tmp_path):
     trainer = trainer_of(task, cache, tmp_path)
     with pytest.raises(ConfigError, match=f"^{name} would be ignored, got one: "):
@@ -113,7 +134,7 @@ def test_arguments_that_would_replace_ours_are_refused(name, task, cache, tmp_pa
 def with_trainer(task, cache, folder, values=(), **given):
     model = trainer_of(task, cache, folder).model
     args = training_arguments(SETTINGS, folder, **dict(values))
-    return DistillationTrainer(model, args, task=task, cache=cache, **given)
+    return TaskTrainer(model, args, task=task, cache=cache, **given)
 
 
 @pytest.mark.parametrize(

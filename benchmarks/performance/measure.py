@@ -36,7 +36,7 @@ from rlkd.models.networks import quiet_transformers
 from rlkd.records import commit, source, write_json_atomic
 from rlkd.report import format_table
 from rlkd.settings import PolicyTraining, StudentSettings
-from rlkd.trainer import DistillationTrainer, make_trainer
+from rlkd.trainer import TaskTrainer, make_trainer
 from rlkd.types import LogitSource
 from rlkd.weighting import Policy, Weighting
 from rlkd.weighting.fixed import Uniform
@@ -114,7 +114,7 @@ class Turns(TrainerCallback):
         """Prepare."""
         self.arms, self.ends = arms, [now()]
 
-    def attach(self, trainer: DistillationTrainer) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         """Watch the trainer, and let every batch of it come once for each arm."""
         trainer.add_callback(self)
         self.trainer = trainer

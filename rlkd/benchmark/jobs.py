@@ -32,7 +32,7 @@ from rlkd.logit_cache import LogitCache
 from rlkd.metrics import told_if_diverged
 from rlkd.records import digest, write_json_atomic
 from rlkd.settings import StudentSettings
-from rlkd.trainer import DistillationTrainer, make_trainer
+from rlkd.trainer import TaskTrainer, make_trainer
 from rlkd.weighting import BaseWeighting, WeightingSpec, build_weighting
 from rlkd.weighting.learned import Policy
 
@@ -54,7 +54,7 @@ class Distiller(Protocol):
 
     def distil(
         self, opened: Any, spec: WeightingSpec | None, settings: StudentSettings, seed: int, folder: Path
-    ) -> tuple[DistillationTrainer, dict[str, Any]]:
+    ) -> tuple[TaskTrainer, dict[str, Any]]:
         """Distil a student; see :func:`run_job`.
 
         Args:
@@ -187,7 +187,7 @@ def failure(error: Exception) -> dict[str, Any]:
     return {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)} ({where})"}
 
 
-def _one_run(context: Context, job: Job, folder: Path) -> tuple[DistillationTrainer, dict[str, Any]]:
+def _one_run(context: Context, job: Job, folder: Path) -> tuple[TaskTrainer, dict[str, Any]]:
     """The student of a weighting: one run of the trainer on the cached logits."""
     started = time.perf_counter()
     assert job.compared.spec is not None
@@ -258,6 +258,6 @@ def _fall_back(weighting: BaseWeighting, task: Task) -> str | None:
     return weighting.falls_back if unlabelled and "labels" in weighting.requires else None
 
 
-def _write_weights(path: Path, trainer: DistillationTrainer) -> None:
+def _write_weights(path: Path, trainer: TaskTrainer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(path, weights_summary(trainer.weight_record, trainer.cache.teacher_names))

@@ -6,11 +6,12 @@ an interrupted build is continued with the teachers that are finished, and corre
 
 from rlkd.logit_cache.building import Embedder, build_cache, compute_affinity
 from rlkd.logit_cache.encoders import LiveEncoders
-from rlkd.logit_cache.reading import KEPT, load_cache
+from rlkd.logit_cache.reading import KEPT, MANIFEST, load_cache, open_cache, read_manifest
 from rlkd.logit_cache.sources import LiveTeachers, LogitCache, embedding_size, joint_knowledge, read_state
 
 __all__ = [
     "KEPT",
+    "MANIFEST",
     "Embedder",
     "LiveEncoders",
     "LiveTeachers",
@@ -20,5 +21,7 @@ __all__ = [
     "embedding_size",
     "joint_knowledge",
     "load_cache",
+    "open_cache",
+    "read_manifest",
     "read_state",
 ]

@@ -68,6 +68,25 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
     ).measured(task)
 
 
+def open_cache(directory: str | Path) -> LogitCache:
+    """Open a cache by itself, its files verified, for who knows the numbers of its rows without the task.
+
+    Args:
+        directory: Of the cache.
+
+    Raises:
+        CacheError: If it is partial or damaged.
+    """
+    folder = Path(directory)
+    manifest = read_manifest(folder)
+    names = [entry["name"] for entry in manifest["teachers"]]
+    shape = (None, len(manifest["labels"]))
+    arrays = [_open_array(folder, manifest, entry["file"], shape) for entry in manifest["teachers"]]
+    if len({len(array) for array in arrays}) != 1:
+        raise CacheError(f"the cache {folder} is damaged: its arrays have rows of different numbers; build it again")
+    return LogitCache(arrays, names, identity=digest([manifest["teachers"], manifest["files"]], 16), folder=folder)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest whose shape is right; whether it tells the truth is checked by who uses it."""
     path = folder / MANIFEST
@@ -164,7 +183,7 @@ def _remedy(changed: Sequence["Teacher"]) -> str:
 
 
 def _open_array(
-    folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int, int | None]
+    folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int | None, int | None]
 ) -> NDArray[np.floating[Any]]:
     path = folder / name
     if not path.is_file():
@@ -177,7 +196,7 @@ def _open_array(
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise CacheError(f"{path} must be an array without pickle; build the cache again with --overwrite") from error
-    fits = array.ndim == 2 and array.shape[0] == shape[0] and shape[1] in (None, array.shape[1])
+    fits = array.ndim == 2 and all(wanted in (None, got) for wanted, got in zip(shape, array.shape, strict=True))
     if not fits or array.dtype.name not in DTYPES:
         raise CacheError(
             f"{path} must hold floats of shape {shape}, it has {array.dtype} {array.shape}; build it again"

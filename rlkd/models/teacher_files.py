@@ -270,7 +270,7 @@ def _load(path: Any, task: Task, device: str | torch.device | None, bf16: bool) 
     if (place / "config.json").is_file():
         return _load_hf(place, info, task, device, bf16)
     if (place / SKLEARN_FILE).is_file():
-        return _load_sklearn(place, info)
+        return load_sklearn(place, info)
     if holds_arrays(place):
         return load_arrays(place, info.name, info.label_names, knows=info.knows, knows_by=info.knows_by)
     state = "neither" if place.exists() else "missing"
@@ -333,9 +333,19 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
     )
 
 
-def _load_sklearn(path: Path, info: TeacherInfo) -> SklearnTeacher:
+def load_sklearn(path: Path, info: TeacherInfo | None = None) -> SklearnTeacher:
+    """Read a scikit-learn teacher from its folder.
+
+    Args:
+        path: Holds ``teacher.skops``.
+        info: What its ``teacher.json`` says. None: read here.
+
+    Raises:
+        TeacherError: The file cannot be read, or has types that skops does not trust.
+    """
     import skops.io
 
+    info = info or read_info(path) or TeacherInfo(path.resolve().name)
     file = path / SKLEARN_FILE
     try:
         untrusted = set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES)

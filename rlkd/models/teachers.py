@@ -320,7 +320,7 @@ class CallableTeacher(LabelledTeacher):
         knows_by: KnowsBy | None = None,
     ) -> None:
         super().__init__(name, label_names, knows=knows, knows_by=knows_by)
-        self._fn = fn
+        self.function = fn
         self.identity = identity or once_identity()
 
     def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
@@ -328,7 +328,7 @@ class CallableTeacher(LabelledTeacher):
         parts = []
         with torch.inference_mode():
             for start in range(0, len(ids), batch_size):
-                parts.append(self._tensor(self._fn(raw_inputs(task, ids[start : start + batch_size]))))
+                parts.append(self._tensor(self.function(raw_inputs(task, ids[start : start + batch_size]))))
         return torch.cat(parts)
 
     def _tensor(self, answer: Any) -> Tensor:

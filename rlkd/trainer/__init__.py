@@ -4,18 +4,24 @@ Every distillation goes through here, in ``compare`` and in the benchmarks too: 
 """
 
 from rlkd.trainer.arguments import DistillationArguments
+from rlkd.trainer.batch_teachers import BatchTeachers
+from rlkd.trainer.distillation_trainer import DistillationTrainer
 from rlkd.trainer.making import MetricsCallback, make_trainer, training_arguments, without_printer
-from rlkd.trainer.training import FEATURES, IDS, WEIGHT_FILE, WEIGHTING_FILE, DistillationTrainer, InstanceDataset
+from rlkd.trainer.task_trainer import FEATURES, IDS, InstanceDataset, TaskTrainer
+from rlkd.trainer.training import WEIGHT_FILE, WEIGHTING_FILE, DistillationMixin
 
 __all__ = [
     "FEATURES",
     "IDS",
     "WEIGHTING_FILE",
     "WEIGHT_FILE",
+    "BatchTeachers",
     "DistillationArguments",
+    "DistillationMixin",
     "DistillationTrainer",
     "InstanceDataset",
     "MetricsCallback",
+    "TaskTrainer",
     "make_trainer",
     "training_arguments",
     "without_printer",

@@ -15,6 +15,7 @@ from rlkd.errors import ConfigError
 from rlkd.records import check_launcher
 from rlkd.settings import LossSettings, StepSettings, check_loss_settings
 from rlkd.settings.knobs import field_of
+from rlkd.weighting.policy_files import AUTO
 
 BY_THE_TRAINER = frozenset(
     """
@@ -46,39 +47,51 @@ BY_US: Mapping[str, str] = {
     "batch_eval_metrics": "refused with our metrics; predict_split gives logits nevertheless",
     "save_only_model": "such checkpoints are refused when a run is to be resumed from them",
     "logging_nan_inf_filter": "nothing to filter: a loss that is not finite ends the run",
+    "remove_unused_columns": "a task has no columns, those that teachers read are kept",
     "accelerator_config": "how batches are split over processes is ours, and refused",
 }
 """Fields that code of ours honours, and how; each has a test."""
 REFUSED: Mapping[str, str] = {
     "label_smoothing_factor": "the loss has no smoothed labels: teachers soften them, with kd_ratio or temperature",
-    "train_sampling_strategy": "batches are bucketed by length, alike for every run of a seed; leave it at 'random'",
-    "length_column_name": "lengths are those of the encoded inputs",
-    "auto_find_batch_size": "runs of a seed share their batches; set per_device_train_batch_size",
-    "average_tokens_across_devices": "the loss is a mean over instances, not over tokens",
-    "label_names": "labels are the task's",
-    "remove_unused_columns": "a batch is looked up by its instance ids, which must not be removed",
     "parallelism_config": "students are not sharded; torchrun splits the batches of one over processes",
     "fsdp": "students are not sharded; torchrun splits the batches of one over processes",
     "fsdp_config": "students are not sharded; torchrun splits the batches of one over processes",
     "deepspeed": "students are not sharded; torchrun splits the batches of one over processes",
     "do_train": "call train()",
     "do_eval": "call evaluate(), or set eval_strategy",
-    "do_predict": "call predict_split()",
+    "do_predict": "call predict(), or predict_split() of a task",
     "resume_from_checkpoint": "pass it to train()",
     "local_rank": "torchrun tells a process its rank",
 }
 """Fields that would be ignored, and what to do instead; they keep their defaults."""
+REFUSED_WITH_TASKS: Mapping[str, str] = {
+    "train_sampling_strategy": "batches are bucketed by length, alike for every run of a seed; leave it at 'random'",
+    "length_column_name": "lengths are those of the encoded inputs",
+    "auto_find_batch_size": "runs of a seed share their batches; set per_device_train_batch_size",
+    "average_tokens_across_devices": "the loss is a mean over instances, not over tokens",
+    "label_names": "labels are the task's",
+    "teachers": "a task has a cache",
+    "weighting": "pass it to from_task",
+    "text_columns": "texts are the task's",
+    "id_column": "rows are the task's",
+    "offload_teachers": "a task has a cache",
+}
+"""Fields that a trainer of a task would ignore; others do as they say."""
+RESOLVED: Mapping[str, Any] = {"fsdp": [], "fsdp_config": {}}
+"""What transformers makes of a default, or what means the same: not given."""
+PLAIN_REFUSED = ("label_smoothing_factor", "parallelism_config", "fsdp", "deepspeed")
+"""Of those, what plain ``TrainingArguments`` may not have: the others do not change what a trainer does."""
 SPLITTING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
 """Of ``accelerator_config``: how it would split batches over processes, which we do."""
 
 TRAINER_BY_THE_TRAINER = frozenset({"callbacks", "optimizers", "optimizer_cls_and_kwargs"})
 TRAINER_BY_US = frozenset({"model", "args", "processing_class", "compute_metrics", "preprocess_logits_for_metrics"})
-TRAINER_REFUSED: Mapping[str, str] = {
+TRAINER_REFUSED: Mapping[str, str] = {"compute_loss_func": "the loss is the distillation loss; pass a weighting"}
+TRAINER_REFUSED_WITH_TASKS: Mapping[str, str] = {
     "data_collator": "batches are made from the task",
     "train_dataset": "the task's train rows are the data set",
     "eval_dataset": "the task's validation rows are; predict_rows takes others",
     "model_init": "pass the model; a search makes a trainer of each trial",
-    "compute_loss_func": "the loss is the distillation loss; pass a weighting, or features",
 }
 """What :class:`transformers.Trainer` itself takes, sorted likewise."""
 
@@ -102,40 +115,29 @@ class DistillationArguments(TrainingArguments):
     scale_by_temperature: bool = _argument(LossSettings, "scale_by_temperature")
     divergence: str = _argument(LossSettings, "divergence")
     max_length: int = _argument(StepSettings, "max_length")
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: batches hold instance ids."})
+    teachers: list[str] | None = field(default=None, metadata={"help": "Paths or hub ids of teachers, or one cache."})
+    weighting: str = field(default=AUTO, metadata={"help": "Name of a weighting, or path or hub id of a policy."})
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column of texts, or two of pairs, for teachers with other tokenizers than the student's."},
+    )
+    id_column: str = field(default="id", metadata={"help": "Column of the numbers of rows in a cache of teachers."})
+    offload_teachers: bool = field(
+        default=False, metadata={"help": "Keep teachers on the CPU but while they are asked."}
+    )
 
     def __post_init__(self) -> None:
         """Check ranges, and refuse what would be ignored."""
         check_loss_settings(self.temperature, self.kd_ratio, self.mix, self.divergence)
         check_launcher()
-        self._refuse_what_would_be_ignored()
-        super().__post_init__()
-        changed = [
-            n for n in SPLITTING if getattr(self.accelerator_config, n) != getattr(type(self.accelerator_config), n)
-        ]
-        if changed:
-            raise ConfigError(
-                f"accelerator_config got {changed[0]}={getattr(self.accelerator_config, changed[0])!r}, which would be "
-                "ignored: every process takes its share of each batch; leave it out"
-            )
-
-    def _refuse_what_would_be_ignored(self) -> None:
-        """Before the defaults of transformers are resolved: what differs now was given."""
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            if entry.name not in REFUSED or value == entry.default:
-                continue
-            if entry.name == "do_eval" and self.eval_strategy != "no":  # transformers switches it on itself
-                continue
-            raise ConfigError(
-                f"{entry.name} would be ignored, got {value!r}: {REFUSED[entry.name]}; leave the training argument out"
-            )
+        refuse_ignored(self, REFUSED)
         usual = next(entry.default for entry in dataclasses.fields(self) if entry.name == "num_train_epochs")
         if self.max_steps > 0 and self.num_train_epochs != usual:
             raise ConfigError(
                 f"num_train_epochs would be ignored beside max_steps, got {self.num_train_epochs} and "
                 f"{self.max_steps}; leave one of the two out"
             )
+        super().__post_init__()
 
     @property
     def device(self) -> torch.device:
@@ -146,19 +148,64 @@ class DistillationArguments(TrainingArguments):
         return device
 
 
-def check_trainer_arguments(given: Mapping[str, Any], args: DistillationArguments) -> None:
-    """Refuse arguments of :class:`transformers.Trainer` that would be ignored or would not fit.
+def refuse_ignored(args: TrainingArguments, refused: Mapping[str, str]) -> None:
+    """Refuse fields that are given and would be ignored.
 
     Args:
-        given: By name, beside the model, its arguments and its tokenizer.
+        args: Before the defaults of transformers are resolved, or after.
+        refused: By name, what to do instead.
+
+    Raises:
+        ConfigError: One of them differs from its default.
+    """
+    for entry in dataclasses.fields(args):
+        value = getattr(args, entry.name)
+        if (
+            entry.name not in refused
+            or value in (entry.default, None)
+            or value == RESOLVED.get(entry.name, entry.default)
+        ):
+            continue
+        if entry.name == "do_eval" and args.eval_strategy != "no":  # transformers switches it on itself
+            continue
+        raise ConfigError(
+            f"{entry.name} would be ignored, got {value!r}: {refused[entry.name]}; leave the training argument out"
+        )
+
+
+def check_arguments(args: TrainingArguments, given: Mapping[str, Any]) -> None:
+    """Refuse what a trainer of batches would ignore: of plain ``TrainingArguments``, and of the Trainer's own.
+
+    Args:
         args: Of the run.
+        given: Arguments of the Trainer by name.
 
     Raises:
         ConfigError: Says what to do instead.
     """
-    for name, value in given.items():
-        if name in TRAINER_REFUSED and value is not None:
-            raise ConfigError(f"{name} would be ignored, got one: {TRAINER_REFUSED[name]}; leave it out")
+    if not isinstance(args, DistillationArguments):
+        refuse_ignored(args, {name: REFUSED[name] for name in PLAIN_REFUSED})
+    _refuse_given(given, TRAINER_REFUSED)
+
+
+def check_task_arguments(args: DistillationArguments, given: Mapping[str, Any]) -> None:
+    """Refuse what a trainer of a task would ignore, or what would not fit.
+
+    Args:
+        args: Of the run.
+        given: Arguments of the Trainer by name, beside the model, its arguments and its tokenizer.
+
+    Raises:
+        ConfigError: Says what to do instead.
+    """
+    refuse_ignored(args, REFUSED_WITH_TASKS)
+    _refuse_given(given, {**TRAINER_REFUSED, **TRAINER_REFUSED_WITH_TASKS})
+    changed = [n for n in SPLITTING if getattr(args.accelerator_config, n) != getattr(type(args.accelerator_config), n)]
+    if changed:
+        raise ConfigError(
+            f"accelerator_config got {changed[0]}={getattr(args.accelerator_config, changed[0])!r}, which would be "
+            "ignored: every process takes its share of each batch; leave it out"
+        )
     unusual = {
         "preprocess_logits_for_metrics": given.get("preprocess_logits_for_metrics") is not None,
         "eval_do_concat_batches=False": not args.eval_do_concat_batches,
@@ -169,3 +216,9 @@ def check_trainer_arguments(given: Mapping[str, Any], args: DistillationArgument
             raise ConfigError(
                 f"our metrics read the logits of a whole split, got {name}; pass compute_metrics that fit too"
             )
+
+
+def _refuse_given(given: Mapping[str, Any], refused: Mapping[str, str]) -> None:
+    for name, value in given.items():
+        if name in refused and value is not None:
+            raise ConfigError(f"{name} would be ignored, got one: {refused[name]}; leave it out")

@@ -15,7 +15,7 @@ from rlkd.models.students import load_student
 from rlkd.records import RunDirectory, check_one_process
 from rlkd.settings import StudentSettings
 from rlkd.trainer.arguments import DistillationArguments
-from rlkd.trainer.training import DistillationTrainer
+from rlkd.trainer.task_trainer import TaskTrainer
 from rlkd.types import LogitSource
 from rlkd.weighting import Weighting
 
@@ -54,7 +54,7 @@ def make_trainer(
     callbacks: Sequence[Any] = (),
     features: Callable[[PreTrainedModel], FeatureLosses] | None = None,
     **arguments: Any,
-) -> DistillationTrainer:
+) -> TaskTrainer:
     """Build the trainer of one student.
 
     Args:
@@ -76,7 +76,7 @@ def make_trainer(
     if "inputs" not in shared:
         shared |= {"tokenizer": tokenizer, "inputs": encode_inputs(task, tokenizer, settings.max_length)}
     args = training_arguments(settings, output_dir, seed=seed, **arguments)
-    trainer = DistillationTrainer(
+    trainer = TaskTrainer(
         model,
         args,
         task=task,
@@ -130,7 +130,7 @@ def training_arguments(
     )
 
 
-T = TypeVar("T", bound=DistillationTrainer)
+T = TypeVar("T", bound=TaskTrainer)
 
 
 def without_printer(trainer: T) -> T:

@@ -22,7 +22,7 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError
 from rlkd.models.multi_task import MultiTaskForSequenceClassification, fit_multi_task
 from rlkd.trainer.arguments import DistillationArguments
-from rlkd.trainer.training import DistillationTrainer, InstanceDataset
+from rlkd.trainer.task_trainer import InstanceDataset, TaskTrainer
 from rlkd.types import LogitSource, State
 from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, mixture
 from rlkd.weighting.fixed import Uniform
@@ -275,8 +275,8 @@ class OnlineJointWeighting(JointWeighting):
             weighting.load_state_dict(values[name])
 
 
-class MultiTaskTrainer(DistillationTrainer):
-    """A :class:`~rlkd.trainer.DistillationTrainer` of a multi-task model; each batch is of one task.
+class MultiTaskTrainer(TaskTrainer):
+    """A :class:`~rlkd.trainer.TaskTrainer` of a multi-task model; each batch is of one task.
 
     It evaluates task by task; metrics are called ``eval_TASK_accuracy`` and so on.
     """

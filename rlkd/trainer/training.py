@@ -1,339 +1,281 @@
 """The trainer of a student: :class:`transformers.Trainer` with the weighted multi-teacher distillation loss."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.utils.data import IterableDataset, Subset
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
-from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
-from rlkd.data.task import Task
-from rlkd.errors import ConfigError, NonFiniteLossError, StudentError
-from rlkd.feature_losses import FeatureLosses
-from rlkd.logit_cache import read_state
+from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError, WeightingError
+from rlkd.features import usual_sureness
 from rlkd.losses import cross_entropy, distillation_loss
-from rlkd.metrics import compute_metrics as default_metrics
-from rlkd.models.fitting import fit
-from rlkd.models.inner_states import read_inner_states
-from rlkd.models.networks import attached
 from rlkd.records import write_json_atomic
-from rlkd.trainer.arguments import TRAINER_REFUSED, DistillationArguments, check_trainer_arguments
+from rlkd.settings import LossSettings, StepSettings
+from rlkd.settings.knobs import names_of
+from rlkd.trainer.arguments import check_arguments
+from rlkd.trainer.batch_teachers import BatchTeachers, Rows
+from rlkd.trainer.given_teachers import TeacherReader, auto_class
 from rlkd.trainer.resuming import ResumableTrainer, saved
-from rlkd.trainer.shares import WHOLE, gathered, share_of, whole_batches
-from rlkd.types import InnerStates, LogitSource, State, on_device
-from rlkd.weight_record import WeightRecord, group_names, groups_of
-from rlkd.weighting import Mixture, OnlineWeighting, Weighting, adapted, check_requirements, mixture
-from rlkd.weighting.by_row import once_a_row
-from rlkd.weighting.fixed import Uniform
+from rlkd.types import State, on_device
+from rlkd.weight_record import WeightRecord
+from rlkd.weighting import (
+    BaseWeighting,
+    Evidence,
+    Mixture,
+    OnlineWeighting,
+    Weighting,
+    WeightingSpec,
+    adapted,
+    check_state,
+    load_weighting,
+    mixture,
+)
 
-IDS = "instance_ids"
 WEIGHT_FILE = "weights.json"
 WEIGHTING_FILE = "weighting.json"
-FEATURES = "rlkd_features"
+CARRIED = "rlkd_teachers"
+"""Of a batch: what goes with it for the teachers."""
+SURENESS_ROWS = 512
+"""Rows of the training data that live teachers are asked about beforehand: how sure each usually is."""
+BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature", "divergence", "teacher_mask"})
+"""What every batch of a trainer tells a weighting."""
 
 
-class InstanceDataset(Dataset[int]):
-    """Instance ids of one split; texts, logits and labels are looked up by id when a batch is made."""
+class DistillationMixin:
+    """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 
-    def __init__(self, ids: NDArray[np.int64]) -> None:
-        """Hold ids (N,)."""
-        self.ids = ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> int:
-        return int(self.ids[index])
-
-
-class DistillationTrainer(ResumableTrainer):
-    """A :class:`transformers.Trainer` whose loss is the weighted multi-teacher distillation loss.
-
-    Batches are bucketed by length in an order that is a function of seed and epoch alone, so runs that share a seed
-    share their batches, and a resumed run continues them. Processes that ``torchrun`` starts share every batch of
-    ``per_device_train_batch_size`` times their number: batches, weights and their record are those of one process, and
-    so is the student but for its draws of dropout.
+    ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
+    In training the loss of a batch is the mean over its instances, or over the tokens of all its instances that have a
+    label, of :func:`rlkd.losses.distillation_loss`; an evaluation is the Trainer's own. Labels -100 and -1 are none.
     """
 
-    splits_batches: ClassVar[bool] = True
-    """Whether several processes may share a batch."""
-    loss_is_scaled_for_ga = False  # our loss is a mean per micro-batch: let the Trainer divide by the accumulation
+    args: Any
+    model: Any
+    state: Any
+    accelerator: Any
+    data_collator: Any
+    loss_is_scaled_for_ga = True  # by the instances of all micro-batches, which may be uneven
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: DistillationArguments,
-        *,
-        task: Task,
-        cache: LogitSource,
-        weighting: Weighting | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        inputs: Inputs | None = None,
-        features: FeatureLosses | None = None,
+        *trainer_args: Any,
+        teachers: Any = None,
+        weighting: Weighting | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Prepare a run.
 
         Args:
-            model: The student.
-            args: Training and distillation arguments.
-            task: Trains on ``train``, evaluates on ``validation``.
-            cache: Teacher logits: a cache, or :class:`~rlkd.logit_cache.LiveTeachers`.
-            weighting: Maps each batch to weights; None: equal weights. One that learns online is copied first, so
-                that every student starts from what was passed.
-            processing_class: The student's tokenizer; None for vector tasks.
-            inputs: Encoded inputs, to share them between runs of one tokenizer.
-            features: Losses on hidden states and attention, added to the distillation loss; they need
-                :class:`~rlkd.logit_cache.LiveEncoders` as ``cache``.
-            **kwargs: Handed on to :class:`transformers.Trainer`; see :mod:`rlkd.trainer.arguments`.
+            *trainer_args: Of the Trainer.
+            teachers: One or several, a list or a mapping by name: models (which read what the student reads), pairs of
+                model and tokenizer, paths, hub ids, fitted scikit-learn classifiers, functions of texts; or a
+                :class:`~rlkd.logit_cache.LogitCache` or the folder of one, read by a column of row numbers. Their
+                classes are found by name. None: those of the arguments.
+            weighting: An object, a name or the path or hub id of a policy. None: that of the arguments, by default
+                ``auto``, the policy that is shipped. One that learns online is copied first.
+            **kwargs: Of the Trainer.
+
+        Raises:
+            ConfigError: An argument of the Trainer would be ignored.
+            TeacherError: Something is no teacher, or does not fit.
+            WeightingError: The weighting needs what a trainer's batches do not tell.
         """
-        check_trainer_arguments(kwargs, args)
-        if args.world_size > 1:
-            self._check_processes(args.world_size, features, kwargs.get("preprocess_logits_for_metrics"))
-        chosen = adapted(weighting or Uniform())
-        check_requirements(chosen.called, chosen, task, cache)
-        if args.kd_ratio < 1 and len(task.labelled_ids("train")) == 0:
-            raise StudentError(f"kd_ratio {args.kd_ratio} needs labelled train rows, got none; set kd_ratio=1")
-        self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None
-        self.task, self.cache = task, cache
-        self.weighting = chosen if self._online is None else self._online
-        if inputs is None:
-            processing_class = fit(model, processing_class, who="the student", error=StudentError)
-        self.inputs = inputs or encode_inputs(task, processing_class, args.max_length)
-        self.features = features
-        self._encoders = None if features is None else features.check(model, cache, self.inputs, task.splits["train"])
-        self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
-        kwargs = {name: value for name, value in kwargs.items() if name not in TRAINER_REFUSED}
-        kwargs.setdefault("compute_metrics", default_metrics)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=self.collate,
-            train_dataset=InstanceDataset(task.splits["train"]),
-            eval_dataset=InstanceDataset(task.splits["validation"]),
-            processing_class=processing_class,
-            **kwargs,
+        super().__init__(*trainer_args, **kwargs)
+        check_arguments(self.args, kwargs)
+        self.loss_settings = loss_settings(self.args)
+        given = teachers if teachers is not None else getattr(self.args, "teachers", None)
+        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kwargs)
+        check_columns(self.teachers, columns_of(kwargs.get("train_dataset")))
+        chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
+        self._set_weighting(weighting_of(chosen) if isinstance(chosen, str | Path) else adapted(chosen))
+        check_state(self.weighting.called, self.weighting, BATCH_FIELDS | self.teachers.gives | {"sureness"})
+        self.weight_record = WeightRecord(("all",), len(self.teachers.names))
+        self._since_logged = Sums()
+        self._sureness: Tensor | None = None
+        self._evaluating = False
+        self._kind = auto_class_or_none(self.model)
+        if self.teachers.columns:
+            self.data_collator = CarryingCollator(self.data_collator, self.teachers)
+
+    def _read_teachers(self, given: Any, kwargs: Mapping[str, Any]) -> BatchTeachers:
+        args, data = self.args, kwargs.get("train_dataset")
+        reader = TeacherReader(
+            self.model,
+            getattr(self, "processing_class", None),
+            device=args.device,
+            max_length=getattr(args, "max_length", StepSettings.max_length),
+            offload=getattr(args, "offload_teachers", False),
+            text_columns=getattr(args, "text_columns", None),
+            data_columns=columns_of(data),
+            id_column=getattr(args, "id_column", "id"),
         )
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ConfigError("students are not sharded, got a launcher with FSDP or DeepSpeed; use torchrun")
+        return reader.read(given)
 
-    def _check_processes(self, count: int, features: FeatureLosses | None, preprocess: Any) -> None:
-        alone = {
-            "feature losses": features is not None,
-            "preprocess_logits_for_metrics": preprocess is not None,
-            type(self).__name__: not self.splits_batches,
-        }
-        for name, is_so in alone.items():
-            if is_so:
-                raise ConfigError(f"one process is needed for {name}, got {count}; start it without a launcher")
+    def _set_weighting(self, chosen: BaseWeighting) -> None:
+        self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None
+        self.weighting: BaseWeighting = chosen if self._online is None else cast(BaseWeighting, self._online)
 
-    def collate(self, ids: list[int]) -> dict[str, Tensor]:
-        """Make a batch of instance ids: the student's inputs, and the ids to look everything else up by."""
-        rows = np.asarray(ids)
-        return {
-            **self.inputs.batch(rows),
-            IDS: torch.from_numpy(rows),
-            "labels": torch.from_numpy(self.task.table.labels[rows]),
-        }
+    # --- what the Trainer asks
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        lengths = self.inputs.lengths[self.task.splits["train"]]
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return LengthBucketSampler(lengths, batch, seed=seed)
+    def _set_signature_columns_if_needed(self) -> None:
+        trainer = cast(Any, super())
+        trainer._set_signature_columns_if_needed()
+        mine = cast(Any, self)
+        mine._signature_columns = list(dict.fromkeys([*mine._signature_columns, *self.teachers.columns]))
 
-    def get_train_dataloader(self) -> Any:
-        """Batches of one process, or shares of them."""
-        args = self.args
-        if args.world_size == 1:
-            return super().get_train_dataloader()
-        sampler = self._get_train_sampler(self.train_dataset)
-        return whole_batches(self.train_dataset, sampler, self.collate, args.train_batch_size * args.world_size, args)
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Instances, or tokens, that all micro-batches of a step are taught on, in all processes."""
+        if self._evaluating:
+            return cast(Any, super())._get_num_items_in_batch(batch_samples, device)
+        counts = [Positions.of(batch, self._per_token(batch), self._causal).count for batch in batch_samples]
+        count = torch.tensor(sum(counts), device=device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own."""
+        self._evaluating = True
+        try:
+            return cast(Any, super()).prediction_step(*args, **kwargs)
+        finally:
+            self._evaluating = False
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean distillation loss of a batch while training; the mean cross entropy while evaluating."""
+        """The mean distillation loss of a batch while training; the Trainer's own loss while evaluating."""
         fields = dict(inputs)
-        ids, labels, whole = fields.pop(IDS), fields.pop("labels"), fields.pop(WHOLE, None)
-        if whole is not None:
-            outputs = model(**fields)
-            loss = self._loss_of_share(outputs.logits, whole)
-            return (loss, outputs) if return_outputs else loss
-        if model.training and self.features is not None:
-            outputs, inside = read_inner_states(model, fields, self.features.of_student)
-            losses = self._feature_losses(outputs.logits, inside, ids)
-        else:
-            outputs = model(**fields)
-            losses = self._losses(outputs.logits, ids) if model.training else cross_entropy(outputs.logits, labels)
-        loss = losses.mean()
-        self._check_finite(loss, losses, ids)
+        carried = fields.pop(CARRIED, {})
+        if not model.training:
+            return cast(Any, super()).compute_loss(model, fields, return_outputs, num_items_in_batch)
+        labels = fields.pop("labels", None)
+        if self.teachers.columns and not carried:
+            check_columns(self.teachers, ["(a batch without them)"])
+        outputs = model(**fields)
+        losses = self._losses(outputs.logits, labels, fields, carried)
+        loss = losses.sum() / (max(len(losses), 1) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.world_size > 1:
+            loss = loss * self.args.world_size  # gradients are averaged over the processes
+        self._check_finite(loss, losses, torch.arange(len(losses)))
         return (loss, outputs) if return_outputs else loss
 
-    def _check_finite(self, loss: Tensor, losses: Tensor, ids: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss must be finite, it became {loss.item()} at step {self.state.global_step}, instances "
-                f"{ids[~torch.isfinite(losses.detach())].tolist()[:16]}; lower the learning rate or look at these rows"
+    # --- the loss
+
+    @property
+    def _causal(self) -> bool:
+        return self._kind is AutoModelForCausalLM
+
+    def _per_token(self, batch: Mapping[str, Any]) -> bool:
+        """Whether the classes of a batch are of its tokens."""
+        labels = batch.get("labels")
+        labelled = labels is not None and labels.ndim == 2 and not labels.is_floating_point()
+        return labelled or self._kind in (AutoModelForCausalLM, AutoModelForTokenClassification)
+
+    def _losses(self, logits: Tensor, labels: Tensor | None, fields: Mapping[str, Any], carried: Any) -> Tensor:
+        if logits.shape[-1] == 1 or (labels is not None and labels.is_floating_point()):
+            raise ConfigError(
+                "students choose one of C >= 2 classes, of an instance or of a token, got one of regression or of "
+                "several labels at once: their losses are not distilled"
             )
-
-    def _loss_of_share(self, logits: Tensor, whole: Tensor) -> Tensor:
-        """What this process adds to the mean loss of a batch, times their number: gradients are averaged over them."""
-        rows, processes = len(whole), self.args.world_size
-        share = share_of(rows, processes, self.args.process_index)
-        logits = logits[: share.stop - share.start]  # none of the row that only keeps a process company
-        state = self.batch_state(whole, gathered(self.accelerator, logits.detach(), rows))
-        taught = self._taught(state)
-        own = Mixture(
-            teacher_logits=taught.teacher_logits[share],
-            weights=taught.weights[share],
-            scale=None if taught.scale is None else taught.scale[share],
-        )
-        labels = None if state.labels is None else state.labels[share]
-        losses = self._distillation_losses(logits, labels, own)
-        loss: Tensor = losses.sum() * (processes / rows)
-        self._check_finite(loss, losses, whole[share])
-        return loss
-
-    def _losses(self, student_logits: Tensor, ids: Tensor) -> Tensor:
-        state = self.batch_state(ids, student_logits)
-        return self._distillation_losses(student_logits, state.labels, self._taught(state))
-
-    def _feature_losses(self, student_logits: Tensor, inside: InnerStates, ids: Tensor) -> Tensor:
-        """The feature terms, and the distillation loss beside them unless its weight is 0."""
-        features, encoders = self.features, self._encoders
-        assert features is not None
-        assert encoders is not None
-        teachers = encoders.inner_states(ids.cpu(), features.of_teachers)  # first: the logits come with them
-        state = self.batch_state(ids, student_logits)
-        taught = self._taught(state)
-        losses = features.losses(inside, teachers, state, taught)
-        if features.logits_weight:
-            losses = losses + features.logits_weight * self._distillation_losses(student_logits, state.labels, taught)
+        whole = dict(fields) if labels is None else {**fields, "labels": labels}
+        positions = Positions.of(whole, self._per_token(whole), self._causal)
+        student = positions.pick(logits)
+        state = self.batch_state(student, positions, fields, carried)
+        taught = self._taught(state, torch.zeros(len(student), dtype=torch.int64))
+        losses = self._distillation_losses(student, state.labels, taught)
+        self._since_logged.add(losses, student, state.labels, taught.weights)
         return losses
 
-    def _taught(self, state: State) -> Mixture:
+    def batch_state(
+        self, student_logits: Tensor, positions: "Positions", fields: Mapping[str, Any], carried: Any
+    ) -> State:
+        """What the weighting sees of a batch, on the student's device."""
+        known = on_device(self.teachers.state(fields, carried, positions.pick), student_logits.device)
+        if known.sureness is None and "sureness" in self.weighting.requires:
+            known = replace(known, sureness=self.usual_sureness().expand(len(student_logits), -1))
+        return replace(
+            known,
+            labels=known.labels if positions.labels is None else positions.labels,
+            student_logits=student_logits.detach(),
+            progress=self.state.global_step / max(self.state.max_steps, 1),
+            temperature=self.loss_settings.temperature,
+            divergence=self.loss_settings.divergence,
+        )
+
+    def usual_sureness(self) -> Tensor:
+        """How sure each teacher usually is, shape (K,): on rows of the training data, evenly spaced, measured once."""
+        if self._sureness is None:
+            self._sureness = self._measured_sureness()
+        return self._sureness
+
+    def _measured_sureness(self) -> Tensor:
+        total = torch.zeros(len(self.teachers.names) + 1, dtype=torch.float64, device=self.args.device)
+        for batch in cast(Any, self).get_test_dataloader(some_rows(cast(Any, self).train_dataset, SURENESS_ROWS)):
+            fields = dict(cast(Any, self)._prepare_inputs(batch))
+            carried = fields.pop(CARRIED, {})
+            positions = Positions.of(fields, self._per_token(fields), self._causal)
+            fields.pop("labels", None)
+            logits = self.teachers.state(fields, carried, positions.pick).teacher_logits
+            if len(logits):
+                total[:-1] += usual_sureness(logits).double().to(total.device) * len(logits)
+                total[-1] += len(logits)
+        if self.args.world_size > 1:
+            total = self.accelerator.gather(total.unsqueeze(0)).sum(0)
+        return (total[:-1] / total[-1]).float()
+
+    def _taught(self, state: State, groups: Tensor) -> Mixture:
         taught = mixture(self.weighting, state)
-        self._record(state, taught.weights)
+        assert state.progress is not None
+        self.weight_record.add(state.progress, groups, taught.weights)
         if self._online is not None:
             self._online.update(state)
         return taught
 
     def _distillation_losses(self, student_logits: Tensor, labels: Tensor | None, taught: Mixture) -> Tensor:
-        args = self.args
+        settings = self.loss_settings
         return distillation_loss(
             student_logits,
             taught.teacher_logits,
             taught.weights,
             labels,
-            temperature=args.temperature,
-            kd_ratio=args.kd_ratio,
-            mix=args.mix,
-            scale_by_temperature=args.scale_by_temperature,
+            temperature=settings.temperature,
+            kd_ratio=settings.kd_ratio,
+            mix=settings.mix,
+            scale_by_temperature=settings.scale_by_temperature,
             scale=taught.scale,
-            divergence=args.divergence,
+            divergence=settings.divergence,
         )
 
-    def batch_state(self, ids: Tensor, student_logits: Tensor) -> State:
-        """What the weighting sees of a batch, on the student's device."""
-        state = read_state(self.task, self.cache, ids.cpu())
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        return replace(
-            on_device(state, student_logits.device),
-            student_logits=student_logits.detach(),
-            progress=progress,
-            temperature=self.args.temperature,
-            divergence=self.args.divergence,
-        )
+    def _check_finite(self, loss: Tensor, losses: Tensor, ids: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss must be finite, it became {loss.item()} at step {self.state.global_step}, instances "
+                f"{ids[~torch.isfinite(losses.detach()).cpu()].tolist()[:16]}; lower the learning rate or look at "
+                "these rows"
+            )
 
-    def _record(self, state: State, weights: Tensor) -> None:
-        assert state.progress is not None
-        self.weight_record.add(state.progress, groups_of(self.task, self.cache, state), weights)
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Loss, logits and labels of an evaluation batch."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        return loss, None if prediction_loss_only else outputs.logits.detach(), inputs["labels"]
-
-    def predict_split(self, split: str) -> NDArray[np.float32]:
-        """The student's logits of one split, shape (N_split, C), in the order of its ids."""
-        return self.predict_rows(self.task.splits[split])
-
-    def predict_rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The student's logits of the instances ``ids`` (N,), shape (N, C)."""
-        order = np.argsort(self.inputs.lengths[ids], kind="stable")
-        with self._plain_logits():
-            output = self.predict(InstanceDataset(ids[order]))
-        logits: NDArray[np.float32] = np.empty_like(output.predictions)
-        logits[order] = output.predictions
-        return logits
-
-    @contextmanager
-    def _plain_logits(self) -> Iterator[None]:
-        """Predictions are the student's logits, whatever evaluation is told to make of them."""
-        ours = {"prediction_loss_only": False, "eval_do_concat_batches": True, "batch_eval_metrics": False}
-        theirs = {name: getattr(self.args, name) for name in ours}
-        made_of_them = {name: getattr(self, name) for name in ("compute_metrics", "preprocess_logits_for_metrics")}
-        _set(self.args, ours)
-        _set(self, dict.fromkeys(made_of_them))
-        try:
-            yield
-        finally:
-            _set(self, made_of_them)
-            _set(self.args, theirs)
-
-    def evaluation_loop(
-        self, dataloader: Any, description: str, prediction_loss_only: bool | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As in one process: the Trainer's mean over batches counts the rows that fill up the last ones again."""
-        if self.args.world_size == 1:
-            return super().evaluation_loop(dataloader, description, prediction_loss_only, *args, **kwargs)
-        output = super().evaluation_loop(dataloader, description, False, *args, **kwargs)
-        logits, labels = (torch.from_numpy(np.asarray(rows)) for rows in (output.predictions, output.label_ids))
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        output.metrics[f"{prefix}_loss"] = float(cross_entropy(logits, labels).mean())
-        return output
+    # --- records
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the mean weight per teacher since the start of the run to the training logs."""
         if "loss" in logs:
             total = self.weight_record.sums.sum((0, 1)) / max(self.weight_record.counts.sum(), 1)
-            logs |= {f"weight/{n}": float(w) for n, w in zip(self.cache.teacher_names, total, strict=True)}
-        super().log(logs, *args, **kwargs)
+            logs |= {f"weight/{n}": float(w) for n, w in zip(self.teachers.names, total, strict=True)}
+            logs |= self._since_logged.means()
+        cast(Any, super()).log(logs, *args, **kwargs)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; see :meth:`ResumableTrainer.train`."""
-        with attached(self.model, FEATURES, self.features), self._rows_weighed():
-            return super().train(*args, **kwargs)
 
-    @contextmanager
-    def _rows_weighed(self) -> Iterator[None]:
-        """Ask a weighting by row once a row; in a run too short to see all rows, it is asked batch by batch."""
-        asked, args, data = self.weighting, self.args, self.train_dataset
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        as_read = type(self).batch_state is DistillationTrainer.batch_state and isinstance(data, InstanceDataset)
-        if as_read and (args.max_steps * batch >= len(data) if args.max_steps > 0 else args.num_train_epochs >= 1):
-            self.weighting = once_a_row(asked, self.task, self.cache, data.ids)
-        try:
-            yield
-        finally:
-            self.weighting = asked
+class BatchTrainer(DistillationMixin, ResumableTrainer):
+    """Checkpoints are whole or not used, and a run that was broken off resumes to what it would have been."""
 
     def _write_state(self, folder: Path) -> None:
         write_json_atomic(folder / WEIGHT_FILE, self.weight_record.state())
@@ -345,21 +287,158 @@ class DistillationTrainer(ResumableTrainer):
         if self._online is not None:
             self._online.load_state_dict(saved(folder / WEIGHTING_FILE, "what the weighting had learned"))
 
-    def knowing_mass(self) -> tuple[float, float] | None:
-        """Mean weight on knowing teachers in the first and the last fifth of the run.
 
-        None where it is not known who knows, and for runs too short to have both.
+@dataclass(frozen=True)
+class Positions:
+    """Which places of a batch are taught: its instances, or those of its tokens that have a label."""
+
+    taken: Tensor | None
+    """Of tokens: bool, (B, L), or (B, L - 1) of causal models, whose tokens are told by those before."""
+    labels: Tensor | None
+    """Shape (N,), -1 for none; None: nobody has one."""
+    count: int
+    causal: bool = False
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], tokens: bool, causal: bool) -> "Positions":
+        """Of a batch with or without labels, -100 or below for none.
+
+        Args:
+            batch: What the student reads, and ``labels``, (B,) or (B, L). Without labels every token counts that the
+                ``attention_mask`` has.
+            tokens: Whether classes are of tokens.
+            causal: Whether a token is told by those before it.
         """
-        if self.cache.knowledge is None:
-            return None
-        mass = self.weight_record.knowing_mass(self.cache.knowledge.matrix)
-        fifth = WeightRecord.BINS // 5
-        early, late = mass[:fifth], mass[-fifth:]
-        if np.isnan(early).all() or np.isnan(late).all():
-            return None
-        return float(np.nanmean(early)), float(np.nanmean(late))
+        labels = batch.get("labels")
+        if not tokens:
+            if labels is not None:
+                return cls(None, torch.where(labels >= 0, labels, -1), len(labels))
+            return cls(None, None, len(next(iter(batch.values()))))
+        if labels is None:
+            mask = batch.get("attention_mask")
+            taken = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+            taken = taken[:, 1:] if causal else taken
+            return cls(taken, None, int(taken.sum()), causal)
+        told = labels[:, 1:] if causal else labels
+        taken = told >= 0
+        return cls(taken, told[taken], int(taken.sum()), causal)
+
+    def pick(self, values: Tensor) -> Tensor:
+        """What is said at these places: (B, C) as it is, of tokens (B, L, C) to (N, C)."""
+        if self.taken is None:
+            return values
+        return (values[:, :-1] if self.causal else values)[self.taken]
 
 
-def _set(target: Any, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(target, name, value)
+class CarryingCollator:
+    """Makes a batch as the trainer's own collator does, and puts beside it what teachers read of its rows."""
+
+    def __init__(self, own: Callable[[Any], Any], teachers: BatchTeachers) -> None:
+        """Hold the trainer's own collator, and the teachers."""
+        self.own, self.teachers = own, teachers
+
+    def __call__(self, rows: Rows) -> Any:
+        """A batch; rows without the teachers' columns, as those of an evaluation may be, get none of it."""
+        columns = set(self.teachers.columns)
+        batch = self.own([{name: value for name, value in row.items() if name not in columns} for row in rows])
+        if columns & set(rows[0]):
+            batch[CARRIED] = self.teachers.carry(rows)
+        return batch
+
+
+class Sums:
+    """Means of what is logged, over what was taught since they were told last."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, losses: Tensor, student_logits: Tensor, labels: Tensor | None, weights: Tensor) -> None:
+        """Add a batch: losses (N,), logits (N, C), labels (N,) with -1 for none, weights (N, K)."""
+        with torch.no_grad():
+            self._add("distillation_loss", losses)
+            self._add("weight_entropy", torch.special.entr(weights).sum(-1))
+            if labels is not None:
+                self._add("cross_entropy", cross_entropy(student_logits, labels)[labels >= 0])
+
+    def _add(self, name: str, values: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0) + values.detach().double().sum()
+        self._counts[name] = self._counts.get(name, 0) + len(values)
+
+    def means(self) -> dict[str, float]:
+        """Means by name, in nats; then they start anew."""
+        means = {name: float(total) / max(self._counts[name], 1) for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+
+def weighting_of(text: str | Path) -> BaseWeighting:
+    """A weighting by its name, or of a policy's path or hub id, for a trainer that has no task.
+
+    Raises:
+        WeightingError: It is fitted on the labelled rows of a task.
+    """
+    if "/" in str(text) and not Path(text).exists() and ":" not in str(text):
+        return load_weighting(text)
+    spec = WeightingSpec.parse(str(text))
+    return adapted(spec.builder.build(spec.argument, cast(Evidence, NoEvidence(spec.text))))
+
+
+class NoEvidence:
+    """What a weighting is built from where there is no task: whoever reads it is refused by name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __iter__(self) -> Any:
+        return self.task  # asked like several at once
+
+    def __getattr__(self, field: str) -> Any:
+        raise WeightingError(
+            f"weighting {self._name!r} is fitted on a task, and a trainer has batches; fit it there and pass the "
+            "policy (rlkd train-policy, rlkd compare), or make the trainer with DistillationTrainer.from_task"
+        )
+
+
+def loss_settings(args: Any) -> LossSettings:
+    """The settings of the loss; of plain ``TrainingArguments``, which have none, the defaults."""
+    return LossSettings(**{name: getattr(args, name) for name in names_of(LossSettings) if hasattr(args, name)})
+
+
+def columns_of(data: Any) -> Sequence[str]:
+    """Columns of a data set, as far as they are known without reading it all."""
+    names = getattr(data, "column_names", None)
+    if names is not None:
+        return list(names)
+    first = data[0] if data is not None and hasattr(data, "__getitem__") and len(data) else None
+    return list(first) if isinstance(first, Mapping) else []
+
+
+def check_columns(teachers: BatchTeachers, there: Sequence[str]) -> None:
+    """Refuse training data that lack a column which teachers read, where its columns are known.
+
+    Raises:
+        TeacherError: One is missing.
+    """
+    missing = [column for column in teachers.columns if there and column not in there]
+    if missing:
+        raise TeacherError(
+            f"teachers read the column {missing[0]!r}, the training data has {', '.join(map(str, there))}; keep it in "
+            "the data set, or name the column that holds it"
+        )
+
+
+def some_rows(data: Any, count: int) -> Any:
+    """At most so many rows of a data set, evenly spaced; of a stream the first."""
+    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+        return list(islice(iter(data), count))
+    places = range(0, len(data), -(-len(data) // count))
+    return data.select(places) if hasattr(data, "select") else Subset(data, places)
+
+
+def auto_class_or_none(model: nn.Module) -> Any:
+    """What loads networks of a student's kind, None for one of no kind that is known."""
+    try:
+        return auto_class(model)
+    except TeacherError:
+        return None

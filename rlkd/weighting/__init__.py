@@ -36,6 +36,7 @@ __all__ = [
     "adapted",
     "build_weighting",
     "check_requirements",
+    "check_state",
     "load_policy",
     "load_weighting",
     "mixture",
@@ -104,6 +105,26 @@ def check_requirements(name: str, weighting: BaseWeighting, task: Task, source: 
         raise WeightingError(
             f"weighting {name!r} needs {' and '.join(missing)}; choose a weighting that needs none, such as 'uniform', "
             "'entropy' or a label-free policy"
+        )
+
+
+def check_state(name: str, weighting: BaseWeighting, given: frozenset[str]) -> None:
+    """Refuse a weighting that reads what the batches of a run do not tell, by name.
+
+    Args:
+        name: Of the weighting.
+        weighting: Reads what it ``requires``.
+        given: Fields of a state that are told.
+
+    Raises:
+        WeightingError: Says what is missing.
+    """
+    _check_names(name, weighting)
+    missing = sorted(weighting.requires - given)
+    if missing:
+        raise WeightingError(
+            f"weighting {name!r} reads {', '.join(missing)}, which these batches do not tell; read teachers from a "
+            "cache that has them, or choose a weighting that needs none, such as 'uniform', 'entropy' or 'auto'"
         )
 
 

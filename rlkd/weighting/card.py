@@ -17,7 +17,7 @@ involved, weights are `model.safetensors`.
 ```python
 policy = rlkd.load_weighting("{{ place }}")
 {{ use }}
-trainer = rlkd.DistillationTrainer(student, args, task=task, cache=cache, weighting=policy)
+trainer = rlkd.DistillationTrainer.from_task(student, args, task=task, cache=cache, weighting=policy)
 ```
 
 {{ inputs }}

@@ -23,7 +23,7 @@ from rlkd.records import check_output_dir, once, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import DistillCommand, StudentSettings
 from rlkd.settings.knobs import check
-from rlkd.trainer import DistillationArguments, DistillationTrainer, MetricsCallback, make_trainer
+from rlkd.trainer import DistillationArguments, MetricsCallback, TaskTrainer, make_trainer
 from rlkd.weighting import WeightingSpec, build_weighting, load_policy
 from rlkd.weighting.policy_files import AUTO
 from rlkd.workflow.opening import open_run, tell_if_alone
@@ -112,7 +112,7 @@ def run_distill(
 
 def _write_results(
     folder: Path,
-    trainer: DistillationTrainer,
+    trainer: TaskTrainer,
     task: Task,
     teachers: Sequence[str],
     weighting: str,

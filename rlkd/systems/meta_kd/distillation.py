@@ -46,7 +46,7 @@ from rlkd.settings import StudentSettings
 from rlkd.systems.meta_kd.corruption import DomainCorruption, content
 from rlkd.systems.meta_kd.settings import DistillationSettings
 from rlkd.systems.meta_kd.weighting import DomainExpertise
-from rlkd.trainer import DistillationTrainer, make_trainer
+from rlkd.trainer import TaskTrainer, make_trainer
 from rlkd.types import LogitSource, Wanted
 from rlkd.weighting import Weighting
 from rlkd.weighting.fixed import Uniform
@@ -162,7 +162,7 @@ def distil_meta_student(
     keep_features: bool = True,
     callbacks: Sequence[Any] = (),
     **arguments: Any,
-) -> tuple[DistillationTrainer, dict[str, Any]]:
+) -> tuple[TaskTrainer, dict[str, Any]]:
     """Distil a student of one domain.
 
     Args:
@@ -215,7 +215,7 @@ def distil_meta_student(
     return trainer, figures
 
 
-def _train(trainer: DistillationTrainer, arguments: Mapping[str, Any]) -> None:
+def _train(trainer: TaskTrainer, arguments: Mapping[str, Any]) -> None:
     """From the newest checkpoint where checkpoints are kept."""
     trainer.train(resume_from_checkpoint=True if arguments.get("save_strategy", "no") != "no" else None)
 
@@ -233,7 +233,7 @@ class _Steps:
     seed: int
     shared: dict[str, Any]
 
-    def joint(self, **arguments: Any) -> DistillationTrainer:
+    def joint(self, **arguments: Any) -> TaskTrainer:
         """Of all losses at once, for the steps of both."""
         steps = self.distillation.feature_steps + self.settings.max_steps
         return self._on_features(self._from(self.start, max_steps=steps), 1.0, **arguments)
@@ -261,7 +261,7 @@ class _Steps:
         spent = cost_in(once(path, made_of, make, whole=True))
         return path, {"feature_seconds": float(spent["seconds"]), "feature_cost": spent, "features_reused": reused}
 
-    def on_logits(self, student: Path, **arguments: Any) -> DistillationTrainer:
+    def on_logits(self, student: Path, **arguments: Any) -> TaskTrainer:
         """Of the step on logits, from the student of the first step."""
         source, weighting = self.taught.source or self.live, self.taught.weighting or Uniform()
         return self._trainer(source, weighting, self._from(student), "logits", **arguments)
@@ -269,7 +269,7 @@ class _Steps:
     def _from(self, student: Path, **changes: Any) -> StudentSettings:
         return replace(self.settings, student=str(student), num_layers=None, **changes)
 
-    def _on_features(self, settings: StudentSettings, logits_weight: float, **arguments: Any) -> DistillationTrainer:
+    def _on_features(self, settings: StudentSettings, logits_weight: float, **arguments: Any) -> TaskTrainer:
         taught, distillation, seed = self.taught, self.distillation, self.seed
 
         def features(student: PreTrainedModel) -> FeatureLosses:
@@ -291,7 +291,7 @@ class _Steps:
 
     def _trainer(
         self, source: LogitSource, weighting: Weighting, settings: StudentSettings, place: str, **arguments: Any
-    ) -> DistillationTrainer:
+    ) -> TaskTrainer:
         task, folder = self.taught.task, self.folder / place
         return make_trainer(task, source, weighting, settings, folder, seed=self.seed, shared=self.shared, **arguments)
 

@@ -36,7 +36,7 @@ from rlkd.systems.meta_kd.teachers import (
     load_meta_kd_teachers,
     train_meta_kd_teachers,
 )
-from rlkd.trainer import DistillationTrainer, MetricsCallback
+from rlkd.trainer import MetricsCallback, TaskTrainer
 from rlkd.workflow.opening import open_run
 from rlkd.workflow.teachers import Rows
 
@@ -177,7 +177,7 @@ def _distil(
     return {"rows": [row for split in SPLITS for row in _scores(taught.task, split, cache, trainer)]}
 
 
-def _scores(task: Task, split: str, cache: LogitCache, trainer: DistillationTrainer) -> Iterator[dict[str, Any]]:
+def _scores(task: Task, split: str, cache: LogitCache, trainer: TaskTrainer) -> Iterator[dict[str, Any]]:
     """Scores of the meta-teacher and of the student on one split."""
     ids = task.labelled_ids(split)
     answers = {"meta-teacher": cache.rows(torch.from_numpy(ids)).numpy()[:, 0], "student": trainer.predict_rows(ids)}

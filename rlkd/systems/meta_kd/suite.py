@@ -50,7 +50,7 @@ from rlkd.systems.meta_kd.teachers import (
     train_meta_kd_teachers,
 )
 from rlkd.systems.meta_kd.weighting import domain_expertise
-from rlkd.trainer import DistillationTrainer
+from rlkd.trainer import TaskTrainer
 from rlkd.weighting import WeightingSpec, build_weighting
 
 FEATURES_FOLDER = "features"
@@ -279,7 +279,7 @@ class MetaKdDistiller:
 
     def distil(
         self, opened: MetaKdBench, spec: WeightingSpec | None, settings: StudentSettings, seed: int, folder: Path
-    ) -> tuple[DistillationTrainer, dict[str, Any]]:
+    ) -> tuple[TaskTrainer, dict[str, Any]]:
         """Distil a student; features of the same entry and seed are made once."""
         bench, entry, task, started = opened, self._entry, opened.task, time.perf_counter()
         names = bench.resolve(entry.teachers)

@@ -1,0 +1,43 @@
+"""The trainer that people use: what :class:`transformers.Trainer` takes, with teachers; or of a task."""
+
+from pathlib import Path
+from typing import Any
+
+from rlkd.trainer.task_trainer import TaskTrainer
+from rlkd.trainer.training import BatchTrainer
+from rlkd.weighting import Weighting
+
+
+class DistillationTrainer(BatchTrainer):
+    """A :class:`transformers.Trainer` whose loss is the weighted multi-teacher distillation loss.
+
+    It takes what the Trainer takes, plain ``TrainingArguments`` too, and ``teachers`` and ``weighting``, see
+    :class:`~rlkd.trainer.DistillationMixin`. Checkpoints are whole or not used, and a run that was broken off resumes
+    to what it would have been. :meth:`from_task` makes one of a task and a cache.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: Any = None,
+        *trainer_args: Any,
+        teachers: Any = None,
+        weighting: Weighting | str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prepare a run; see :class:`~rlkd.trainer.DistillationMixin`.
+
+        Args:
+            model: The student.
+            args: Training arguments, :class:`DistillationArguments` or transformers' own.
+            *trainer_args: Further ones of the Trainer.
+            teachers: See :class:`~rlkd.trainer.DistillationMixin`.
+            weighting: See :class:`~rlkd.trainer.DistillationMixin`.
+            **kwargs: Of the Trainer.
+        """
+        super().__init__(model, args, *trainer_args, teachers=teachers, weighting=weighting, **kwargs)
+
+    @staticmethod
+    def from_task(*args: Any, **kwargs: Any) -> TaskTrainer:
+        """A trainer of a task and its teachers' logits; arguments are those of :class:`~rlkd.trainer.TaskTrainer`."""
+        return TaskTrainer(*args, **kwargs)

@@ -1,0 +1,296 @@
+"""What people pass as teachers of a trainer: objects, paths, hub ids, estimators, functions, a cache."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from rlkd.data.columns import KNOWN_PAIRS
+from rlkd.errors import TeacherError, one_line
+from rlkd.hub import offline_if_unreachable
+from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
+from rlkd.models.labels import MISSING, align_labels
+from rlkd.models.networks import load_tokenizer, quiet_transformers
+from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
+from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher
+from rlkd.trainer.batch_teachers import (
+    AskedTeachers,
+    AskingTeacher,
+    BatchTeachers,
+    CachedTeachers,
+    FunctionTeacher,
+    NetworkTeacher,
+    estimator_logits,
+)
+
+log = logging.getLogger(__name__)
+
+TEXT_COLUMNS = ("text", "sentence", "review", "content")
+PROBES = ("A sentence of several words, and of a few more: 12 of them!", "naïve CAFÉ  don't", "")
+AUTO_CLASSES: Mapping[str, Any] = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForImageClassification": AutoModelForImageClassification,
+    "ForCausalLM": AutoModelForCausalLM,
+}
+"""End of a student's class to what loads teachers of its kind."""
+
+
+class TeacherReader:
+    """Makes teachers of what is passed, for one student.
+
+    Args:
+        student: The network that is trained.
+        tokenizer: The student's; None: it reads no texts.
+        device: Where the student is.
+        max_length: Tokens that texts are cut to for teachers with tokenizers of their own.
+        offload: Keep teachers on the CPU but while they are asked.
+        text_columns: Columns of texts, for teachers that read them. None: found among ``data_columns``.
+        data_columns: Columns of the training data, as far as they are known.
+        id_column: Column of the numbers of rows in a cache.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        tokenizer: Any,
+        *,
+        device: torch.device,
+        max_length: int,
+        offload: bool = False,
+        text_columns: Sequence[str] | None = None,
+        data_columns: Sequence[str] = (),
+        id_column: str = "id",
+    ) -> None:
+        self._student = base_model(student)
+        self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+        self._device, self._max_length, self._offload = device, max_length, offload
+        self._data_columns, self._id_column = tuple(data_columns), id_column
+        self._text_columns = tuple(text_columns) if text_columns else found_text_columns(self._data_columns)
+        names = getattr(self._student.config, "id2label", None) or {}
+        self._labels = tuple(str(names[index]) for index in sorted(names))
+
+    def read(self, given: Any) -> BatchTeachers:
+        """Make the teachers.
+
+        Raises:
+            TeacherError: Something is no teacher, does not fit the student, or reads texts that there are none of.
+        """
+        if isinstance(given, str | Path) and (Path(given) / MANIFEST).is_file():
+            given = self._opened(Path(given))
+        if isinstance(given, LogitCache):
+            return CachedTeachers(given, self._id_column)
+        if hasattr(given, "carry") and hasattr(given, "state"):
+            teachers: BatchTeachers = given
+            return teachers
+        named = self._named(given)
+        if not named:
+            raise TeacherError(
+                "expected at least one teacher, got none (K = 0); pass models, paths, hub ids or a cache"
+            )
+        asked = [self._teacher(name, one) for name, one in named]
+        readers = [teacher.name for teacher in asked if teacher.reads_text]
+        if readers and not self._text_columns:
+            raise TeacherError(
+                f"teacher {readers[0]!r} reads texts, and none of the columns "
+                f"{', '.join(self._data_columns) or '(none)'} is known to hold them; keep the text in the training "
+                "data and name it with text_columns"
+            )
+        classes = self._student.config.get_text_config().vocab_size if self._says_tokens() else len(self._labels)
+        return AskedTeachers(asked, self._text_columns, classes)
+
+    def _opened(self, folder: Path) -> LogitCache:
+        labels = tuple(read_manifest(folder)["labels"])
+        if labels != self._labels:
+            raise TeacherError(
+                f"expected the student's classes {', '.join(self._labels)} in the cache {folder}, in this order, got "
+                f"{', '.join(labels)}; set id2label of the student to the cache's"
+            )
+        return open_cache(folder)
+
+    def _named(self, given: Any) -> list[tuple[str, Any]]:
+        if isinstance(given, Mapping):
+            return [(str(name), one) for name, one in given.items()]
+        alone = isinstance(given, str | Path) or _is_pair(given) or _is_estimator(given) or callable(given)
+        listed = [given] if alone or not isinstance(given, Iterable) else list(given)
+        names: list[str] = []
+        for place, one in enumerate(listed):
+            name = _name_of(one) or f"teacher{place}"
+            names.append(name if name not in names else f"{name}-{place}")
+        return list(zip(names, listed, strict=True))
+
+    def _teacher(self, name: str, given: Any) -> AskingTeacher:
+        if isinstance(given, str | Path):
+            return self._from_path(name, given)
+        if isinstance(given, HfTeacher):
+            return self._network(name, given.model, given.tokenizer, given.label_names)
+        if isinstance(given, SklearnTeacher):
+            return self._estimator(name, given.model, given.label_names)
+        if isinstance(given, CallableTeacher):
+            columns = self._columns(name, given.label_names)
+            return FunctionTeacher(name, given.function, reads_text=bool(self._text_columns), columns=columns)
+        if _is_pair(given):
+            return self._network(name, *given)
+        if isinstance(given, nn.Module):
+            return self._network(name, given, None)
+        if _is_estimator(given):
+            return self._estimator(name, given)
+        if callable(given):
+            return FunctionTeacher(name, given, reads_text=bool(self._text_columns))
+        raise TeacherError(
+            "expected a model, a pair of model and tokenizer, a path, a hub id, a scikit-learn classifier or a "
+            f"function as teacher {name!r}, got {type(given).__name__}"
+        )
+
+    def _from_path(self, name: str, path: str | Path) -> AskingTeacher:
+        if (Path(path) / SKLEARN_FILE).is_file():
+            loaded = load_sklearn(Path(path))
+            return self._estimator(name, loaded.model, loaded.label_names)
+        auto = auto_class(self._student)
+        try:
+            with quiet_transformers(), offline_if_unreachable(str(path), "model"):
+                model, report = auto.from_pretrained(
+                    path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                )
+        except Exception as error:
+            # transformers raises many kinds of errors for damaged folders and unknown ids
+            raise TeacherError(
+                f"expected a folder or a hub id that {auto.__name__} loads as teacher {name!r}, got {str(path)!r} "
+                f"({one_line(error)})"
+            ) from error
+        if report["missing_keys"]:
+            raise TeacherError(
+                f"expected all weights of teacher {name!r}, but {min(report['missing_keys'])!r} is missing, as in a "
+                "model that was never fine-tuned; train it first"
+            )
+        try:
+            tokenizer = load_tokenizer(path)
+        except (OSError, ValueError):
+            tokenizer = None  # a model of images or vectors, or saved without
+        return self._network(name, model, tokenizer)
+
+    def _network(
+        self, name: str, model: nn.Module, tokenizer: Any, label_names: Sequence[str] | None = None
+    ) -> NetworkTeacher:
+        own = getattr(getattr(model, "config", None), "id2label", None)
+        names = label_names or (None if own is None else [str(own[index]) for index in sorted(own)])
+        if tokenizer is not None and self._tokenizer is not None and same_tokens(tokenizer, self._tokenizer):
+            tokenizer = None
+        if tokenizer is None and isinstance(model, PreTrainedModel) and self._tokenizer is not None:
+            config = model.config.get_text_config()
+            if config.pad_token_id is None:
+                config.pad_token_id = self._tokenizer.pad_token_id  # of what it reads
+        return NetworkTeacher(
+            name,
+            model,
+            tokenizer,
+            None if names is None or self._says_tokens() else self._columns(name, names),
+            max_length=self._max_length,
+            device=self._device,
+            offload=self._offload,
+        )
+
+    def _says_tokens(self) -> bool:
+        """Whether the student's classes are tokens, which are not named."""
+        return type(self._student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+    def _estimator(self, name: str, model: Any, label_names: Sequence[str] | None = None) -> FunctionTeacher:
+        classes = np.asarray(model.classes_)
+        if label_names is None and np.issubdtype(classes.dtype, np.integer):
+            columns = _by_id(classes, len(self._labels), name)  # the numbers that the student is trained with
+        else:
+            columns = self._columns(name, label_names or [str(label) for label in classes])
+        text = bool(self._text_columns) and self._tokenizer is not None
+        return FunctionTeacher(name, estimator_logits(name, model), reads_text=text, columns=columns)
+
+    def _columns(self, name: str, theirs: Sequence[str]) -> NDArray[np.int64] | None:
+        if tuple(theirs) == self._labels:
+            return None
+        columns = align_labels(theirs, self._labels, teacher=name, may_lack=self._labels)
+        lacking = [label for label, column in zip(self._labels, columns, strict=True) if column == MISSING]
+        if lacking:
+            log.warning("teacher %r says nothing of %s; there the others teach", name, ", ".join(lacking[:8]))
+        return columns
+
+
+def base_model(model: nn.Module) -> Any:
+    """The network itself, inside adapters of PEFT."""
+    inner = getattr(model, "get_base_model", None)
+    return model if inner is None else inner()
+
+
+def auto_class(student: nn.Module) -> Any:
+    """What loads networks of the student's kind.
+
+    Raises:
+        TeacherError: It is of no kind that is known.
+    """
+    name = type(base_model(student)).__name__
+    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return AutoModelForCausalLM
+    for end, auto in AUTO_CLASSES.items():
+        if name.endswith(end):
+            return auto
+    raise TeacherError(
+        f"teachers are loaded by the student's class, and {name!r} ends in none of {', '.join(AUTO_CLASSES)}; load "
+        "them yourself and pass the models"
+    )
+
+
+def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers read texts alike: the same vocabulary, and the same tokens of a few sentences."""
+    if one.get_vocab() != other.get_vocab() or one.all_special_ids != other.all_special_ids:
+        return False
+    return all(one(text)["input_ids"] == other(text)["input_ids"] for text in PROBES)
+
+
+def found_text_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns of texts, or of pairs of texts, by their usual names; none where they have others."""
+    pairs = [pair for pair in KNOWN_PAIRS if set(pair) <= set(columns)]
+    if pairs:
+        return pairs[0]
+    return tuple(name for name in TEXT_COLUMNS if name in columns)[:1]
+
+
+def _by_id(classes: NDArray[np.integer[Any]], count: int, name: str) -> NDArray[np.int64] | None:
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < count:
+        raise TeacherError(
+            f"expected classes 0 to {count - 1} of teacher {name!r}, as the student has them, got "
+            f"{classes.tolist()[:8]}; fit it on the numbers or names of the student's classes"
+        )
+    columns = np.full(count, MISSING, dtype=np.int64)
+    columns[classes] = np.arange(len(classes))
+    return None if np.array_equal(columns, np.arange(count)) else columns
+
+
+def _is_pair(given: Any) -> bool:
+    """Whether it is a network and its tokenizer."""
+    two = isinstance(given, tuple) and len(given) == 2
+    return two and isinstance(given[0], nn.Module) and isinstance(given[1], PreTrainedTokenizerBase)
+
+
+def _is_estimator(given: Any) -> bool:
+    return hasattr(given, "classes_") and (hasattr(given, "predict_proba") or hasattr(given, "decision_function"))
+
+
+def _name_of(given: Any) -> str:
+    model = given[0] if isinstance(given, tuple) else given
+    if isinstance(model, str | Path):
+        return Path(model).name
+    path = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    own = getattr(given, "name", "") or Path(path).name or getattr(given, "__name__", "")
+    return str(own) if str(own).isidentifier() or path or hasattr(given, "name") else ""
