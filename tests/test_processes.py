@@ -108,9 +108,9 @@ def watched(trainer):
     """The trainer, and the ids that its weighting is asked about, a list a batch."""
     seen, taught = [], trainer._taught
 
-    def note(state):
+    def note(state, groups):
         seen.append(state.ids.tolist())
-        return taught(state)
+        return taught(state, groups)
 
     trainer._taught = note
     return trainer, seen

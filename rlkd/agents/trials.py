@@ -197,7 +197,7 @@ class Choice:
     gain: Mapping[str, float | None]
     """What its students lose less than those of equal weights: ``value`` in nats, the 95% interval ``low`` to ``high``
     over other students and rows (None with one student of a task), and how many ``students`` of each. Empty at strength
-    0: equal weights gain nothing over themselves."""
+    0, since equal weights gain nothing over themselves, and where nothing was compared with them."""
 
 
 def most_students(trials: int, strength_students: int, tasks: int = 1) -> int:
@@ -252,8 +252,10 @@ def choose(
         str(strength): round(mean_loss(students.losses(name, at(strength), common), tasks), 6)
         for strength, name in sorted(tried.items(), reverse=True)
     }
-    equal, ours = (students.losses(tried[strength], at(strength), common) for strength in (0.0, chosen))
-    gain = _gain(equal, ours, tasks) if chosen > 0 else {}
+    gain: dict[str, float | None] = {}
+    if chosen > 0 and 0.0 in tried:
+        equal, ours = (students.losses(tried[strength], at(strength), common) for strength in (0.0, chosen))
+        gain = _gain(equal, ours, tasks)
     return Choice(kept, chosen, {name: round(loss, 6) for name, loss in compared.items()}, means, gain)
 
 

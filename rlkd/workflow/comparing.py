@@ -40,7 +40,7 @@ class Comparison:
     """What to deploy and how, likewise marked up."""
 
 
-def default_weightings(cache: LogitCache, policy: str | None, *, chooses: bool, labels: bool = False) -> list[str]:
+def default_weightings(cache: LogitCache, policy: str | None, *, chooses: bool, labels: bool) -> list[str]:
     """The weightings that belong into every table: baselines, the policy with its controls, router and oracle.
 
     With one teacher they are all the same, and equal weights stand for them.

@@ -94,7 +94,7 @@ def run_quickstart(
     first = compare(task, cache, ["uniform", SHIPPED], settings, folder, seeds=range(1), jobs=min(2, workers))
     if told is not None:
         told(task_rows(group_runs(first)[0]), [SEEN])
-    learned = default_weightings(cache, str(folder / "policy" / "policy"), chooses=False)
+    learned = default_weightings(cache, str(folder / "policy" / "policy"), chooses=False, labels=False)
     names = [SHIPPED if name == AUTO else name for name in learned]
     with _policy_free_students(task, cache, settings, folder, seeds, workers):
         with one_thread():
