@@ -183,7 +183,7 @@ def test_a_warm_start_is_the_router_of_all_tasks(two, monkeypatch):
         return Policy.create(plan.observation, training={}, seed=7)
 
     monkeypatch.setattr(rlkd.agents.training, "train_router", fitted)
-    monkeypatch.setattr(rlkd.agents.training, "choose", lambda *args: Choice("0", 1.0, {}, {}, {}))
+    monkeypatch.setattr(rlkd.agents.training, "choose", lambda *args, **others: Choice("0", 1.0, {}, {}, {}))
     policy = trained(two, warm_start=True, total_timesteps=16 * 6 * 2, agent_learning_rate=1e-12)
     assert [one.task.fingerprint for one in seen] == [task.training_view().fingerprint for task in two[0]]
     assert [len(one.source) for one in seen] == [len(one.task.table) for one in seen]

@@ -681,7 +681,7 @@ def test_pages_of_suites_lie_in_their_folder_and_are_linked(tmp_path: Path) -> N
 
 def reached(task: str, right: int, gain: float | None) -> list[dict[str, Any]]:
     """Runs of a task whose policy says what was reachable; None: made before policies did."""
-    found = {"rows": 50, "by_student": {"one": {"gain": gain, "hint": gain}}}
+    found = {"rows": 100, "by_student": {"one": {"gain": gain, "hint": gain, "gain_error": 0.0, "hint_error": 0.0}}}
     records = suite({"uniform": 100, "policy": right}, task)
     return [r | ({"reachable": found} if gain is not None and r["weighting"] == "policy" else {}) for r in records]
 

@@ -147,7 +147,7 @@ def test_a_student_of_one_task_learns_logits_too(task, cache, tmp_path):
     settings = StudentSettings(student="rlkd/mlp", max_steps=60, batch_size=32, divergence="mse")
     trainer = make_trainer(task, cache, Uniform(), settings, tmp_path, logging_strategy="steps", logging_steps=20)
     trainer.train()
-    state = trainer.batch_state(torch.arange(8), torch.zeros(8, task.num_classes))
+    state = trainer.task_state(torch.arange(8), torch.zeros(8, task.num_classes))
     assert state.divergence == "mse"
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.8 * losses[0]
@@ -271,7 +271,7 @@ def test_the_loss_of_a_batch_is_that_of_its_task(collection, caches, tmp_path):
         student = trainer.model(
             **{key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids")}, task=task.name
         ).logits
-        state = trainer.batch_state(batch["instance_ids"], student)
+        state = trainer.task_state(batch["instance_ids"], student)
         weighting, own = trainer.weighting.own(state)
         assert own.ids.tolist() == rows.tolist()
         teachers = caches[task.name].rows(torch.from_numpy(rows))

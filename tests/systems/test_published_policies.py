@@ -312,7 +312,7 @@ class TestContract:
         check("has no model.safetensors", pickled)
         check("none; save it again", lambda folder: (folder / "config.json").write_text("[]"))
         check("over 1 MB", lambda folder: (folder / "config.json").write_text(" " * 2_000_000))
-        check("damaged", lambda folder: (folder / "config.json").write_text("{}"))
+        check("config.json has no ", lambda folder: (folder / "config.json").write_text("{}"))
         check("damaged", lambda folder: (folder / "model.safetensors").write_bytes(b"no"))
         broken = weights | {key: torch.full_like(weights[key], torch.nan)}
         check("NaN", lambda folder: save_file(broken, folder / "model.safetensors"))
