@@ -34,7 +34,7 @@ def export_graph(
     ``torch.export.load(path).module()`` runs the one, ONNX Runtime the other. The first says what the policy says. So
     does the second of nine in ten instances to 1e-5, of 99 in 100 to 1e-3; but single precision cannot tell a
     probability of 0.99999 from its neighbours, another library rounds in other places, and the log odds of teachers
-    that are so sure follow that rounding: their weights can differ by hundredths, as on a processor of another kind.
+    that are so sure follow that rounding: their weights can differ by a hundredth, as on a processor of another kind.
 
     Args:
         policy: Its parameters become the graph's.

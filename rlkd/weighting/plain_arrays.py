@@ -14,8 +14,8 @@ from rlkd.types import State
 FEWEST_ROWS = 100
 """Rows that a teacher must have said something of before they tell how sure it usually is.
 
-Of planted teachers 100 tell it to an eighth, and an instance's weights move by 0.01 to 0.02 from what they are when
-it is known of 4,000; with 30 rows it is a quarter and 0.03, with 10 almost half and 0.1."""
+Of planted teachers 100 tell it to a seventh, and an instance's weights move by 0.02 from what they are when it is known
+of 4,000; with 30 rows it is a quarter and 0.04, with 10 almost half and 0.1."""
 
 ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 
