@@ -202,6 +202,8 @@ def test_names_of_teachers_are_not_cut_and_words_are_explained(tmp_path: Path) -
     text = page(tmp_path, weights=weights(["a"], names), glossary=GLOSSARY)
     assert "…" not in text
     assert all(f"</span>{name}</li>" in text for name in names)
+    assert not any(f"{name}</text>" in text for name in names)  # it would run out of its plot
+    assert "tfidf-0</text>" in page(tmp_path, weights=weights(["a"], ["tfidf-0", "tfidf-1"]))
     assert all(f"<strong>{word}" in text for word in ("gap", "oracle", "shuffle", "mean", "mass early, late", "share"))
 
 
@@ -338,6 +340,19 @@ def test_the_best_of_many_that_are_alike_is_not_deployed() -> None:
     (runs,) = group_runs(records)
     assert any(row.get("verdict") == "pays" for row in task_rows(runs))
     assert deploy_sentences(runs, dict.fromkeys(names, USES["uniform"]))[0].startswith("**Deploy `uniform`**")
+
+
+def test_labels_alone_that_lose_less_than_half_a_point_are_as_good() -> None:
+    right = {"uniform": 3000, "router": 4000, "labels": 3999}
+    records = [
+        run(name, seed, 0) | {"accuracy": n / 5000, "correct": pack_bits(np.roll(np.arange(5000) < n, 7 * seed))}
+        for name, n in right.items()
+        for seed in range(5)
+    ]
+    (runs,) = group_runs(records)
+    assert deploy_sentences(runs, USES)[0].startswith(
+        "**Labels alone are surely as good, to 0.5 points**: `labels` minus"
+    )
 
 
 @pytest.mark.parametrize(("right", "warned"), [(80, True), (130, False)])
