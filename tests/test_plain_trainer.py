@@ -170,20 +170,28 @@ def test_steps_of_several_batches_are_those_of_one(batch, data, tokenizer, teach
     torch.testing.assert_close(parameters(parts), parameters(whole), rtol=0, atol=2e-5)
 
 
-def test_teachers_with_other_tokens_labels_and_no_padding_teach_the_same(data, tokenizer, teachers, tmp_path):
-    """The same teachers behind another tokenizer, with their classes in another order, and without a padding token."""
+def test_teachers_with_other_tokens_and_orders_of_labels_teach_the_same(data, tokenizer, teachers, tmp_path):
+    """The same teachers behind another tokenizer, and with their classes in another order."""
     aligned = distilled(tmp_path, data, tokenizer, teachers)
     order = [2, 0, 1]
-    turned, silent = copy.deepcopy(teachers[1]), copy.deepcopy(teachers[2])
+    turned = copy.deepcopy(teachers[1])
     with torch.no_grad():
         turned.classifier.weight.copy_(teachers[1].classifier.weight[order])
         turned.classifier.bias.copy_(teachers[1].classifier.bias[order])
     turned.config.id2label = {place: LABELS[k] for place, k in enumerate(order)}
-    silent.config.pad_token_id = None
     other, renumbered = renumbered_tokens(tokenizer, teachers[0])
-    mixed = distilled(tmp_path, data, tokenizer, {"a": (renumbered, other), "b": turned, "c": silent})
+    mixed = distilled(tmp_path, data, tokenizer, {"a": (renumbered, other), "b": turned, "c": teachers[2]})
     assert mixed.teachers.columns == ("text",)
     torch.testing.assert_close(parameters(mixed), parameters(aligned), rtol=0, atol=1e-4)
+
+
+def test_a_teacher_without_a_padding_token_reads_the_student_s(data, tokenizer, teachers, tmp_path):
+    """A decoder answers at the last token that is no padding, and refuses batches where it knows of none."""
+    decoder = network("gpt2", tokenizer)
+    silent = copy.deepcopy(decoder)
+    silent.config.pad_token_id = None
+    students = [distilled(tmp_path, data, tokenizer, [teachers[0], one]) for one in (decoder, silent)]
+    assert torch.equal(*map(parameters, students))
 
 
 def renumbered_tokens(tokenizer, model):
@@ -237,7 +245,7 @@ def test_estimators_and_functions_teach_from_texts(data, tokenizer, teachers, tm
         return torch.zeros(len(texts), 3)
 
     trainer = distilled(tmp_path, data, tokenizer, [estimator, function], max_steps=1)
-    assert trainer.teachers.names == ("teacher0", "function")
+    assert trainer.teachers.names == ("LogisticRegression", "function")
     assert set(asked) <= set(data["text"][:])
     assert len(asked) == 8
 
@@ -315,7 +323,7 @@ def test_a_run_that_was_broken_off_resumes_to_what_it_would_have_been(data, toke
     ("change", "error", "message"),
     [
         ({"teachers": []}, TeacherError, "at least one teacher, got none"),
-        ({"teachers": 7}, TeacherError, "as teacher 'teacher0', got int"),
+        ({"teachers": 7}, TeacherError, "as teacher 'int', got int"),
         ({"weighting": "router"}, WeightingError, "'router' is fitted on a task, and a trainer has batches"),
         ({"weighting": "oracle"}, WeightingError, "'oracle' is fitted on a task"),
         ({"compute_loss_func": len}, ConfigError, "compute_loss_func would be ignored, got one"),

@@ -43,12 +43,12 @@ def several_teachers(teachers: Any) -> list[Any]:
                 f"expected models by name, got {taken[0]!r} for a teacher that has a name of its own; give those in a "
                 "list"
             )
-        return [_Named(str(name), one) for name, one in teachers.items()]
+        return [NamedModel(str(name), one) for name, one in teachers.items()]
     several = isinstance(teachers, list | Iterator) or (isinstance(teachers, tuple) and not _is_pair(teachers))
     return list(_with_names(list(teachers) if several else [teachers]))
 
 
-class _Named:
+class NamedModel:
     """A model with the name that it gets as a teacher."""
 
     def __init__(self, name: str, model: Any) -> None:
@@ -63,12 +63,12 @@ def _with_names(teachers: list[Any]) -> Iterator[Any]:
             continue
         name = _own_name(one)
         seen[name] += 1
-        yield _Named(name if seen[name] == 1 else f"{name}-{seen[name]}", one)
+        yield NamedModel(name if seen[name] == 1 else f"{name}-{seen[name]}", one)
 
 
 def _own_name(thing: Any) -> str:
     """What a model is called: the place it was loaded from, its last step, or its own name or that of its class."""
-    thing, _ = _parts(thing)
+    thing, _ = parts_of(thing)
     steps = getattr(thing, "steps", None)
     if isinstance(thing, PreTrainedModel) and thing.name_or_path:
         return Path(thing.name_or_path).name
@@ -87,7 +87,7 @@ def _is_pair(thing: Any) -> bool:
     )
 
 
-def _parts(thing: Any) -> tuple[Any, Any]:
+def parts_of(thing: Any) -> tuple[Any, Any]:
     """A model and its tokenizer: of a pair, of a pipeline of transformers, or a model alone."""
     if _is_pair(thing):
         return thing[0], thing[1]
@@ -109,7 +109,7 @@ def as_teacher(named: Any, task: Task, *, device: str | torch.device | None, bf1
     Raises:
         TeacherError: It is none, or what it needs is missing; says what to write.
     """
-    name, (model, tokenizer) = named.name, _parts(named.model)
+    name, (model, tokenizer) = named.name, parts_of(named.model)
     if isinstance(model, PreTrainedModel):
         return _network(name, model, tokenizer, task, device, bf16)
     if isinstance(model, nn.Module):

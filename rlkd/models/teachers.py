@@ -288,12 +288,22 @@ class SklearnTeacher(LabelledTeacher):
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))
 
     def _scores(self, task: Task, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        rows = joined_inputs(task, ids)
-        if hasattr(self.model, "predict_proba"):
-            return logarithms(self.name, self.model.predict_proba(rows))
-        scores = np.asarray(self.model.decision_function(rows), dtype=np.float64)
-        # Two classes have one score, the log-odds of the second.
-        return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
+        return estimator_logits(self.name, self.model, joined_inputs(task, ids))
+
+
+def estimator_logits(name: str, model: Any, rows: Any) -> NDArray[np.float64]:
+    """What a fitted scikit-learn classifier says of rows, (B, its classes): logarithms of probabilities, or its scores.
+
+    Args:
+        name: Of the teacher, for errors.
+        model: Has ``predict_proba`` or ``decision_function``.
+        rows: B rows as it reads them.
+    """
+    if hasattr(model, "predict_proba"):
+        return logarithms(name, model.predict_proba(rows))
+    scores = np.asarray(model.decision_function(rows), dtype=np.float64)
+    # Two classes have one score, the log-odds of the second.
+    return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
 
 
 class CallableTeacher(LabelledTeacher):

@@ -15,7 +15,8 @@ from rlkd.logit_cache import LogitCache
 from rlkd.models.fitting import fit
 from rlkd.models.labels import aligned_logits
 from rlkd.models.networks import forward_inputs
-from rlkd.models.probabilities import check_logits, logarithms
+from rlkd.models.probabilities import check_logits
+from rlkd.models.teachers import estimator_logits
 from rlkd.types import State
 
 Pick = Callable[[Tensor], Tensor]
@@ -165,19 +166,14 @@ class FunctionTeacher:
             return torch.as_tensor(self._function(read)).detach().float()
 
 
-def estimator_logits(name: str, model: Any) -> Callable[[Any], NDArray[np.float64]]:
-    """The logits of a fitted scikit-learn classifier, as a function of what it reads."""
+def reader_of_batches(name: str, model: Any) -> Callable[[Any], NDArray[np.float64]]:
+    """A fitted scikit-learn classifier as a function of what a batch has: texts, pairs of texts, or the one input."""
 
     def logits(read: Any) -> NDArray[np.float64]:
         if isinstance(read, Mapping):
             (values,) = [value for value in read.values() if value.is_floating_point()]
-            rows: Any = values.cpu().numpy().reshape(len(values), -1)
-        else:
-            rows = [row if isinstance(row, str) else "\n".join(row) for row in read]
-        if hasattr(model, "predict_proba"):
-            return logarithms(name, model.predict_proba(rows))
-        scores = np.asarray(model.decision_function(rows), dtype=np.float64)
-        return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
+            return estimator_logits(name, model, values.cpu().numpy().reshape(len(values), -1))
+        return estimator_logits(name, model, [row if isinstance(row, str) else "\n".join(row) for row in read])
 
     return logits
 

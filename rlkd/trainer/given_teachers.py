@@ -1,7 +1,7 @@
 """What people pass as teachers of a trainer: objects, paths, hub ids, estimators, functions, a cache."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from rlkd.data.columns import KNOWN_PAIRS
+from rlkd.data.columns import KNOWN_PAIRS, TEXT_NAMES, Columns
 from rlkd.errors import TeacherError, one_line
 from rlkd.hub import offline_if_unreachable
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
 from rlkd.models.labels import MISSING, align_labels
+from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
 from rlkd.models.networks import load_tokenizer, quiet_transformers
 from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
 from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher
@@ -34,12 +35,11 @@ from rlkd.trainer.batch_teachers import (
     CachedTeachers,
     FunctionTeacher,
     NetworkTeacher,
-    estimator_logits,
+    reader_of_batches,
 )
 
 log = logging.getLogger(__name__)
 
-TEXT_COLUMNS = ("text", "sentence", "review", "content")
 PROBES = ("A sentence of several words, and of a few more: 12 of them!", "naïve CAFÉ  don't", "")
 AUTO_CLASSES: Mapping[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
@@ -110,7 +110,7 @@ class TeacherReader:
                 f"{', '.join(self._data_columns) or '(none)'} is known to hold them; keep the text in the training "
                 "data and name it with text_columns"
             )
-        classes = self._student.config.get_text_config().vocab_size if self._says_tokens() else len(self._labels)
+        classes = self._student.config.get_text_config().vocab_size if is_causal(self._student) else len(self._labels)
         return AskedTeachers(asked, self._text_columns, classes)
 
     def _opened(self, folder: Path) -> LogitCache:
@@ -125,13 +125,10 @@ class TeacherReader:
     def _named(self, given: Any) -> list[tuple[str, Any]]:
         if isinstance(given, Mapping):
             return [(str(name), one) for name, one in given.items()]
-        alone = isinstance(given, str | Path) or _is_pair(given) or _is_estimator(given) or callable(given)
-        listed = [given] if alone or not isinstance(given, Iterable) else list(given)
-        names: list[str] = []
-        for place, one in enumerate(listed):
-            name = _name_of(one) or f"teacher{place}"
-            names.append(name if name not in names else f"{name}-{place}")
-        return list(zip(names, listed, strict=True))
+        return [
+            (one.name, one.model) if isinstance(one, NamedModel) else (getattr(one, "name", "") or Path(one).name, one)
+            for one in several_teachers(given)
+        ]
 
     def _teacher(self, name: str, given: Any) -> AskingTeacher:
         if isinstance(given, str | Path):
@@ -143,10 +140,9 @@ class TeacherReader:
         if isinstance(given, CallableTeacher):
             columns = self._columns(name, given.label_names)
             return FunctionTeacher(name, given.function, reads_text=bool(self._text_columns), columns=columns)
-        if _is_pair(given):
-            return self._network(name, *given)
-        if isinstance(given, nn.Module):
-            return self._network(name, given, None)
+        model, tokenizer = parts_of(given)
+        if isinstance(model, nn.Module):
+            return self._network(name, model, tokenizer)
         if _is_estimator(given):
             return self._estimator(name, given)
         if callable(given):
@@ -198,15 +194,11 @@ class TeacherReader:
             name,
             model,
             tokenizer,
-            None if names is None or self._says_tokens() else self._columns(name, names),
+            None if names is None or is_causal(self._student) else self._columns(name, names),
             max_length=self._max_length,
             device=self._device,
             offload=self._offload,
         )
-
-    def _says_tokens(self) -> bool:
-        """Whether the student's classes are tokens, which are not named."""
-        return type(self._student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
     def _estimator(self, name: str, model: Any, label_names: Sequence[str] | None = None) -> FunctionTeacher:
         classes = np.asarray(model.classes_)
@@ -215,7 +207,7 @@ class TeacherReader:
         else:
             columns = self._columns(name, label_names or [str(label) for label in classes])
         text = bool(self._text_columns) and self._tokenizer is not None
-        return FunctionTeacher(name, estimator_logits(name, model), reads_text=text, columns=columns)
+        return FunctionTeacher(name, reader_of_batches(name, model), reads_text=text, columns=columns)
 
     def _columns(self, name: str, theirs: Sequence[str]) -> NDArray[np.int64] | None:
         if tuple(theirs) == self._labels:
@@ -233,15 +225,20 @@ def base_model(model: nn.Module) -> Any:
     return model if inner is None else inner()
 
 
+def is_causal(student: nn.Module) -> bool:
+    """Whether a network tells a token by those before it; its classes are tokens, which are not named."""
+    return type(base_model(student)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
 def auto_class(student: nn.Module) -> Any:
     """What loads networks of the student's kind.
 
     Raises:
         TeacherError: It is of no kind that is known.
     """
-    name = type(base_model(student)).__name__
-    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+    if is_causal(student):
         return AutoModelForCausalLM
+    name = type(base_model(student)).__name__
     for end, auto in AUTO_CLASSES.items():
         if name.endswith(end):
             return auto
@@ -259,11 +256,12 @@ def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) ->
 
 
 def found_text_columns(columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns of texts, or of pairs of texts, by their usual names; none where they have others."""
+    """The columns of texts, or of pairs of texts, by their usual names; none where that leaves open which is meant."""
     pairs = [pair for pair in KNOWN_PAIRS if set(pair) <= set(columns)]
     if pairs:
         return pairs[0]
-    return tuple(name for name in TEXT_COLUMNS if name in columns)[:1]
+    usual = [name for name in columns if name in TEXT_NAMES]
+    return (Columns.text,) if Columns.text in usual else tuple(usual) if len(usual) == 1 else ()
 
 
 def _by_id(classes: NDArray[np.integer[Any]], count: int, name: str) -> NDArray[np.int64] | None:
@@ -277,20 +275,5 @@ def _by_id(classes: NDArray[np.integer[Any]], count: int, name: str) -> NDArray[
     return None if np.array_equal(columns, np.arange(count)) else columns
 
 
-def _is_pair(given: Any) -> bool:
-    """Whether it is a network and its tokenizer."""
-    two = isinstance(given, tuple) and len(given) == 2
-    return two and isinstance(given[0], nn.Module) and isinstance(given[1], PreTrainedTokenizerBase)
-
-
 def _is_estimator(given: Any) -> bool:
     return hasattr(given, "classes_") and (hasattr(given, "predict_proba") or hasattr(given, "decision_function"))
-
-
-def _name_of(given: Any) -> str:
-    model = given[0] if isinstance(given, tuple) else given
-    if isinstance(model, str | Path):
-        return Path(model).name
-    path = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    own = getattr(given, "name", "") or Path(path).name or getattr(given, "__name__", "")
-    return str(own) if str(own).isidentifier() or path or hasattr(given, "name") else ""
