@@ -47,9 +47,15 @@ def weighted_distillation_loss(
         A number with a gradient; 0 where nothing counts.
 
     Raises:
-        WeightingError: The weighting reads what is not given here.
+        WeightingError: The weighting reads what is not given here, or shapes do not fit.
     """
     chosen = adapted(weighting)
+    wanted = (*teacher_logits.shape[:-2], teacher_logits.shape[-1])
+    if student_logits.shape != wanted:
+        raise WeightingError(
+            f"expected logits (..., C) of the student beside (..., K, C) of the teachers, got "
+            f"{tuple(student_logits.shape)} beside {tuple(teacher_logits.shape)}"
+        )
     known = State(
         teacher_logits=teacher_logits, teacher_mask=teacher_mask, labels=labels, student_logits=student_logits
     )

@@ -323,6 +323,7 @@ def test_a_run_that_was_broken_off_resumes_to_what_it_would_have_been(data, toke
     ("change", "error", "message"),
     [
         ({"teachers": []}, TeacherError, "at least one teacher, got none"),
+        ({"teachers": ["nowhere"]}, TeacherError, "a folder or a hub id that AutoModelForSequenceClassification loads"),
         ({"teachers": 7}, TeacherError, "as teacher 'int', got int"),
         ({"weighting": "router"}, WeightingError, "'router' is fitted on a task, and a trainer has batches"),
         ({"weighting": "oracle"}, WeightingError, "'oracle' is fitted on a task"),
@@ -336,6 +337,15 @@ def test_what_cannot_be_is_refused_by_name(change, error, message, data, tokeniz
     values = {name: value for name, value in change.items() if name not in of_trainer}
     with pytest.raises(error, match=message):
         DistillationTrainer(student(tokenizer), plain_arguments(tmp_path, **values), **{**given, **of_trainer})
+
+
+def test_a_student_without_names_of_classes_is_told_to_have_some(data, tokenizer, teachers, tmp_path):
+    nameless = student(tokenizer)
+    nameless.config.id2label = {place: f"LABEL_{place}" for place in range(3)}
+    with pytest.raises(TeacherError, match="pass id2label where the student is loaded"):
+        DistillationTrainer(
+            nameless, plain_arguments(tmp_path), train_dataset=data, processing_class=tokenizer, teachers=teachers
+        )
 
 
 def test_a_student_of_regression_is_refused(data, tokenizer, teachers, tmp_path):
@@ -420,6 +430,8 @@ def test_of_padded_tokens_only_those_of_the_mask_count():
     assert nothing.item() == 0
     with pytest.raises(WeightingError, match="reads labels, which a loss is not told"):
         weighted_distillation_loss(student_logits, teaching, build("cross_entropy"))
+    with pytest.raises(WeightingError, match=r"got \(2, 4, 5\) beside \(2, 4, 3, 4\)"):
+        weighted_distillation_loss(student_logits, teaching[..., :4], Uniform())
 
 
 def build(name):

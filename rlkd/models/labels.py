@@ -42,7 +42,7 @@ def align_labels(
             raise TeacherError(
                 f"expected one column per class, but teacher {teacher!r} names {name!r} twice; correct its id2label"
             )
-    generic = not set(teacher_labels) <= set(task_labels) and all(map(_GENERIC.fullmatch, teacher_labels))
+    generic = not set(teacher_labels) <= set(task_labels) and are_generic(teacher_labels)
     numbers = set(teacher_labels).isdisjoint(task_labels) and all(map(_NUMBER.fullmatch, teacher_labels))
     if generic or numbers:
         return _by_number(teacher_labels, task_labels, teacher)
@@ -70,6 +70,11 @@ def aligned_logits(logits: Tensor, columns: NDArray[np.int64]) -> Tensor:
         floor = logits.amin(dim=1, keepdim=True) - FLOOR
         aligned = torch.where(index == MISSING, floor, aligned)
     return aligned
+
+
+def are_generic(names: Sequence[str]) -> bool:
+    """Whether names are those that transformers writes by default, ``LABEL_0`` and so on, which say nothing."""
+    return all(map(_GENERIC.fullmatch, names))
 
 
 def _by_number(teacher_labels: Sequence[str], task_labels: Sequence[str], teacher: str) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from rlkd.data.columns import KNOWN_PAIRS, TEXT_NAMES, Columns
 from rlkd.errors import TeacherError, one_line
 from rlkd.hub import offline_if_unreachable
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
-from rlkd.models.labels import MISSING, align_labels
+from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
 from rlkd.models.networks import load_tokenizer, quiet_transformers
 from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
@@ -212,6 +212,12 @@ class TeacherReader:
     def _columns(self, name: str, theirs: Sequence[str]) -> NDArray[np.int64] | None:
         if tuple(theirs) == self._labels:
             return None
+        if are_generic(self._labels) and not are_generic(theirs):
+            raise TeacherError(
+                f"expected a student whose classes have names, as those of teacher {name!r} have "
+                f"({', '.join(theirs[:8])}), got {', '.join(self._labels[:3])}, ...; pass id2label where the "
+                "student is loaded, in the order of the labels in the data"
+            )
         columns = align_labels(theirs, self._labels, teacher=name, may_lack=self._labels)
         lacking = [label for label, column in zip(self._labels, columns, strict=True) if column == MISSING]
         if lacking:
