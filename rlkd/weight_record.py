@@ -15,20 +15,44 @@ class WeightRecord:
     """Mean weight per teacher and group over the run, in bins of progress."""
 
     BINS = 20
+    AT_ONCE = 64
+    """Batches that are fetched from an accelerator together."""
 
     def __init__(self, groups: Sequence[str], teachers: int) -> None:
         """Start empty: sums of shape (bins, groups, K)."""
         self.groups = tuple(groups)
-        self.sums = np.zeros((self.BINS, len(groups), teachers))
-        self.counts = np.zeros((self.BINS, len(groups)))
+        self._sums = np.zeros((self.BINS, len(groups), teachers))
+        self._counts = np.zeros((self.BINS, len(groups)))
+        self._waiting: list[tuple[int, Tensor, Tensor]] = []
+
+    @property
+    def sums(self) -> NDArray[np.float64]:
+        """Of weights, shape (bins, groups, K)."""
+        self._fetch()
+        return self._sums
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        """Of instances, shape (bins, groups)."""
+        self._fetch()
+        return self._counts
 
     def add(self, progress: float, groups: Tensor, weights: Tensor) -> None:
-        """Add a batch: ``groups`` (B,) (-1: none), ``weights`` (B, K)."""
-        bin_ = min(int(progress * self.BINS), self.BINS - 1)
-        kept = (groups >= 0).cpu().numpy()
-        index = groups.cpu().numpy()[kept]
-        np.add.at(self.sums[bin_], index, weights.detach().cpu().numpy()[kept])
-        np.add.at(self.counts[bin_], index, 1)
+        """Add a batch: ``groups`` (B,) (-1: none), ``weights`` (B, K).
+
+        Those that lie on an accelerator are fetched some batches later, or when they are read.
+        """
+        self._waiting.append((min(int(progress * self.BINS), self.BINS - 1), groups, weights.detach()))
+        if weights.device.type == "cpu" or len(self._waiting) >= self.AT_ONCE:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        for bin_, groups, weights in self._waiting:
+            numbers = groups.cpu().numpy()
+            kept = numbers >= 0
+            np.add.at(self._sums[bin_], numbers[kept], weights.cpu().numpy()[kept])
+            np.add.at(self._counts[bin_], numbers[kept], 1)
+        self._waiting = []
 
     def means(self) -> NDArray[np.float64]:
         """Mean weights, shape (bins, groups, K); NaN where nothing was seen."""
@@ -47,7 +71,7 @@ class WeightRecord:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state` gave."""
-        self.sums, self.counts = np.array(state["sums"]), np.array(state["counts"])
+        self._sums, self._counts, self._waiting = np.array(state["sums"]), np.array(state["counts"]), []
 
 
 def group_names(task: Task, source: LogitSource) -> tuple[str, ...]:

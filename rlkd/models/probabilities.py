@@ -11,7 +11,8 @@ from rlkd.errors import TeacherError
 logger = logging.getLogger(__name__)
 
 SMALLEST_PROBABILITY = 1e-6
-_LEAST_ROWS = 4
+FEWEST_ROWS = 4
+"""Of which probabilities are told from logits."""
 _TOLERANCE = 0.01  # of a sum: float16, or numbers rounded to two decimals
 
 Rows = NDArray[np.floating[Any]]
@@ -23,7 +24,7 @@ def are_probabilities(rows: Rows) -> bool:
     Args:
         rows: What a teacher gave, shape (N, C).
     """
-    return len(rows) >= _LEAST_ROWS and rows.shape[1] > 1 and _sum_to(rows, 1.0)
+    return len(rows) >= FEWEST_ROWS and rows.shape[1] > 1 and _sum_to(rows, 1.0)
 
 
 def check_logits(name: str, rows: Rows) -> None:
@@ -60,7 +61,7 @@ def as_logits(name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
             name,
         )
         return logarithms(name, rows).astype(np.float32)
-    if len(rows) >= _LEAST_ROWS and np.isfinite(rows).all():
+    if len(rows) >= FEWEST_ROWS and np.isfinite(rows).all():
         if _sum_to(rows, 100.0):
             raise TeacherError(
                 f"expected logits or probabilities from teacher {name!r}, got rows that are not negative and sum to "

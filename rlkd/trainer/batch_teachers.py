@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlkd.data.batching import longest_row
 from rlkd.errors import CacheError, TeacherError
 from rlkd.logit_cache import LogitCache
+from rlkd.logit_cache.held import held_states
 from rlkd.models.fitting import fit
 from rlkd.models.labels import aligned_logits
 from rlkd.models.networks import forward_inputs
-from rlkd.models.probabilities import check_logits
+from rlkd.models.probabilities import FEWEST_ROWS, check_logits
 from rlkd.models.teachers import estimator_logits
 from rlkd.types import State
 
@@ -192,6 +193,7 @@ class AskedTeachers:
             classes: C of the student.
         """
         self._teachers, self._text_columns, self._classes = list(teachers), tuple(text_columns), classes
+        self._unknown = set(self.names)  # whether they give logits or probabilities
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -213,7 +215,11 @@ class AskedTeachers:
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
         """Ask them all."""
         answers = [self._answer(teacher, inputs, carried, pick) for teacher in self._teachers]
-        return State(teacher_logits=torch.stack(answers, dim=-2))
+        logits = torch.stack(answers, dim=-2)
+        if not logits.isfinite().all():  # of all together: each such question waits for the device
+            bad = (~logits.isfinite()).any(-1).any(0).int().argmax()
+            raise TeacherError(f"expected finite logits from teacher {self.names[bad]!r}, got NaN or infinity")
+        return State(teacher_logits=logits)
 
     def _answer(
         self, teacher: AskingTeacher, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick
@@ -226,18 +232,19 @@ class AskedTeachers:
                 f"expected logits (B, {self._classes}) from teacher {teacher.name!r}, a row an instance in the "
                 f"student's order of classes, got {tuple(logits.shape)}"
             )
-        if not logits.isfinite().all():
-            raise TeacherError(f"expected finite logits from teacher {teacher.name!r}, got NaN or infinity")
-        check_logits(teacher.name, logits.cpu().numpy())
+        if teacher.name in self._unknown and len(logits) >= FEWEST_ROWS:  # once: it would wait for the device
+            check_logits(teacher.name, logits.cpu().numpy())
+            self._unknown.remove(teacher.name)
         return logits if teacher.columns is None else aligned_logits(logits, teacher.columns)
 
 
 class CachedTeachers:
     """Teachers whose answers lie in a cache, found by a column of instance ids: :class:`BatchTeachers`."""
 
-    def __init__(self, cache: LogitCache, id_column: str) -> None:
-        """Hold the cache, whose rows are numbered as in ``id_column``."""
+    def __init__(self, cache: LogitCache, id_column: str, device: torch.device) -> None:
+        """Hold the cache, whose rows are numbered as in ``id_column``, and where it fits on the students' device."""
         self._cache, self._id_column = cache, id_column
+        self._held = held_states(self._read, len(cache), device)
         self.names, self.columns = cache.teacher_names, (id_column,)
 
     @property
@@ -259,7 +266,9 @@ class CachedTeachers:
 
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
         """Look the rows up."""
-        ids = carried["ids"].cpu()
+        return self._read(carried["ids"].cpu()) if self._held is None else self._held.of(carried["ids"])
+
+    def _read(self, ids: Tensor) -> State:
         known = self._cache.reliability
         return State(
             teacher_logits=self._cache.rows(ids),

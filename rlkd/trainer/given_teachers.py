@@ -93,7 +93,7 @@ class TeacherReader:
         if isinstance(given, str | Path) and (Path(given) / MANIFEST).is_file():
             given = self._opened(Path(given))
         if isinstance(given, LogitCache):
-            return CachedTeachers(given, self._id_column)
+            return CachedTeachers(given, self._id_column, self._device)
         if hasattr(given, "carry") and hasattr(given, "state"):
             teachers: BatchTeachers = given
             return teachers

@@ -16,7 +16,8 @@ from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, StudentError
 from rlkd.feature_losses import FeatureLosses
-from rlkd.logit_cache import read_state
+from rlkd.logit_cache import LogitCache, read_state
+from rlkd.logit_cache.held import held_states
 from rlkd.losses import cross_entropy
 from rlkd.metrics import compute_metrics as default_metrics
 from rlkd.models.fitting import fit
@@ -62,10 +63,11 @@ class TaskTeachers:
     gives: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(State))
     """What is missing was refused before, see :func:`rlkd.weighting.check_requirements`."""
 
-    def __init__(self, task: Task, source: LogitSource) -> None:
-        """Hold both."""
+    def __init__(self, task: Task, source: LogitSource, device: torch.device) -> None:
+        """Hold both; what a cache says of all instances is held on the students' device, where it fits."""
         self.task, self.source = task, source
         self.names = tuple(source.teacher_names)
+        self._held = held_states(self._read, len(task.table), device) if type(source) is LogitCache else None
 
     def carry(self, rows: Rows) -> dict[str, Any]:
         """Nothing: the ids go with every batch."""
@@ -73,7 +75,10 @@ class TaskTeachers:
 
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
         """What task and teachers tell of the instances of a batch."""
-        return read_state(self.task, self.source, inputs[IDS].cpu())
+        return self._read(inputs[IDS].cpu()) if self._held is None else self._held.of(inputs[IDS])
+
+    def _read(self, ids: Tensor) -> State:
+        return read_state(self.task, self.source, ids)
 
 
 class TaskTrainer(BatchTrainer):
@@ -140,7 +145,7 @@ class TaskTrainer(BatchTrainer):
             train_dataset=InstanceDataset(task.splits["train"]),
             eval_dataset=InstanceDataset(task.splits["validation"]),
             processing_class=processing_class,
-            teachers=TaskTeachers(task, cache),
+            teachers=TaskTeachers(task, cache, args.device),
             weighting=chosen,
             **kwargs,
         )

@@ -351,7 +351,7 @@ class Sums:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Tensor | int] = {}
 
     def add(self, losses: Tensor, student_logits: Tensor, labels: Tensor | None, weights: Tensor) -> None:
         """Add a batch: losses (N,), logits (N, C), labels (N,) with -1 for none, weights (N, K)."""
@@ -359,15 +359,16 @@ class Sums:
             self._add("distillation_loss", losses)
             self._add("weight_entropy", torch.special.entr(weights).sum(-1))
             if labels is not None:
-                self._add("cross_entropy", cross_entropy(student_logits, labels)[labels >= 0])
+                self._add("cross_entropy", cross_entropy(student_logits, labels), labels >= 0)
 
-    def _add(self, name: str, values: Tensor) -> None:
+    def _add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
+        """Add values (N,); those that do not count are 0."""
         self._sums[name] = self._sums.get(name, 0) + values.detach().double().sum()
-        self._counts[name] = self._counts.get(name, 0) + len(values)
+        self._counts[name] = self._counts.get(name, 0) + (len(values) if counted is None else counted.sum())
 
     def means(self) -> dict[str, float]:
         """Means by name, in nats; then they start anew."""
-        means = {name: float(total) / max(self._counts[name], 1) for name, total in self._sums.items()}
+        means = {name: float(total) / max(int(self._counts[name]), 1) for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 
