@@ -8,10 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlkd.data.batching import bucketed_order, encode_inputs
-from rlkd.data.task import Task
 from rlkd.devices import mixed_precision
-from rlkd.errors import ConfigError, NonFiniteLossError, TaskError
+from rlkd.errors import NonFiniteLossError
 from rlkd.logit_cache import read_state
 from rlkd.losses import (
     cost_of_mixture,
@@ -20,15 +18,15 @@ from rlkd.losses import (
     loss_gradient,
     refined_cross_entropy,
 )
-from rlkd.models.students import StudentFactory, last_linear, load_student
-from rlkd.settings import EpisodeSettings
-from rlkd.types import LogitSource, State, on_device
+from rlkd.models.students import last_linear
+from rlkd.types import State, on_device
 from rlkd.weighting import Mixture, Weighting, adapted, mixture
 from rlkd.weighting.base import equal_weights
 from rlkd.weighting.checks import check_weights
-from rlkd.weighting.teacher_sets import TeacherSets
 
+from .course import Course
 from .scene import Reward
+from .setup import DistillationSetup
 
 
 class HiddenTap:
@@ -43,62 +41,11 @@ class HiddenTap:
         self.value = args[0].detach().float()
 
 
-class DistillationSetup:
-    """What all students of an environment share: task, teachers, encoded inputs, and how a student is made.
-
-    Holds the training view of the task and of the teachers: no row of the test split is in its memory. Nothing in it
-    changes while students are trained.
-    """
-
-    def __init__(
-        self, task: Task, source: LogitSource, student: str | StudentFactory, settings: EpisodeSettings, device: str
-    ) -> None:
-        """Prepare everything once.
-
-        Args:
-            task: The task; cut to its training view here.
-            source: The teachers' logits; cut likewise.
-            student: A name or path for :func:`rlkd.models.students.load_student`, or a function of a seed.
-            settings: How a student is trained.
-            device: Of the students.
-        """
-        self.task = task.training_view()
-        self.source = source.head(len(self.task.table))
-        self.settings, self.device = settings, torch.device(device)
-        self.teacher_sets = TeacherSets(copies=settings.teacher_copies, dropout=settings.teacher_dropout)
-        self.train_ids, self.labelled_ids = self.task.splits["train"], self.task.labelled_ids("train")
-        self.probe_ids, self.validation_ids = self.task.labelled_ids("probe"), self.task.labelled_ids("validation")
-        if len(self.labelled_ids) == 0 or len(self.probe_ids) == 0:
-            raise TaskError(
-                f"rewards need labelled train and probe rows, task {task.name!r} has {len(self.labelled_ids)} and "
-                f"{len(self.probe_ids)}; label some rows of train"
-            )
-        self.make_student = self._student_factory(student)
-
-    def _student_factory(self, student: str | StudentFactory) -> StudentFactory:
-        layers, length = self.settings.num_layers, self.settings.max_length
-        if callable(student):
-            if layers is not None:
-                raise ConfigError("num_layers would be ignored for a student that a function makes; leave it out")
-            self.inputs = encode_inputs(self.task, None, length)
-            return student
-        _, tokenizer = load_student(student, self.task, num_layers=layers)
-        self.inputs = encode_inputs(self.task, tokenizer, length)
-        return lambda seed: load_student(student, self.task, num_layers=layers, seed=seed, tokenizer=tokenizer)[0]
-
-    def batch(self, ids: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Inputs of some rows, where the students are."""
-        return {name: tensor.to(self.device) for name, tensor in self.inputs.batch(ids).items()}
-
-
 class DistillationEpisode:
     """A student that is distilled step by step with weights from outside; a :class:`~rlkd_envs.scene.Scene`.
 
-    Students learn from every train row, as reported students do; labels are for rewards. Where fewer than half of the
-    rows have one, an episode repeats those, so that half of its instances can be rewarded; a trial student, by which
-    policies are compared, meets every row as often as any other.
-
-    All of its randomness is a function of the seed given to :meth:`start`; the global random state is left alone.
+    Which batches it meets is for its :class:`~rlkd_envs.course.Course` to say. All of its randomness is a function of
+    the seed given to :meth:`start`; the global random state is left alone.
     """
 
     def __init__(self, setup: DistillationSetup, reward: Reward | None = None) -> None:
@@ -109,26 +56,29 @@ class DistillationEpisode:
             reward: Called around every step. None: a trial student's episode, of which no step is rewarded.
         """
         self.setup, self.settings, self.device, self.reward = setup, setup.settings, setup.device, reward
-        self._train_ids = setup.train_ids if reward is None else half_labelled(setup.train_ids, setup.labelled_ids)
-        self.step_index = 0
+        self.course = Course(setup, rewarded=reward is not None)
 
     def start(self, seed: int) -> None:
         """Begin a new episode: a fresh student, and a fresh order of batches."""
-        self.seed, self.step_index, self._epoch, self._cursor = seed, 0, 0, 0
-        self._order = self._epoch_order()
+        self.seed = seed
         self._random = torch.Generator().manual_seed(seed).get_state()
-        self._numpy_random = np.random.default_rng(seed)
         self.student = self.setup.make_student(seed).to(self.device)
         self._tap = HiddenTap(last_linear(self.student, self.setup.task.num_classes))
         self._optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=self.settings.learning_rate, weight_decay=0.0, fused=True
         )  # as the trainer of the student that is reported
-        self._next_batch()
+        self.course.start(seed)
+        self._look()
 
     @property
-    def progress(self) -> float:
-        """Share of the horizon that is spent, in [0, 1]."""
-        return self.step_index / self.settings.horizon
+    def step_index(self) -> int:
+        """Steps that were taken."""
+        return self.course.step_index
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Of the batch at hand, shape (B,)."""
+        return self.course.ids
 
     @property
     def num_places(self) -> int:
@@ -138,46 +88,30 @@ class DistillationEpisode:
     @property
     def done(self) -> bool:
         """Whether the budget is spent."""
-        return self.step_index >= self.settings.horizon
+        return self.course.done
 
     @property
     def learning_rate(self) -> float:
         """Of the step at hand."""
-        return self.settings.learning_rate * (1 - self.progress)
+        return self.course.learning_rate
 
-    def _next_batch(self) -> None:
-        size = self.settings.batch_size
-        if self._cursor >= len(self._order):
-            self._epoch, self._cursor = self._epoch + 1, 0
-            self._order = self._epoch_order()
-        self._set_batch(self._order[self._cursor : self._cursor + size])
-        self._cursor += size
-
-    def _epoch_order(self) -> NDArray[np.int64]:
-        lengths = self.setup.inputs.lengths[self._train_ids]
-        order: NDArray[np.int64] = bucketed_order(lengths, self.settings.batch_size, self.seed, self._epoch)
-        return self._train_ids[order]
-
-    def _set_batch(self, ids: NDArray[np.int64]) -> None:
-        self.ids = ids
-        self._batch, probes = self.setup.batch(ids), self.setup.probe_ids
-        probe = self._numpy_random.choice(probes, min(self.settings.probe_size, len(probes)), False)
-        self._probe_batch_ids = np.asarray(probe)
-        state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
-        self._state = on_device(self.setup.teacher_sets.draw(state, self._numpy_random)[0], self.device)
+    def _look(self) -> None:
+        """Take the batch at hand to where the student is."""
+        self._batch = self.setup.batch(self.course.ids)
+        self._state = on_device(self.course.state, self.device)
         assert self._state.labels is not None
         self.labels = self._state.labels
 
     @property
     def probe_labels(self) -> Tensor:
         """Labels of the probe rows drawn for this step, shape (P,)."""
-        return torch.from_numpy(self.setup.task.table.labels[self._probe_batch_ids]).to(self.device)
+        return torch.from_numpy(self.setup.task.table.labels[self.course.probe_ids]).to(self.device)
 
     def observed_state(self, *, student: bool) -> State:
         """The state of the batch at hand, with the student's eval-mode logits if asked for."""
         settings = self.settings
         state = replace(
-            self._state, progress=self.progress, temperature=settings.temperature, divergence=settings.divergence
+            self._state, progress=self.course.progress, temperature=settings.temperature, divergence=settings.divergence
         )
         return replace(state, student_logits=self.batch_logits()) if student else state
 
@@ -185,7 +119,7 @@ class DistillationEpisode:
         """The state of labelled validation rows."""
         ids = self.setup.validation_ids[:max_rows]
         state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
-        state = replace(state, progress=self.progress)
+        state = replace(state, progress=self.course.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state
 
     def trial_losses(self, weighting: Weighting, seed: int, *, student: bool, refined: bool = False) -> Tensor:
@@ -252,8 +186,8 @@ class DistillationEpisode:
         return rewards, float(losses.mean())
 
     def _move_on(self) -> None:
-        self.step_index += 1
-        self._next_batch()
+        self.course.move_on()
+        self._look()
 
     def _optimise(self, taught: Mixture) -> Tensor:
         teachers, weights = taught.teacher_logits.to(self.device), taught.weights.to(self.device)
@@ -322,7 +256,7 @@ class DistillationEpisode:
 
     def probe_logits(self) -> tuple[Tensor, Tensor]:
         """The student's logits (P, C) and last-layer inputs (P, H) on this step's probe rows, in eval mode."""
-        return self._evaluate(self.setup.batch(self._probe_batch_ids)), self._tap.value
+        return self._evaluate(self.setup.batch(self.course.probe_ids)), self._tap.value
 
     @torch.no_grad()
     def _evaluate(self, batch: dict[str, Tensor]) -> Tensor:
@@ -333,14 +267,3 @@ class DistillationEpisode:
         with mixed_precision(self.device, bf16=self.settings.bf16):
             logits: Tensor = self.student(**batch).logits
         return logits.float()
-
-
-def half_labelled(rows: NDArray[np.int64], labelled: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows with those that have a label repeated, where these are fewer, until they are half of all.
-
-    Args:
-        rows: Ids, shape (N,).
-        labelled: Those of them that have a label, at least one.
-    """
-    unlabelled = len(rows) - len(labelled)
-    return np.concatenate([rows, *[labelled] * (-(-unlabelled // len(labelled)) - 1)])

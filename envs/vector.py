@@ -23,8 +23,10 @@ from rlkd.types import LogitSource, State
 from rlkd.weighting import Weighting
 from rlkd.weighting.learned import action_weights
 
-from .episode import DistillationEpisode, DistillationSetup
+from .episode import DistillationEpisode
 from .rewards import make_reward
+from .setup import DistillationSetup
+from .together import can_be_stacked, trial_losses_at_once
 
 Array = NDArray[np.float32]
 TRIALS = 1
@@ -244,10 +246,34 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
                 in an episode, and the same one for all weightings of an environment's seed.
             refined: Refit the student's temperature first.
         """
-        episode = self._episodes[trial % self.num_tasks]
-        seed = int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
-        reads_student = self.observation_config.student
-        return episode.trial_losses(weighting, seed, student=reads_student, refined=refined)
+        episode, reads_student = self._episodes[trial % self.num_tasks], self.observation_config.student
+        return episode.trial_losses(weighting, self._trial_seed(trial), student=reads_student, refined=refined)
+
+    def _trial_seed(self, trial: int) -> int:
+        return int(np.random.SeedSequence([self._seed, trial], spawn_key=(TRIALS,)).generate_state(1)[0])
+
+    @property
+    def trials_at_once(self) -> bool:
+        """Whether several trial students are trained faster at once: on an accelerator, those that can be stacked."""
+        setups = [episode.setup for episode in self._episodes]
+        return all(one.device.type != "cpu" and can_be_stacked(one) for one in setups)
+
+    def trial_losses_at_once(
+        self, weighting: Weighting, trials: Sequence[int], *, refined: bool = False
+    ) -> list[torch.Tensor]:
+        """Those of several trial students, trained together; arguments and results are those of :meth:`trial_losses`.
+
+        They are the same students with the same batches, but for their draws of dropout and rounding.
+        """
+        found: dict[int, torch.Tensor] = {}
+        for number, episode in enumerate(self._episodes):
+            mine = [trial for trial in trials if trial % self.num_tasks == number]
+            if mine:
+                seeds = [self._trial_seed(trial) for trial in mine]
+                reads_student = self.observation_config.student
+                losses = trial_losses_at_once(episode.setup, weighting, seeds, student=reads_student, refined=refined)
+                found |= zip(mine, losses, strict=True)
+        return [found[trial] for trial in trials]
 
 
 def _given_or_planted(

@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from rlkd_envs.episode import DistillationEpisode, DistillationSetup
+from rlkd_envs.episode import DistillationEpisode
 from rlkd_envs.rewards import make_reward
+from rlkd_envs.setup import DistillationSetup
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 from torch.utils.data import SequentialSampler

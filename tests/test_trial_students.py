@@ -1,23 +1,28 @@
 """The students that policies are trained with and chosen by are the students that are reported."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from rlkd_envs.episode import half_labelled
+from rlkd_envs.course import half_labelled
 from rlkd_envs.rewards import REWARDS
 from rlkd_envs.teacher_weighting import TeacherWeightingEnv
+from rlkd_envs.together import can_be_stacked, trial_losses_at_once
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
 from rlkd.benchmark.policies import SuitePolicy, policy_kind, policy_kinds
+from rlkd.data import load_task
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.subset import keep_labels
 from rlkd.errors import ConfigError, WeightingError
+from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.losses import cross_entropy
 from rlkd.settings import EpisodeSettings, StudentSettings
 from rlkd.trainer import make_trainer
-from rlkd.weighting import build_weighting
+from rlkd.weighting import Policy, build_weighting
 
 STEPS = 12
 
@@ -63,6 +68,52 @@ def test_a_trial_student_is_the_student_that_the_trainer_distils(weighting, loss
     env.reset(seed=0)
     found = env.episode.trial_losses(chosen, 7, student=False).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    at_once = trial_losses_at_once(env.episode.setup, chosen, [8, 7], student=False, refined=False)
+    np.testing.assert_allclose(at_once[1].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_students_trained_at_once_are_those_trained_alone(refined, tmp_path, monkeypatch):
+    """Texts of different lengths, drawn sets of teachers, a policy that observes the student, two tasks."""
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda values, *args, **kwargs: values)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    still = {"dropout_p": 0.0}
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *args, **kwargs: attention(*args, **kwargs | still)
+    )
+    words = ["good", "bad", "film", "plot", "very"]
+    rows = [{"text": " ".join(words[(n + k) % 5] for k in range(1 + n % 7)), "label": n % 3} for n in range(90)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tasks = [load_task(tmp_path / "data.jsonl"), planted(num_rows=200)]
+    caches = [
+        LogitCache([3 * rng.standard_normal((len(task.table), task.num_classes)) for _ in range(3)], ["a", "b", "c"])
+        for task, rng in ((task, np.random.default_rng(0)) for task in tasks)
+    ]
+    env = TeacherWeightingVectorEnv(
+        16,
+        task=tasks,
+        cache=caches,
+        student=["rlkd/tiny", "rlkd/mlp"],
+        horizon=6,
+        learning_rate=0.01,
+        teacher_copies=1,
+        teacher_dropout=0.3,
+        observation=ObservationConfig(student=True),
+        max_length=24,
+    )
+    env.reset(seed=3)
+    policy = Policy.create(ObservationConfig(student=True), training={}).eval()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    trials = [0, 1, 2, 4, 5]
+    at_once = env.trial_losses_at_once(policy, trials, refined=refined)
+    for trial, found in zip(trials, at_once, strict=True):
+        torch.testing.assert_close(found, env.trial_losses(policy, trial, refined=refined), rtol=2e-4, atol=1e-5)
+    assert all(can_be_stacked(one.setup) for one in env._episodes)
+    recurrent = TeacherWeightingVectorEnv(16, task=tasks[0], cache=caches[0], student="rlkd/bilstm")
+    assert not can_be_stacked(recurrent.episode.setup)
+    assert not env.trials_at_once  # on the CPU
 
 
 @pytest.mark.parametrize("row", [[1.0, 1.0, 2.0], [-0.5, 0.5, 1.0], [np.nan, 0.5, 0.5]])

@@ -37,6 +37,7 @@ from rlkd.records import commit, source, write_json_atomic
 from rlkd.report import format_table
 from rlkd.settings import PolicyTraining, StudentSettings
 from rlkd.trainer import TaskTrainer, make_trainer
+from rlkd.trainer.task_trainer import TaskTeachers
 from rlkd.types import LogitSource
 from rlkd.weighting import Policy, Weighting
 from rlkd.weighting.fixed import Uniform
@@ -118,6 +119,7 @@ class Turns(TrainerCallback):
         """Watch the trainer, and let every batch of it come once for each arm."""
         trainer.add_callback(self)
         self.trainer = trainer
+        self._teachers = [TaskTeachers(trainer.task, arm.source, trainer.args.device) for arm in self.arms]
         sample = trainer._get_train_sampler
 
         def repeated(dataset: Any = None) -> Any:
@@ -134,8 +136,8 @@ class Turns(TrainerCallback):
         return (batch + turn) % len(self.arms)
 
     def _switch(self, step: int) -> None:
-        arm = self.arms[self.arm_at(step)]
-        self.trainer.weighting, self.trainer.cache = arm.weighting, arm.source
+        arm = self.arm_at(step)
+        self.trainer.weighting, self.trainer.teachers = self.arms[arm].weighting, self._teachers[arm]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock and let the next arm have the next step."""
@@ -169,7 +171,7 @@ def two_layer(task: Task, folder: Path) -> str:
     return str(folder)
 
 
-def take_turns(bench: Bench, student: str, arms: Sequence[Arm], batches: int) -> Seconds:
+def take_turns(bench: Bench, student: str, arms: Sequence[Arm], batches: int, *, bf16: bool = False) -> Seconds:
     """Train so that every arm has its turn on each batch; time of a step, shape (rounds, batches, arms, 2).
 
     The student is a name, or ``PATH:LAYERS`` for the first layers of an encoder.
@@ -181,6 +183,7 @@ def take_turns(bench: Bench, student: str, arms: Sequence[Arm], batches: int) ->
         batch_size=BATCH,
         max_steps=(WARM_UP + batches) * len(arms),
         device=bench.device,
+        bf16=bf16,
     )
     shared: dict[str, Any] = {}
     rounds = []

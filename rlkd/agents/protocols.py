@@ -1,5 +1,6 @@
 """What agents ask of the environment that Gymnasium makes for them by its id; they know none by its import name."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -70,6 +71,15 @@ class WeightingEnvironment(Protocol):
 
         It learns task ``trial % num_tasks``, and N is the number of that task's labelled validation rows.
         """
+
+    @property
+    def trials_at_once(self) -> bool:
+        """Whether several trial students are trained faster at once."""
+
+    def trial_losses_at_once(
+        self, weighting: Weighting, trials: Sequence[int], *, refined: bool = False
+    ) -> Sequence[Tensor]:
+        """Those of several trial students that are trained together."""
 
     def close(self) -> None:
         """Nothing is asked of it afterwards."""

@@ -169,7 +169,8 @@ class PreparedTraining:
             worker = partial(TrialWorker, self.make_env, self.training.seed, self.training.refined_trials)
             with beside(worker, wanted=wanted) as pool:
                 most = most_students(self.training.trials, self.training.strength_students, len(self.tasks))
-                students = TrialStudents(self._distil, pool, most=most, progress=progress)
+                at_once = self._distil_at_once if self.env.trials_at_once else None
+                students = TrialStudents(self._distil, pool, at_once=at_once, most=most, progress=progress)
                 start, first = self._candidate(run.best, run.best_at), range(self._trials)
                 if self.training.strength_students:
                     students.begin(EQUAL, start(0.0), first)
@@ -186,7 +187,7 @@ class PreparedTraining:
         """Whether another process distils trial students."""
         if jobs is not None and jobs < 1:
             raise ConfigError(f"a policy's training needs jobs >= 1, got {jobs}; 1 does all in this process")
-        if not self.named:
+        if not self.named or (jobs is None and self.env.trials_at_once):
             return False
         if jobs is not None:
             return jobs > 1
@@ -202,6 +203,10 @@ class PreparedTraining:
 
     def _distil(self, weighting: Weighting, trial: int) -> Losses:
         return self.env.trial_losses(weighting, trial, refined=self.training.refined_trials).numpy()
+
+    def _distil_at_once(self, weighting: Weighting, trials: Sequence[int]) -> list[Losses]:
+        found = self.env.trial_losses_at_once(weighting, trials, refined=self.training.refined_trials)
+        return [losses.numpy() for losses in found]
 
     def _candidate(self, network: Policy, at_step: int) -> Candidate:
         """A network as it is now, at any strength; it remembers at which timestep: 0 is what training started from."""

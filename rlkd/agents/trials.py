@@ -90,6 +90,7 @@ class TrialStudents:
         distil: Callable[[Weighting, int], Losses],
         pool: ProcessPoolExecutor | None = None,
         *,
+        at_once: Callable[[Weighting, Sequence[int]], Sequence[Losses]] | None = None,
         most: int | None = None,
         progress: bool = False,
     ) -> None:
@@ -98,10 +99,11 @@ class TrialStudents:
         Args:
             distil: From a weighting and a student's number to its losses.
             pool: Of one process that does the same, see :func:`beside`; None: all are distilled here.
+            at_once: From a weighting and several numbers to the losses of each, where that is faster.
             most: How many will be asked for at most, for the progress bar.
             progress: Show a progress bar.
         """
-        self._distil, self._pool = distil, pool
+        self._distil, self._pool, self._at_once = distil, pool, at_once
         self._known: dict[tuple[str, int], Losses] = {}
         self._awaited: dict[tuple[str, int], Future[Losses]] = {}
         self._bar = tqdm(desc=_described(most), unit="student", disable=not progress)
@@ -126,6 +128,11 @@ class TrialStudents:
             RlkdError: The other process died.
         """
         missing = [trial for trial in range(count) if (name, trial) not in self._known]
+        if self._at_once is not None and len(missing) > 1:
+            found = self._at_once(weighting, missing)
+            self._known |= {(name, trial): losses for trial, losses in zip(missing, found, strict=True)}
+            self._bar.update(len(missing))
+            missing = []
         self.begin(name, weighting, missing[1::2])
         for trial in sorted(missing, key=lambda trial: (name, trial) in self._awaited):
             self._known[name, trial] = self._made(name, weighting, trial)
