@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from transformers import PreTrainedModel
 
 from rlkd.devices import mixed_precision
 from rlkd.errors import NonFiniteLossError
@@ -63,7 +64,7 @@ class StackedStudents:
         parameters, self._buffers = stack_module_state(list(students))
         self._parameters = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         self._base = copy.deepcopy(students[0]).to("meta")
-        if hasattr(self._base, "set_attn_implementation"):
+        if isinstance(self._base, PreTrainedModel):
             self._base.set_attn_implementation("eager")  # made of products alone, which are stacked
         self._device, self._bf16 = next(iter(self._parameters.values())).device, bf16
         self._optimizer = torch.optim.AdamW(

@@ -66,6 +66,23 @@ def test_a_step_is_timed_for_the_arm_that_took_it(measure):
     assert {turns.arm_at(step) for step in range(0, steps, 3)} == {0, 1, 2}  # each goes first at times
 
 
+def test_every_arm_reads_its_own_teachers(measure, texts, tmp_path):
+    bench = measure.Bench(measure.rlkd.load_task(texts), "cpu", 1, 2, tmp_path)
+    asked = []
+
+    class Told(measure.LogitCache):
+        def rows(self, ids):
+            asked.append((self.folder, len(ids)))
+            return super().rows(ids)
+
+    logits = [measure.np.zeros((len(bench.task.table), 2), dtype=measure.np.float32)]
+    arms = [measure.Arm(measure.Uniform(), Told(logits, ["a"], folder=name)) for name in ("one", "other")]
+    asked.clear()
+    measure.take_turns(bench, "rlkd/mlp" if bench.task.table.texts is None else "rlkd/bilstm", arms, 2)
+    steps = [name for name, rows in asked if rows == measure.BATCH]
+    assert steps == ["one", "other", "other", "one"] * 2 + ["one", "other"]
+
+
 def test_a_policy_is_timed_beside_equal_weights(texts, tmp_path):
     spec = importlib.util.spec_from_file_location("deployment", SCRIPT.with_name("deployment.py"))
     deployment = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def held_states(read: Read, rows: int, device: torch.device) -> HeldStates | Non
 def read_all(read: Read, rows: int, device: torch.device) -> State:
     """Fields of all instances on a device, see :class:`HeldStates`; they are read in pieces, each on the CPU once."""
     pieces = [on_device(read(ids), device) for ids in torch.arange(rows).split(AT_ONCE)]
-    whole = {
+    whole: dict[str, Any] = {
         name: getattr(pieces[0], name)[:1] if name in EXPANDED else torch.cat([getattr(one, name) for one in pieces])
         for name in pieces[0].available()
     }
