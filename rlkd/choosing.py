@@ -22,6 +22,7 @@ from rlkd.errors import WeightingError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.losses import refined_cross_entropy
+from rlkd.models.students import smallest_student
 from rlkd.records import digest, once
 from rlkd.settings import ChoiceSettings, StudentSettings
 from rlkd.settings.policies import PROXY
@@ -252,6 +253,6 @@ def trial_settings(settings: StudentSettings, task: Task) -> StudentSettings:
     steps = min(TRIAL_STEPS, settings.max_steps)
     if not is_pretrained(settings.student):
         return replace(settings, max_steps=steps)
-    small = "rlkd/mlp" if task.table.texts is None else PROXY
+    small = PROXY if task.table.holds == "text" else smallest_student(task)
     kept = {name: value for name, value in asdict(settings).items() if name not in ("student", "num_layers")}
     return StudentSettings(**{**kept, "student": small, "learning_rate": student_rate(small), "max_steps": steps})

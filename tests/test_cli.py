@@ -448,7 +448,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     # teachers to train
     (("train-teachers", "--task", "{0}/tiny.csv", "--kind", "tfdif"), r"got 'tfdif'; did you mean 'tfidf'\?"),
     ((*TEACHERS, "--task", "{0}/tiny.csv", "--kind", "rlkd/bilsm"), r"did you mean 'rlkd/bilstm'\?"),
-    ((*TEACHERS, "--task", "{0}/tiny.csv", "--kind", "rlkd/mlp"), r"reads vectors, but task 'tiny' has text"),
+    ((*TEACHERS, "--task", "{0}/tiny.csv", "--kind", "rlkd/mlp"), r"reads vectors or images, but task 'tiny' has text"),
     (
         (*TEACHERS, "--task", "{0}/tiny.csv", "--specialize", "clas"),
         r"specialize must be one of class, domain, got 'clas'; did you mean 'class'\?",
@@ -499,7 +499,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*DISTILL, "--weighting", "polcy:runs/policy"), r"No module named .polcy.; did you mean .policy."),
     ((*DISTILL, "--weighting", "fixed:1,2"), r"one number for each of 3 teachers, got 2"),
     ((*DISTILL, "--student", "rlkd/blstm"), r"unknown student 'rlkd/blstm'; did you mean 'rlkd/bilstm'\?"),
-    ((*DISTILL, "--student", "rlkd/mlp"), r"reads vectors, but task 'tiny' has text"),
+    ((*DISTILL, "--student", "rlkd/mlp"), r"reads vectors or images, but task 'tiny' has text"),
     ((*DISTILL, "--student", "{1}"), r"hub id or a directory of a classifier or encoder"),
     ((*DISTILL, "--num-layers", 1), r"num_layers keeps the first layers of a pretrained encoder"),
     ((*DISTILL, "--max-steps", 0), r"max_steps must be >= 1, got 0"),

@@ -12,7 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from rlkd.data import load_task
 from rlkd.data.batching import encode_inputs
@@ -52,7 +57,7 @@ SIZES = {"train": 96, "probe": 16, "validation": 16, "test": 16}
 ENCODER = Path(__file__).resolve().parents[2] / "shared" / "models" / "minilm-l6-h384"
 
 
-def make_task(*, vectors: bool = False, pairs: bool = False) -> Task:
+def make_task(*, vectors: bool = False, pairs: bool = False, images: bool = False) -> Task:
     rng = np.random.default_rng(0)
     total = sum(SIZES.values())
     labels = np.arange(total, dtype=np.int64) % len(LABELS)
@@ -70,9 +75,10 @@ def make_task(*, vectors: bool = False, pairs: bool = False) -> Task:
         table=Table(
             labels=labels,
             domains=np.arange(total, dtype=np.int64) // 4 % 2,
-            texts=None if vectors else texts,
+            texts=None if vectors or images else texts,
             text_pairs=tuple(reversed(texts)) if pairs else None,
             vectors=features if vectors else None,
+            images=rng.integers(0, 256, (total, 8, 6, 3), dtype=np.uint8) if images else None,
         ),
         splits=splits,
     )
@@ -133,13 +139,14 @@ def test_padding_changes_nothing(task: Task, name: str, left: bool) -> None:
 
 @pytest.mark.parametrize("name", sorted(STUDENTS))
 def test_save_and_load_through_the_auto_class(task: Task, tmp_path: Path, name: str) -> None:
-    task = make_task(vectors=name == "rlkd/mlp")
+    task = make_task(vectors=name == "rlkd/mlp", images=name == "rlkd/cnn")
     model, tokenizer = load_student(name, task)
     ids = np.arange(5)
     inputs = encode_inputs(task, tokenizer, 16).batch(ids)
     expected = model.eval()(**inputs).logits
     model.save_pretrained(tmp_path)
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    auto = AutoModelForImageClassification if name == "rlkd/cnn" else AutoModelForSequenceClassification
+    again = auto.from_pretrained(tmp_path)
     assert type(again) is type(model)
     assert again.config.id2label == dict(enumerate(LABELS))
     assert torch.equal(again(**inputs).logits, expected)

@@ -191,7 +191,7 @@ class PreparedTraining:
             return False
         if jobs is not None:
             return jobs > 1
-        texts = all(task.table.texts is not None for task in self.tasks)
+        texts = all(task.table.vectors is None for task in self.tasks)  # vectors are done before a process starts
         return (
             (os.cpu_count() or 1) > 1 and texts and 2 * self._trials * self.env.settings.horizon >= LEAST_STEPS_BESIDE
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from rlkd.data.task import Task
+from rlkd.data.task import Task, scaled
 from rlkd.errors import ConfigError, TaskError
 
 logger = logging.getLogger(__name__)
@@ -95,12 +95,33 @@ class VectorInputs:
         return {"input_values": torch.from_numpy(self._vectors[ids])}
 
 
+class ImageInputs:
+    """Images, shape (N, H, W, channels), as numbers in [0, 1]; or as an image processor makes them.
+
+    Args:
+        images: Bytes.
+        processor: An image processor of transformers. None: there is none.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], processor: Any | None = None) -> None:
+        self.lengths = np.ones(len(images), dtype=np.int64)
+        self._images, self._processor = images, processor
+
+    def batch(self, ids: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Give ``pixel_values`` of the instances ``ids`` (B,), shape (B, channels, H, W) float32."""
+        chosen = self._images[ids]
+        if self._processor is not None:
+            made = self._processor(list(chosen), return_tensors="pt", input_data_format="channels_last")
+            return {"pixel_values": made["pixel_values"]}
+        return {"pixel_values": torch.from_numpy(scaled(chosen)).permute(0, 3, 1, 2)}
+
+
 def encode_inputs(task: Task, tokenizer: Any | None, max_length: int) -> Inputs:
     """Make the inputs of all rows of a task.
 
     Args:
         task: The task.
-        tokenizer: A fast tokenizer of transformers; None for tasks of vectors.
+        tokenizer: A fast tokenizer of transformers; None for tasks of vectors; of images an image processor or None.
         max_length: Longest row in tokens, special tokens included; texts are truncated to it, and to the tokenizer's
             ``model_max_length`` where that is less, which is said in the log if it cuts a text.
 
@@ -108,6 +129,8 @@ def encode_inputs(task: Task, tokenizer: Any | None, max_length: int) -> Inputs:
         Inputs by instance id.
     """
     table = task.table
+    if table.images is not None:
+        return ImageInputs(table.images, tokenizer)
     if table.vectors is not None:
         return VectorInputs(table.vectors)
     if tokenizer is None or table.texts is None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,11 +64,12 @@ def check_splits(task: Task, given: Sequence[str]) -> None:
 
 def _check_shapes(name: str, table: Table) -> None:
     rows = len(table)
-    columns: Mapping[str, tuple[str, ...] | NDArray[np.float32] | NDArray[np.int64] | None] = {
+    columns: Mapping[str, Any] = {
         "domains": table.domains,
         "texts": table.texts,
         "text_pairs": table.text_pairs,
         "vectors": table.vectors,
+        "images": table.images,
     }
     for what, column in columns.items():
         if column is not None and len(column) != rows:

@@ -36,7 +36,9 @@ class TaskCollection:
             )
         for task in self.tasks:
             if task.table.texts is None:
-                raise TaskError(f"a collection holds tasks of texts, task {task.name!r} has vectors; leave it out")
+                raise TaskError(
+                    f"a collection holds tasks of texts, task {task.name!r} has {task.table.holds}; leave it out"
+                )
             if set(task.splits) != set(self.tasks[0].splits):
                 raise TaskError(
                     f"tasks of a collection need the same splits, {task.name!r} has {', '.join(task.splits)}, "

@@ -1,4 +1,4 @@
-"""Columns of a source: texts and domains, checked row by row."""
+"""Columns of a source: which they are; texts and domains, checked row by row."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,6 +33,8 @@ LABEL_NAMES = frozenset(
     "label_coarse label_fine gold_label".split()
 )
 """Likewise of the labels."""
+IMAGE_NAMES = frozenset("image images img picture photo pixels".split())
+"""Likewise of the images."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Columns:
     pair: str | None = TaskSettings.text_pair_column
     label: str = TaskSettings.label_column
     domain: str = TaskSettings.domain_column
+    image: str | None = TaskSettings.image_column
+    """None: looked for where there are no texts."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,31 @@ def resolved_columns(names: Collection[str], columns: Columns, where: str) -> Co
     Raises:
         TaskError: Several columns could be meant.
     """
-    if columns.text == Columns.text and columns.pair is None and columns.text not in names:
+    texts_open = columns.text == Columns.text and columns.pair is None
+    if columns.image is None and texts_open and columns.text not in names:
         pairs = [pair for pair in KNOWN_PAIRS if set(pair) <= set(names)]
         if pairs:
             columns = replace(columns, text=pairs[0][0], pair=pairs[0][1])
         else:
-            columns = replace(columns, text=_alike(names, "text", TEXT_NAMES, where))
+            columns = _text_or_image(names, columns, where)
     if columns.label == Columns.label and columns.label not in names:
         columns = replace(columns, label=_alike(names, "label", LABEL_NAMES, where))
     return columns
+
+
+def _text_or_image(names: Collection[str], columns: Columns, where: str) -> Columns:
+    """The only column with a known name of texts, or of images."""
+    images = [name for name in names if folded(name) in IMAGE_NAMES]
+    texts = [name for name in names if folded(name) in TEXT_NAMES]
+    if len(images) > 1 or (images and texts):
+        raise TaskError(
+            f"{where!r} must have one column of instances, it has several that may be meant: "
+            f"{', '.join([*texts, *images])}; name one with --text-column (text_column=) or --image-column "
+            "(image_column=)"
+        )
+    if images:
+        return replace(columns, image=images[0])
+    return replace(columns, text=_alike(names, "text", TEXT_NAMES, where))
 
 
 def _alike(names: Collection[str], field: str, known: Collection[str], where: str) -> str:
@@ -117,6 +137,8 @@ def found_columns(source: Source, columns: Columns) -> Columns:
                 field,
             )
     wanted = {"text": found.text, "label": found.label}
+    if found.image is not None:
+        wanted = {"image": found.image, "label": found.label}
     if found.pair is not None:
         wanted["text-pair"] = found.pair
     if found.domain != Columns.domain or found.domain in present:

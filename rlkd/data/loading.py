@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rlkd.data.columns import Columns, Source, found_columns, read_domains, read_texts
 from rlkd.data.embedded import EMBEDDED
+from rlkd.data.images import read_images
 from rlkd.data.labels import read_labels
 from rlkd.data.origin import Origin
 from rlkd.data.sources import find_source
@@ -26,6 +27,7 @@ def load_task(
     text_pair_column: str | None = None,
     label_column: str = Columns.label,
     domain_column: str = Columns.domain,
+    image_column: str | None = Columns.image,
     label_names: Sequence[str] | None = None,
     name: str | None = None,
     seed: int = TaskSettings.split_seed,
@@ -58,6 +60,9 @@ def load_task(
         text_pair_column: Column of the second texts.
         label_column: Column of the labels. Likewise, if it is left at ``label`` and absent (``target``, ...).
         domain_column: Column of the domains; optional while it is left at ``domain``.
+        image_column: Column of the images, for a task of images: pictures (a ``datasets.Image`` feature), or whole
+            numbers from 0 to 255 by height, width and perhaps channels (a flat row is one grey square); all of one
+            size. If it is left open, ``image`` and other usual names are looked for where there are no texts.
         label_names: Names of the C classes, in the order of the labels.
         name: Name of the task; default: from the source, of loaded data ``data``.
         seed: Seeds the splits, and an embedded task that is drawn at random.
@@ -71,7 +76,12 @@ def load_task(
         The task, rows ordered train, probe, validation, test.
     """
     fractions = Fractions(probe=probe_fraction, validation=validation_fraction, test=test_fraction)
-    columns = Columns(text_column, text_pair_column, label_column, domain_column)
+    columns = Columns(text_column, text_pair_column, label_column, domain_column, image_column)
+    if image_column is not None and (text_column, text_pair_column) != (Columns.text, None):
+        raise ConfigError(
+            f"a task holds texts or images, got the columns {text_pair_column or text_column!r} and {image_column!r}; "
+            "leave one out"
+        )
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
     if isinstance(source, str) and source in EMBEDDED:
         if unlabelled:
@@ -96,11 +106,13 @@ def _task(source: Source, columns: Columns, fractions: Fractions, seed: int) -> 
             raise TaskError(f"split {split!r} of {source.name!r} must have rows, got no rows; fill or remove it")
     label_names, labels = read_labels(source, columns.label)
     domain_names, domains = read_domains(source, columns.domain)
+    images = None if columns.image is None else read_images(source, columns.image)
     table = Table(
         labels=labels,
         domains=domains,
-        texts=read_texts(source, columns.text),
+        texts=read_texts(source, columns.text) if images is None else None,
         text_pairs=None if columns.pair is None else read_texts(source, columns.pair),
+        images=images,
         origin=Origin.of(source.sizes),
     )
     return split_task(

@@ -21,9 +21,14 @@ SPLITS = ("train", "probe", "validation", "test")
 UNLABELLED = -1
 
 
+def scaled(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images as models read them: numbers in [0, 1], float32, the same shape."""
+    return images.astype(np.float32) / np.float32(255)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Columns of all instances, indexed by instance id; exactly one of ``texts`` and ``vectors`` is given."""
+    """Columns of all instances, indexed by instance id; one of ``texts``, ``vectors`` and ``images`` is given."""
 
     labels: NDArray[np.int64]
     """Class indices, shape (N,); ``UNLABELLED`` where there is none."""
@@ -34,11 +39,26 @@ class Table:
     """Second texts of sentence pairs."""
     vectors: NDArray[np.float32] | None = None
     """Feature vectors, shape (N, D), for tasks that are not text."""
+    images: NDArray[np.uint8] | None = None
+    """Images, shape (N, height, width, channels); models read them as numbers in [0, 1]."""
     origin: Origin | None = None
     """Where the rows stand in the user's files; None where there are none. It is no part of the data's fingerprint."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def holds(self) -> str:
+        """What the instances are: ``"text"``, ``"vectors"`` or ``"images"``."""
+        if self.images is not None:
+            return "images"
+        return "text" if self.vectors is None else "vectors"
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row as a vector: its length D, or its pixels; 0 for texts."""
+        column = self.vectors if self.images is None else self.images
+        return 0 if column is None else int(np.prod(column.shape[1:]))
 
     def take(self, ids: NDArray[np.int64]) -> "Table":
         """Copy some rows, in the order of ``ids``, shape (M,)."""
@@ -52,6 +72,7 @@ class Table:
             texts=picked(self.texts),
             text_pairs=picked(self.text_pairs),
             vectors=None if self.vectors is None else self.vectors[ids],
+            images=None if self.images is None else self.images[ids],
             origin=None if self.origin is None else self.origin.take(ids),
         )
 
@@ -118,20 +139,24 @@ class Task:
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)
         if self.table.vectors is not None:
             digest.update(np.ascontiguousarray(self.table.vectors).tobytes())
+        if self.table.images is not None:
+            digest.update(repr(self.table.images.shape).encode() + np.ascontiguousarray(self.table.images).tobytes())
         return digest.hexdigest()
 
 
 def raw_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
-    """What a person would call the inputs: texts, pairs of texts, or vectors (N, D).
+    """What a person would call the inputs: texts, pairs of texts, vectors, or images as numbers in [0, 1].
 
     Args:
         task: The task.
         ids: Instance ids, shape (N,).
 
     Returns:
-        ``list[str]``, ``list[tuple[str, str]]`` or an array.
+        ``list[str]``, ``list[tuple[str, str]]``, or an array (N, D) or (N, height, width, channels).
     """
     table = task.table
+    if table.images is not None:
+        return scaled(table.images[ids])
     if table.vectors is not None:
         return table.vectors[ids]
     texts, pairs = table.texts or (), table.text_pairs
@@ -141,7 +166,7 @@ def raw_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
 
 
 def joined_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
-    """As :func:`raw_inputs`, with the two texts of a pair joined by a line break.
+    """As :func:`raw_inputs`, with the two texts of a pair joined by a line break, and the pixels of an image in a row.
 
     Args:
         task: The task.
@@ -151,4 +176,6 @@ def joined_inputs(task: Task, ids: NDArray[np.int64]) -> Any:
         ``list[str]`` or an array (N, D).
     """
     rows = raw_inputs(task, ids)
+    if task.table.images is not None:
+        return rows.reshape(len(rows), -1)
     return rows if task.table.text_pairs is None else ["\n".join(pair) for pair in rows]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlkd.data.task import Task
+from rlkd.data.task import Task, scaled
 from rlkd.errors import CacheError
 from rlkd.features import usual_sureness
 from rlkd.settings import CacheSettings
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor sciki
 
 SURENESS_ROWS = 4096
 """Rows that tell how sure a teacher usually is."""
+THUMBNAIL = 8
+"""Side of the small picture that stands for an image among what weightings observe, that of scikit-learn's digits."""
 RAM_LIMIT = 2**30
 """Caches up to this many bytes (as float32) are held in memory; larger ones stay memory-mapped."""
 
@@ -36,8 +38,8 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
     """
     rows = ids.numpy()
     embeddings, known = source.embedding_rows(ids), source.reliability
-    if embeddings is None and task.table.vectors is not None:
-        embeddings = torch.from_numpy(task.table.vectors[rows])
+    if embeddings is None:
+        embeddings = _own_embeddings(task, rows)
     return State(
         teacher_logits=source.rows(ids),
         labels=torch.from_numpy(task.table.labels[rows]),
@@ -51,9 +53,20 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
 
 
 def embedding_size(task: Task, source: LogitSource) -> int:
-    """Length D of the embeddings that :func:`read_state` gives: those of the source, else a vector task's vectors."""
-    vectors = task.table.vectors
-    return source.embedding_size or (0 if vectors is None else vectors.shape[1])
+    """Length D of the embeddings that :func:`read_state` gives: those of the source, else of vectors and images."""
+    if source.embedding_size:
+        return source.embedding_size
+    own = _own_embeddings(task, np.arange(min(1, len(task.table))))
+    return 0 if own is None else own.shape[1]
+
+
+def _own_embeddings(task: Task, rows: NDArray[np.int64]) -> Tensor | None:
+    """What needs no encoder: vectors themselves, images by the means of 8 by 8 blocks, (B, 64 * channels)."""
+    table = task.table
+    if table.images is not None:
+        pixels = torch.from_numpy(scaled(table.images[rows])).permute(0, 3, 1, 2)
+        return nn.functional.adaptive_avg_pool2d(pixels, THUMBNAIL).flatten(1)
+    return None if table.vectors is None else torch.from_numpy(table.vectors[rows])
 
 
 class LogitCache:

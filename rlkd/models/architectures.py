@@ -1,4 +1,4 @@
-"""Our own two small models, ordinary ``PreTrainedModel`` classes known to transformers' Auto classes.
+"""Our own small models, ordinary ``PreTrainedModel`` classes known to transformers' Auto classes.
 
 So everything which works with a BERT student (the trainer, saving, the hub) works with them too.
 """
@@ -7,8 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
 
 from rlkd.losses import cross_entropy
 
@@ -118,7 +124,7 @@ class MlpConfig(PreTrainedConfig):
 
 
 class MlpForSequenceClassification(PreTrainedModel):
-    """One hidden layer over feature vectors; named after the output that it shares with the text models."""
+    """One hidden layer over feature vectors, or pixels; named after the output that it shares with the text models."""
 
     config_class = MlpConfig
     base_model_prefix = "mlp"
@@ -134,20 +140,89 @@ class MlpForSequenceClassification(PreTrainedModel):
     _init_weights = BiLstmForSequenceClassification._init_weights
 
     def forward(
-        self, input_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
+        self,
+        input_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        pixel_values: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Classify vectors.
+        """Classify vectors, or images as the vectors of their pixels.
 
         Args:
             input_values: Features, shape (B, D).
             labels: Class indices, shape (B,).
             return_dict: Ignored; the output is always a ``SequenceClassifierOutput``.
+            pixel_values: Images instead, D numbers each, shape (B, channels, H, W).
 
         Returns:
             Logits of shape (B, C), and the mean cross-entropy where labels were given.
         """
-        logits = self.classifier(self.dropout(torch.relu(self.hidden(input_values))))
+        values = input_values if pixel_values is None else pixel_values.flatten(1)
+        logits = self.classifier(self.dropout(torch.relu(self.hidden(values))))
         return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
+
+
+class CnnConfig(PreTrainedConfig):
+    """Sizes of a :class:`CnnForImageClassification`."""
+
+    model_type = "rlkd-cnn"
+
+    def __init__(
+        self,
+        num_channels: int = 1,
+        filters: tuple[int, int] = (16, 32),
+        grid: int = 4,
+        hidden_size: int = 64,
+        dropout: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        self.num_channels = num_channels
+        self.filters = tuple(filters)
+        self.grid = grid
+        self.hidden_size = hidden_size
+        self.dropout = dropout
+        super().__init__(**kwargs)
+
+
+class CnnForImageClassification(PreTrainedModel):
+    """Two convolutions with maxima over two by two, means over a grid, one hidden layer; images of any size."""
+
+    config_class = CnnConfig
+    base_model_prefix = "cnn"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__(config)
+        first, second = config.filters
+        self.first = nn.Conv2d(config.num_channels, first, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(first, second, kernel_size=3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(config.grid)
+        self.hidden = nn.Linear(second * config.grid**2, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    _init_weights = BiLstmForSequenceClassification._init_weights
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
+    ) -> ImageClassifierOutput:
+        """Classify images.
+
+        Args:
+            pixel_values: Numbers, by our own tasks in [0, 1], shape (B, channels, H, W), 4 by 4 or larger.
+            labels: Class indices, shape (B,).
+            return_dict: Ignored; the output is always an ``ImageClassifierOutput``.
+
+        Returns:
+            Logits of shape (B, C), and the mean cross-entropy where labels were given.
+        """
+        maps = pixel_values
+        for layer in (self.first, self.second):
+            maps = nn.functional.max_pool2d(torch.relu(layer(maps)), 2)
+        hidden = torch.relu(self.hidden(self.pool(maps).flatten(1)))
+        logits = self.classifier(self.dropout(hidden))
+        return ImageClassifierOutput(loss=_loss(logits, labels), logits=logits)
 
 
 def moved_to_front(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,6 +267,8 @@ def maximum_over_time(states: Tensor, padding: Tensor) -> Tensor:
 
 AutoConfig.register(BiLstmConfig.model_type, BiLstmConfig)
 AutoConfig.register(MlpConfig.model_type, MlpConfig)
+AutoConfig.register(CnnConfig.model_type, CnnConfig)
+AutoModelForImageClassification.register(CnnConfig, CnnForImageClassification)
 AutoModelForSequenceClassification.register(BiLstmConfig, BiLstmForSequenceClassification)
 AutoModelForSequenceClassification.register(MlpConfig, MlpForSequenceClassification)
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlkd.data.batching import tokenised
+from rlkd.data.batching import Inputs, encode_inputs, tokenised
+from rlkd.data.task import Task
 from rlkd.errors import RlkdError, one_line
-from rlkd.models.networks import forward_inputs
+from rlkd.models.networks import forward_inputs, reads
 
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
 """From a batch of B rows to what a network says of each, (B, ...)."""
@@ -36,7 +37,7 @@ def fit(
 
     Args:
         model: The network; its configuration may be mended, in memory alone.
-        tokenizer: Its tokenizer; left as it is. None: the network reads vectors.
+        tokenizer: Its tokenizer; left as it is, and so is an image processor. None: the network needs neither.
         who: Whose they are, for the error, for example ``"teacher 'a'"``.
         error: The error to raise.
         answer: Asks the network. None: for its logits.
@@ -49,8 +50,8 @@ def fit(
             another kind of problem.
     """
     check_problem(model.config, who, error)
-    if tokenizer is None:
-        return None
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
     tokenizer = limited(model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer = _padding(tokenizer, who, error)
@@ -71,6 +72,53 @@ def fit(
         f"expected {who} to answer a row alone as it does in a batch, {problems[0]}, with its padding token "
         f"{tokenizer.pad_token!r} on either side; give it the tokenizer that it was trained with, or another model"
     )
+
+
+def check_reading(
+    model: PreTrainedModel, task: Task, *, who: str, error: type[RlkdError], processor: Any | None = None
+) -> None:
+    """Refuse a network that reads something else than the instances of a task, or vectors or images of another size.
+
+    Args:
+        model: The network.
+        task: The task.
+        who: Whose it is, for the error.
+        error: The error to raise.
+        processor: Its image processor, if it has one.
+
+    Raises:
+        RlkdError: Says what it reads, and what the task has.
+    """
+    read, table = reads(model), task.table
+    if table.holds not in read:
+        raise error(f"{who} reads {' or '.join(read)}, but task {task.name!r} has {table.holds}; take another")
+    size = getattr(model.config, "input_size", None)
+    if "vectors" in read and size != table.width:
+        raise error(f"{who} reads vectors of length {size}, the task's have length {table.width}; take another")
+    if table.images is not None:
+        problem = _image_problem(model, encode_inputs(task, processor, 1))
+        if problem is not None:
+            raise error(
+                f"{who} must read the images of task {task.name!r}, of "
+                f"{' x '.join(map(str, table.images.shape[1:]))}, it {problem}; take another, or one with its image "
+                "processor"
+            )
+
+
+def _image_problem(model: PreTrainedModel, inputs: Inputs) -> str | None:
+    """What goes wrong where a network reads the first image; None: nothing."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            batch = {key: value.to(model.device) for key, value in inputs.batch(np.array([0])).items()}
+            model(**forward_inputs(model, batch))
+    except Exception as failure:
+        # Networks and processors of any make: whatever goes wrong in them, they cannot answer.
+        return f"fails ({one_line(failure)})"
+    finally:
+        model.train(training)
+    return None
 
 
 def check_problem(config: Any, who: str, error: type[RlkdError]) -> None:

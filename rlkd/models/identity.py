@@ -92,6 +92,8 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 def _tokenizer_content(tokenizer: PreTrainedTokenizerBase | None) -> Any:
     if tokenizer is None:
         return None
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):  # an image processor
+        return [type(tokenizer).__name__, _deciding(tokenizer.to_dict())]
     settings = {name: getattr(tokenizer, name, None) for name in TOKENIZER_SETTINGS}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

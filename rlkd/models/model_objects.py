@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.task import Task
 from rlkd.errors import TeacherError, one_line
 from rlkd.models.content import is_library
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
-from rlkd.models.networks import load_tokenizer, reads
+from rlkd.models.networks import load_image_processor, load_tokenizer, reads
 from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher, Teacher
 from rlkd.types import is_teacher
 
 log = logging.getLogger(__name__)
 
 CLASSIFIER = "ForSequenceClassification"
+IMAGE_CLASSIFIER = "ForImageClassification"
 
 
 def several_teachers(teachers: Any) -> list[Any]:
@@ -88,12 +89,12 @@ def _is_pair(thing: Any) -> bool:
 
 
 def parts_of(thing: Any) -> tuple[Any, Any]:
-    """A model and its tokenizer: of a pair, of a pipeline of transformers, or a model alone."""
+    """A model and its tokenizer or image processor: of a pair, of a pipeline of transformers, or a model alone."""
     if _is_pair(thing):
         return thing[0], thing[1]
     inside = getattr(thing, "model", None)
     if isinstance(inside, PreTrainedModel) and hasattr(thing, "tokenizer"):
-        return inside, thing.tokenizer
+        return inside, thing.tokenizer or getattr(thing, "image_processor", None)
     return thing, None
 
 
@@ -133,18 +134,22 @@ def as_teacher(named: Any, task: Task, *, device: str | torch.device | None, bf1
 def _network(
     name: str, model: Any, tokenizer: Any, task: Task, device: str | torch.device | None, bf16: bool
 ) -> HfTeacher:
-    if is_library(type(model)) and CLASSIFIER not in type(model).__name__:
+    if is_library(type(model)) and not any(kind in type(model).__name__ for kind in (CLASSIFIER, IMAGE_CLASSIFIER)):
         raise TeacherError(
             f"expected a ...{CLASSIFIER} as teacher {name!r}, got {type(model).__name__}, which gives no logits of "
             "classes; fine-tune a classifier first (rlkd.train_teachers does)"
         )
-    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+    images = "images" in reads(model)
+    fitting = BaseImageProcessor if images else PreTrainedTokenizerBase
+    if tokenizer is not None and not isinstance(tokenizer, fitting):
         raise TeacherError(
-            f"expected a tokenizer of transformers beside teacher {name!r}, got {type(tokenizer).__name__}; pass "
-            "(model, tokenizer)"
+            f"expected a {fitting.__name__} of transformers beside teacher {name!r}, which reads {reads(model)[0]}, "
+            f"got {type(tokenizer).__name__}; pass (model, tokenizer), of images (model, image processor)"
         )
-    if tokenizer is None and reads(model) == "text":
+    if tokenizer is None and reads(model) == ("text",):
         tokenizer = _tokenizer_beside(name, model)
+    if tokenizer is None and images and Path(model.name_or_path or "?").is_dir():
+        tokenizer = load_image_processor(model.name_or_path, local_files_only=True)
     if isinstance(model, MultiTaskForSequenceClassification) and len(model.config.tasks) > 1:
         model = model.for_task(task.name)
     return HfTeacher(name, model, tokenizer, device=device, bf16=bf16)

@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    TrainerCallback,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 from transformers.utils import logging as hf_logging
 
-from rlkd.data.task import Task
 from rlkd.hub import offline_if_unreachable
 
 
@@ -21,20 +32,36 @@ def load_config(name: Any) -> Any:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
-def load_classifier(name: Any, **options: Any) -> Any:
-    """Load a classifier in float32; its own code and pickles are refused.
+def load_classifier(name: Any, config: Any, **options: Any) -> Any:
+    """Load a classifier of texts, vectors or images in float32; its own code and pickles are refused.
 
     Args:
         name: Hub id or path.
+        config: Its configuration.
         **options: Handed on to ``from_pretrained``.
 
     Returns:
         What ``from_pretrained`` returns.
     """
+    kind = type(config)
+    of_images = kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    auto: Any = AutoModelForImageClassification if of_images else AutoModelForSequenceClassification
     # Said outright: when it is left open, transformers asks at the keyboard whether to run a model's code.
-    return AutoModelForSequenceClassification.from_pretrained(
-        name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
+    return auto.from_pretrained(
+        name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
     )
+
+
+def load_image_processor(name: Any, **options: Any) -> Any:
+    """Load an image processor, by which a network of images was trained; None where there is none.
+
+    Without torchvision, transformers takes those that work on PIL and numpy.
+    """
+    with offline_if_unreachable(name, "model"):
+        try:
+            return AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **options)
+        except OSError:
+            return None
 
 
 def load_tokenizer(name: Any, **options: Any) -> Any:
@@ -43,14 +70,13 @@ def load_tokenizer(name: Any, **options: Any) -> Any:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
 
 
-def reads(model: PreTrainedModel) -> str:
-    """``"vectors"`` or ``"text"``: what a model reads."""
-    return "vectors" if model.main_input_name == "input_values" else "text"
-
-
-def holds(task: Task) -> str:
-    """``"vectors"`` or ``"text"``: what the instances of a task are."""
-    return "text" if task.table.vectors is None else "vectors"
+def reads(model: PreTrainedModel) -> tuple[str, ...]:
+    """What a model reads, first what it was made for: ``"text"``, ``"vectors"``, ``"images"``."""
+    kinds = {"input_values": "vectors", "pixel_values": "images"}
+    if model.main_input_name not in kinds:
+        return ("text",)
+    found = (model.main_input_name, *signature(model.forward).parameters)
+    return tuple(dict.fromkeys(kinds[name] for name in found if name in kinds))
 
 
 def forward_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

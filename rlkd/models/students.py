@@ -1,4 +1,4 @@
-"""Students: two small models of our own, a tiny transformer, and any pretrained classifier."""
+"""Students: small models of our own, a tiny transformer, and any pretrained classifier."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +21,20 @@ from rlkd.errors import StudentError, nearest, one_line, unknown_name
 from rlkd.models.architectures import (
     BiLstmConfig,
     BiLstmForSequenceClassification,
+    CnnConfig,
+    CnnForImageClassification,
     MlpConfig,
     MlpForSequenceClassification,
 )
-from rlkd.models.fitting import check_problem, fit, limited
-from rlkd.models.networks import holds, load_classifier, load_config, load_tokenizer, quiet_transformers, reads
+from rlkd.models.fitting import check_problem, check_reading, fit, limited
+from rlkd.models.networks import (
+    load_classifier,
+    load_config,
+    load_image_processor,
+    load_tokenizer,
+    quiet_transformers,
+    reads,
+)
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 from rlkd.settings import StepSettings
 
@@ -39,10 +48,10 @@ StudentFactory = Callable[[int], PreTrainedModel]
 class Student:
     """A student that is trained from scratch."""
 
-    reads: str
-    """``"text"`` or ``"vectors"``."""
+    reads: tuple[str, ...]
+    """Of ``"text"``, ``"vectors"`` and ``"images"``, first what it was made for."""
     build: Callable[[int, dict[str, Any]], PreTrainedModel]
-    """From the input size (words of the vocabulary, or length of the vectors) and the label names."""
+    """From the input size (words of the vocabulary, length of the vectors, or channels) and the label names."""
 
 
 def tiny_config(vocab_size: int, pad_token_id: int = 0, **labels: Any) -> BertConfig:
@@ -73,16 +82,23 @@ def _mlp(input_size: int, labels: dict[str, Any]) -> PreTrainedModel:
     return MlpForSequenceClassification(MlpConfig(input_size=input_size, **labels))
 
 
+def _cnn(num_channels: int, labels: dict[str, Any]) -> PreTrainedModel:
+    return CnnForImageClassification(CnnConfig(num_channels=num_channels, **labels))
+
+
 STUDENTS: dict[str, Student] = {
-    "rlkd/tiny": Student("text", _tiny),
-    "rlkd/bilstm": Student("text", _bilstm),
-    "rlkd/mlp": Student("vectors", _mlp),
+    "rlkd/tiny": Student(("text",), _tiny),
+    "rlkd/bilstm": Student(("text",), _bilstm),
+    "rlkd/mlp": Student(("vectors", "images"), _mlp),
+    "rlkd/cnn": Student(("images",), _cnn),
 }
+SMALLEST = {"text": "rlkd/tiny", "vectors": "rlkd/mlp", "images": "rlkd/cnn"}
+"""What a task holds to its smallest student from scratch."""
 
 
 def smallest_student(task: Task) -> str:
     """Name of the smallest student from scratch that reads a task."""
-    return f"{PREFIX}mlp" if task.table.texts is None else f"{PREFIX}tiny"
+    return SMALLEST[task.table.holds]
 
 
 def load_student(
@@ -95,7 +111,7 @@ def load_student(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Build or load a student for a task.
 
-    Saved, ``rlkd/tiny`` and pretrained students load in plain transformers; ``rlkd/bilstm`` and ``rlkd/mlp`` do once
+    Saved, ``rlkd/tiny`` and pretrained students load in plain transformers; the other students from scratch do once
     ``rlkd.models`` is imported, which registers them with the Auto classes (``import rlkd`` alone loads no network).
 
     The weights that are not read from files are a pure function of ``seed``; torch's global generator is left
@@ -103,13 +119,15 @@ def load_student(
 
     Args:
         name: A name of ``STUDENTS``, a model id on the hub, or a path.
-        task: Gives the classes and, for students from scratch, the vocabulary or the length of the vectors.
+        task: Gives the classes and, for students from scratch, the vocabulary, the length of vectors or the channels.
         num_layers: Keep only the first layers of a pretrained encoder. None: all.
         seed: Seed of the initialisation.
-        tokenizer: For text: use this one. None: train it (from scratch) or load the model's own.
+        tokenizer: For text: use this one; of images an image processor. None: train it (from scratch) or load the
+            model's own.
 
     Returns:
-        The model in float32 and training mode, and its tokenizer (None for tasks of vectors).
+        The model in float32 and training mode, and its tokenizer: None for tasks of vectors; of images the image
+        processor that a pretrained model came with, else None.
 
     Raises:
         StudentError: The student does not exist, cannot read this task, or has too few layers.
@@ -134,9 +152,9 @@ def check_student(
         StudentError: The student does not exist, cannot read this task, or has too few layers.
         ConfigError: ``max_length`` leaves no room for a text.
     """
-    vocabulary = train_tokenizer(()) if name.startswith(PREFIX) else None
+    vocabulary = train_tokenizer(()) if name.startswith(PREFIX) and task.table.holds == "text" else None
     _, tokenizer = load_student(name, task, num_layers=num_layers, tokenizer=vocabulary)
-    if tokenizer is not None:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, max_length, task)
 
 
@@ -152,11 +170,14 @@ def _from_scratch(
         )
     student = STUDENTS[name]
     _check_reads(name, student.reads, task)
-    if task.table.vectors is not None:
-        tokenizer, size = None, task.table.vectors.shape[1]
-    else:
+    if task.table.texts is not None:
         tokenizer = tokenizer or train_tokenizer(task_texts(task))
         size = len(tokenizer)
+    else:
+        images = task.table.images
+        tokenizer, size = None, task.table.width
+        if student.reads[0] == "images" and images is not None:
+            size = images.shape[-1]
     padding = {} if tokenizer is None else {"pad_token_id": tokenizer.pad_token_id}
     with seeded_weights(seed):
         model = student.build(size, label_maps(task.label_names) | padding)
@@ -175,10 +196,10 @@ def _pretrained(
                 setattr(config, key, value)
             keep_first_layers(config, num_layers, name)
             # A head for other classes is replaced by a fresh one.
-            model = load_classifier(name, config=config, ignore_mismatched_sizes=True)
+            model = load_classifier(name, config, ignore_mismatched_sizes=True)
             _check_reads(name, reads(model), task)
-            if holds(task) == "text" and tokenizer is None:
-                tokenizer = load_tokenizer(name)
+            if tokenizer is None and task.table.vectors is None:
+                tokenizer = load_tokenizer(name) if task.table.images is None else load_image_processor(name)
         except (OSError, KeyError, ValueError) as error:
             if isinstance(error, StudentError):
                 raise
@@ -187,9 +208,7 @@ def _pretrained(
                 f"with safetensors weights and a tokenizer; {name!r} could not be loaded "
                 f"({one_line(error)}); {nearest(name, STUDENTS)}check the name and the connection"
             ) from error
-    if task.table.vectors is not None:
-        _check_vector_size(name, model, task.table.vectors.shape[1])
-        return model.train(), None
+    check_reading(model, task, who=f"student {name!r}", error=StudentError, processor=tokenizer)
     return model.train(), fit(model, tokenizer, who=f"student {name!r}", error=StudentError)
 
 
@@ -257,19 +276,10 @@ def seeded_weights(seed: int) -> Iterator[None]:
         yield
 
 
-def _check_reads(name: str, expected: str, task: Task) -> None:
-    got = holds(task)
-    if expected != got:
-        fitting = sorted(key for key, student in STUDENTS.items() if student.reads == got)
+def _check_reads(name: str, read: tuple[str, ...], task: Task) -> None:
+    if task.table.holds not in read:
+        fitting = sorted(key for key, student in STUDENTS.items() if task.table.holds in student.reads)
         raise StudentError(
-            f"student {name!r} reads {expected}, but task {task.name!r} has {got}; choose one of: {', '.join(fitting)}"
-        )
-
-
-def _check_vector_size(name: str, model: PreTrainedModel, got: int) -> None:
-    expected = model.config.input_size
-    if expected != got:
-        raise StudentError(
-            f"student {name!r} reads vectors of length {expected}, the task's have length {got}; "
-            "build a new one with 'rlkd/mlp'"
+            f"student {name!r} reads {' or '.join(read)}, but task {task.name!r} has {task.table.holds}; choose one "
+            f"of: {', '.join(fitting)}"
         )

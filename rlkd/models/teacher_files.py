@@ -18,7 +18,13 @@ from rlkd.errors import TeacherError, one_line
 from rlkd.models.arrays import holds_arrays, load_array, load_arrays
 from rlkd.models.model_objects import as_teacher, several_teachers
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
-from rlkd.models.networks import load_classifier, load_tokenizer, quiet_transformers
+from rlkd.models.networks import (
+    load_classifier,
+    load_config,
+    load_image_processor,
+    load_tokenizer,
+    quiet_transformers,
+)
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
 from rlkd.records import parse_object, write_atomic, write_json_atomic
 from rlkd.settings import StepSettings
@@ -76,10 +82,12 @@ def load_teachers(
               ``teacher.json`` beside the weights says what a teacher knows;
             - a transformers classifier and its tokenizer, ``(model, tokenizer)``, or alone, if its tokenizer lies where
               it was loaded from; its columns are named by ``id2label``, and it is frozen, in eval mode, as it stands;
-            - a fitted scikit-learn classifier over texts (or vectors), its columns named by ``classes_``;
-            - a function from a list of texts (or pairs, or an array of vectors) to logits (B, C), whose columns are the
-              task's classes in their order; a cache of its answers is not opened again for another such function, see
-              :class:`~rlkd.models.teachers.CallableTeacher` for one with an ``identity`` or names of its own;
+            - a fitted scikit-learn classifier over texts (or vectors, or pixels in [0, 1]), its columns named by
+              ``classes_``;
+            - a function from a list of texts (or pairs, an array of vectors, or of images in [0, 1]) to logits (B, C),
+              whose columns are the task's classes in their order; a cache of its answers is not opened again for
+              another such function, see :class:`~rlkd.models.teachers.CallableTeacher` for one with an ``identity`` or
+              names of its own;
             - or a :class:`~rlkd.models.teachers.Teacher`.
         task: The task that they will teach.
         device: Where networks run. None: the GPU where there is one.
@@ -150,7 +158,7 @@ def save_hf_teacher(
 
     Args:
         model: The classifier; its ``id2label`` names its columns.
-        tokenizer: Its tokenizer; None for models of vectors.
+        tokenizer: Its tokenizer; None for models of vectors; of images its image processor, or None.
         directory: Where to; created where it is missing.
         name: The teacher's name.
         knows: Names of the classes or domains it was trained on.
@@ -298,7 +306,7 @@ def _refuse_pickles(place: Path) -> None:
 
 
 def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None, bf16: bool) -> HfTeacher:
-    text = task.table.vectors is None
+    text = task.table.holds == "text"
     if text and not any((path / name).is_file() for name in _TOKENIZER_FILES):
         raise TeacherError(
             f"expected teacher {info.name!r} with its own tokenizer, got {str(path)!r} without tokenizer "
@@ -306,10 +314,13 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
         )
     try:
         with quiet_transformers():
-            model, report = load_classifier(path, local_files_only=True, output_loading_info=True)
+            config = load_config(path)
+            model, report = load_classifier(path, config, local_files_only=True, output_loading_info=True)
             if isinstance(model, MultiTaskForSequenceClassification) and len(model.config.tasks) > 1:
                 model = model.for_task(task.name)
             tokenizer = load_tokenizer(path, local_files_only=True) if text else None
+            if task.table.holds == "images":
+                tokenizer = load_image_processor(path, local_files_only=True)
     except Exception as error:
         # transformers raises many kinds of errors for damaged directories.
         raise TeacherError(

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, StudentError, TaskError, TeacherError, nearest
+from rlkd.models.estimators import ESTIMATORS, check_estimator
 from rlkd.models.specialists import known_names, known_rows
 from rlkd.models.students import STUDENTS, check_student
 from rlkd.models.teachers import KnowsBy
 from rlkd.records import digest
 from rlkd.settings import FINE_TUNING_RATE, FROM_SCRATCH_RATE, TeacherTraining
 from rlkd.types import InnerStates, Wanted
-
-TFIDF = "tfidf"
 
 
 class Objective(Protocol):
@@ -80,11 +79,11 @@ def teacher_settings(task: Task, *, kinds: Sequence[str], **settings: Any) -> li
         raise ConfigError("expected at least one kind of teacher, got none; name for example 'tfidf'")
     check_seed(training.seed)
     layers, knows_by = training.num_layers, cast("KnowsBy | None", training.specialize)
-    if layers is not None and all(kind in STUDENTS or kind == TFIDF for kind in kinds):
+    if layers is not None and all(kind in STUDENTS or kind in ESTIMATORS for kind in kinds):
         raise ConfigError(f"num_layers {layers} would be ignored: no kind is pretrained; leave it out")
     if len(task.labelled_ids("train")) == 0:
         raise TaskError(f"task {task.name!r} has no labelled training rows to train teachers on; add labels")
-    if training.bf16 and all(kind == TFIDF for kind in kinds):
+    if training.bf16 and all(kind in ESTIMATORS for kind in kinds):
         raise ConfigError("bf16 would be ignored: no kind is a network; leave it out")
     known = known_names(task, knows_by, len(kinds), training.variant, training.share)
     plans = [
@@ -97,14 +96,14 @@ def teacher_settings(task: Task, *, kinds: Sequence[str], **settings: Any) -> li
             learning_rate=training.learning_rate or (FROM_SCRATCH_RATE if kind in STUDENTS else FINE_TUNING_RATE),
             batch_size=training.batch_size,
             seed=training.seed + index,
-            num_layers=None if kind in STUDENTS or kind == TFIDF else layers,
-            bf16=training.bf16 and kind != TFIDF,
+            num_layers=None if kind in STUDENTS or kind in ESTIMATORS else layers,
+            bf16=training.bf16 and kind not in ESTIMATORS,
         )
         for index, kind in enumerate(kinds)
     ]
     for index, plan in enumerate(plans):
         check_rows(task, plan, plan.name(index))
-    for kind, kept in {(plan.kind, plan.num_layers) for plan in plans if plan.kind != TFIDF}:
+    for kind, kept in {(plan.kind, plan.num_layers) for plan in plans}:
         _check_kind(task, kind, kept, training.max_length)
     return plans
 
@@ -124,12 +123,15 @@ def check_rows(task: Task, plan: TeacherSettings, name: str) -> None:
 
 
 def _check_kind(task: Task, kind: str, num_layers: int | None, max_length: int) -> None:
+    if kind in ESTIMATORS:
+        check_estimator(kind, task)
+        return
     try:
         check_student(kind, task, num_layers=num_layers, max_length=max_length)
     except StudentError as error:
         if kind in STUDENTS:
             raise
         raise TeacherError(
-            f"expected kinds of teachers among {TFIDF}, {', '.join(STUDENTS)}, hub ids and paths, got {kind!r}; "
-            f"{nearest(kind, [TFIDF, *STUDENTS])}{error}"
+            f"expected kinds of teachers among {', '.join([*ESTIMATORS, *STUDENTS])}, hub ids and paths, got {kind!r}; "
+            f"{nearest(kind, [*ESTIMATORS, *STUDENTS])}{error}"
         ) from error

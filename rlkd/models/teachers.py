@@ -14,11 +14,11 @@ from rlkd.data.batching import Inputs, encode_inputs
 from rlkd.data.task import Task, joined_inputs, raw_inputs
 from rlkd.devices import mixed_precision
 from rlkd.errors import TeacherError, one_line
-from rlkd.models.fitting import fit
+from rlkd.models.fitting import check_reading, fit
 from rlkd.models.identity import estimator_identity, network_identity, once_identity
 from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
-from rlkd.models.networks import forward_inputs, holds, reads
+from rlkd.models.networks import forward_inputs
 from rlkd.models.probabilities import check_logits, logarithms
 from rlkd.settings import StepSettings
 from rlkd.types import InnerStates, Wanted
@@ -132,7 +132,7 @@ class HfTeacher(LabelledTeacher):
     Args:
         name: Unique among the teachers of a run.
         model: A sequence classifier of one label; see :func:`rlkd.models.fitting.fit`.
-        tokenizer: Its own tokenizer; None for models of vectors.
+        tokenizer: Its own tokenizer; None for models of vectors; of images its image processor, or None.
         label_names: Names of its columns. None: its configuration's ``id2label``.
         knows: See :class:`LabelledTeacher`.
         knows_by: See :class:`LabelledTeacher`.
@@ -162,6 +162,7 @@ class HfTeacher(LabelledTeacher):
         self.tokenizer = fit(self.model, tokenizer, who=f"teacher {name!r}", error=TeacherError)
         self._bf16 = bf16
         self._encoded: tuple[tuple[str, int], Inputs] | None = None
+        self._checked = ""
 
     @cached_property
     def identity(self) -> str:
@@ -172,19 +173,13 @@ class HfTeacher(LabelledTeacher):
     def check(self, task: Task) -> None:
         """Raise what :meth:`logits` would raise for a task, before the long work."""
         super().check(task)
-        expected, got = reads(self.model), holds(task)
-        if expected != got:
-            raise TeacherError(
-                f"teacher {self.name!r} reads {expected}, but task {task.name!r} has {got}; leave it out"
-            )
-        if got == "text" and self.tokenizer is None:
-            raise TeacherError(f"teacher {self.name!r} reads text and has no tokenizer; give it its own")
-        size = getattr(self.model.config, "input_size", None)
-        if task.table.vectors is not None and size != task.table.vectors.shape[1]:
-            raise TeacherError(
-                f"teacher {self.name!r} reads vectors of length {size}, the task's have length "
-                f"{task.table.vectors.shape[1]}; leave it out"
-            )
+        if self._checked == task.fingerprint:
+            return
+        who = f"teacher {self.name!r}"
+        check_reading(self.model, task, who=who, error=TeacherError, processor=self.tokenizer)
+        if task.table.holds == "text" and self.tokenizer is None:
+            raise TeacherError(f"{who} reads text and has no tokenizer; give it its own")
+        self._checked = task.fingerprint
 
     def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
         """See :meth:`LabelledTeacher.raw_logits`."""
@@ -242,7 +237,7 @@ class HfTeacher(LabelledTeacher):
 
 
 class SklearnTeacher(LabelledTeacher):
-    """A fitted scikit-learn classifier over raw texts or vectors; logits are clipped log-probabilities.
+    """A fitted scikit-learn classifier over raw texts, vectors or pixels; logits are clipped log-probabilities.
 
     Second texts of pairs are joined to the first by a line break.
 

@@ -6,7 +6,6 @@ the same arguments: finished teachers are skipped, the one in work continues fro
 
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from os import PathLike
@@ -21,15 +20,15 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rlkd.data.batching import LengthBucketSampler, encode_inputs
-from rlkd.data.task import Task, joined_inputs
+from rlkd.data.task import Task
 from rlkd.devices import check_device
-from rlkd.errors import TeacherError, one_line
+from rlkd.models.estimators import ESTIMATORS, fit_estimator
 from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import StepBar, attached, forward_inputs, quiet_transformers
 from rlkd.models.specialists import known_rows
 from rlkd.models.students import PREFIX, STUDENTS, load_student
 from rlkd.models.teacher_files import TeacherInfo, write_hf, write_info, write_sklearn
-from rlkd.models.teacher_settings import TFIDF, Objective, TeacherSettings, teacher_settings
+from rlkd.models.teacher_settings import Objective, TeacherSettings, teacher_settings
 from rlkd.models.teachers import HfTeacher, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 from rlkd.records import check_one_process, finished, newest_verified, once, write_manifest
@@ -55,8 +54,9 @@ def train_teachers(
     Args:
         task: The task; its test split is never read.
         output_dir: One directory per teacher is made here.
-        kinds: ``"tfidf"`` (TF-IDF with logistic regression; logistic regression alone for vectors), names of
-            ``STUDENTS``, hub ids or paths of pretrained encoders.
+        kinds: ``"tfidf"`` (TF-IDF with logistic regression; of vectors logistic regression alone); of vectors and
+            images ``"logistic"`` and ``"random-features"`` (of a Gaussian kernel, with logistic regression); names of
+            ``STUDENTS``; hub ids or paths of pretrained encoders.
         progress: Show the trainer's progress bar.
         device: ``"cpu"`` keeps networks off the GPU. None: the GPU where there is one.
         **settings: Fields of :class:`rlkd.settings.TeacherTraining`: ``specialize`` (``"class"`` or ``"domain"``),
@@ -84,8 +84,8 @@ def train_teachers(
 
 
 def _shared_tokenizer(task: Task, kinds: Sequence[str]) -> PreTrainedTokenizerBase | None:
-    text = any(kind in STUDENTS and STUDENTS[kind].reads == "text" for kind in kinds)
-    return train_tokenizer(task_texts(task)) if text and task.table.vectors is None else None
+    text = any(kind in STUDENTS and STUDENTS[kind].reads == ("text",) for kind in kinds)
+    return train_tokenizer(task_texts(task)) if text and task.table.holds == "text" else None
 
 
 def train_teacher(
@@ -118,8 +118,10 @@ def train_teacher(
         started = time.perf_counter()
         rows = known_rows(task, task.labelled_ids("train"), plan.known, plan.knows_by)
         teacher: LabelledTeacher
-        if plan.kind == TFIDF:
-            teacher = _train_sklearn(task, path, plan, rows)
+        if plan.kind in ESTIMATORS:
+            model = fit_estimator(plan.kind, task, rows, plan.seed)
+            write_sklearn(model, path)
+            teacher = SklearnTeacher(path.name, model, allow_missing=True)
         else:
             work = path / f"training-{settings}"
             teacher = _train_network(task, path, plan, rows, tokenizer, work, objective, progress, device)
@@ -164,36 +166,6 @@ def _describe(
         ),
     )
     return metrics
-
-
-def _train_sklearn(task: Task, path: Path, plan: TeacherSettings, rows: NDArray[np.int64]) -> SklearnTeacher:
-    # imported here: every process that trains a network would load them for nothing
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from threadpoolctl import threadpool_limits
-
-    classifier = LogisticRegression(C=20.0, max_iter=300)
-    model: Any = classifier
-    if task.table.vectors is not None:
-        classifier.set_params(C=1.0)
-    else:
-        # Words that occur once tell nothing, unless there are hardly any rows.
-        rare = 2 if len(rows) >= 200 else 1
-        model = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=rare), classifier)
-    # another number of threads sums in another order, and the fit ends somewhere else
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        try:
-            model.fit(joined_inputs(task, rows), np.array(task.label_names)[task.table.labels[rows]])
-        except ValueError as error:
-            raise TeacherError(
-                f"expected rows that a TF-IDF teacher can learn from, got {len(rows)} that it cannot "
-                f"({one_line(error)}); give more rows or another kind of teacher"
-            ) from error
-    write_sklearn(model, path)
-    return SklearnTeacher(path.name, model, allow_missing=True)
 
 
 def _train_network(

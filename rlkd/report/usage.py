@@ -20,7 +20,8 @@ def student_lines(folder: str | Path, max_length: int) -> list[str]:
         A sentence, and lines of code that are indented by two blanks.
     """
     place = Path(folder)
-    kind = str(read_object(place / "config.json")["model_type"])
+    config = read_object(place / "config.json")
+    kind = str(config["model_type"])
     own = [f"import rlkd.models  # makes {kind} known to transformers"] if kind.startswith(OWN) else []
     if (place / _TOKENIZER).is_file():
         code = [
@@ -28,8 +29,11 @@ def student_lines(folder: str | Path, max_length: int) -> list[str]:
             f"student = pipeline('text-classification', {str(folder)!r}, truncation=True, max_length={max_length})",
         ]
     else:
+        images = any("ForImageClassification" in name for name in config.get("architectures") or ())
+        auto = "AutoModelForImageClassification" if images else "AutoModelForSequenceClassification"
+        told = "pixel_values, as your image processor or pixels / 255 give them" if images else "input_values"
         code = [
-            "from transformers import AutoModelForSequenceClassification",
-            f"student = AutoModelForSequenceClassification.from_pretrained({str(folder)!r})  # of input_values",
+            f"from transformers import {auto}",
+            f"student = {auto}.from_pretrained({str(folder)!r})  # of {told}",
         ]
     return [f"The student is in {folder}. To use it:", *(f"  {line}" for line in [*own, *code])]

@@ -27,6 +27,9 @@ class TaskSettings(Settings):
     text_pair_column: str | None = knob(None, "Column of the second texts of pairs.")
     label_column: str = knob("label", "Column of the labels; if there is no label, likewise (target, category, ...).")
     domain_column: str = knob("domain", "Column of the domains, if there is one.")
+    image_column: str | None = knob(
+        None, "Column of the images, for a task of images; by default image, or a like name, where there are no texts."
+    )
     split_seed: int = knob(0, "Seed of the splits that the data do not give.")
 
     def options(self) -> dict[str, Any]:
@@ -47,6 +50,7 @@ class TasksSettings(Settings):
     text_pair_column: str | None = like(TaskSettings, "text_pair_column")
     label_column: str = like(TaskSettings, "label_column")
     domain_column: str = like(TaskSettings, "domain_column")
+    image_column: str | None = like(TaskSettings, "image_column")
     split_seed: int = like(TaskSettings, "split_seed")
 
     def options(self, embedded: Container[str]) -> list[dict[str, Any]]:
@@ -136,7 +140,8 @@ class TrainTeachersCommand(ResumableCommand):
     """``rlkd train-teachers``, beside the task and the training."""
 
     kind: tuple[str, ...] = required(
-        "Kind of a teacher, repeatable, one teacher each: tfidf, rlkd/bilstm, rlkd/tiny, rlkd/mlp, a hub id or a path."
+        "Kind of a teacher, repeatable, one teacher each: tfidf, rlkd/bilstm or rlkd/tiny for texts; rlkd/cnn for "
+        "images; logistic, random-features or rlkd/mlp for images and vectors; a hub id or a path."
     )
     device: str = like(StudentSettings, "device")
 

@@ -166,7 +166,7 @@ class PolicyStudents(EpisodeSettings):
         "student",
         default=(),
         help="Student, repeatable, one for all tasks or one a task in the same order: rlkd/tiny, rlkd/bilstm, "
-        "rlkd/mlp, a hub id or a path; by default rlkd/tiny for texts and rlkd/mlp for vectors.",
+        "rlkd/mlp, a hub id or a path; by default rlkd/tiny for texts, rlkd/mlp for vectors, rlkd/cnn for images.",
     )
     learning_rate: float = knob(  # a number once the settings are made
         None, f"Learning rate of the student; {BY_KIND}.", at_least(0)

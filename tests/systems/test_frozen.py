@@ -35,6 +35,8 @@ from rlkd.weighting import WeightingSpec, build_weighting
 from rlkd.weighting.router import RouterPlan
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.yaml"))
+YOUNGER = ("images",)
+"""Suites that the version before did not have."""
 SAVED = frozen.HOME / "saved"
 """Teachers' arrays, a cache, a policy's training with its checkpoint, a comparison, and other learned weightings."""
 DATA = ("--task", "digits", "--cache", "cache", "--student", "rlkd/mlp", "--batch-size", 16)
@@ -119,7 +121,7 @@ def test_every_suite_of_ours_is_planned_as_before(monkeypatch: pytest.MonkeyPatc
     """Where data lie as usual, which is how the published records were made."""
     for place in ("DATA", "ENCODER"):
         monkeypatch.delenv(place, raising=False)
-    keys = {path.stem: planned_keys(load_suite(path)) for path in SUITES}
+    keys = {path.stem: planned_keys(load_suite(path)) for path in SUITES if path.stem not in YOUNGER}
     assert len(keys) == 12
     frozen.same(
         "keys",

@@ -93,7 +93,7 @@ def check_meta_kd(task: Task, settings: MetaKdSettings, names: Sequence[str]) ->
             f"Meta-KD reads the label of every training row, {bare} of task {task.name!r} have none; leave them out"
         )
     if task.table.texts is None:
-        raise TaskError(f"Meta-KD distils encoders of texts, task {task.name!r} has vectors; give it texts")
+        raise TaskError(f"Meta-KD distils encoders of texts, task {task.name!r} has {task.table.holds}; give it texts")
     if settings.encoder.startswith(PREFIX):
         raise TeacherError(
             f"Meta-KD fine-tunes a pretrained encoder, got {settings.encoder!r}; name a hub id or a path"
