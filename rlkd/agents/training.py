@@ -19,7 +19,7 @@ from rlkd.data.task import Task
 from rlkd.devices import found_device, one_thread
 from rlkd.errors import ConfigError, PolicyError
 from rlkd.features import ObservationConfig
-from rlkd.models.students import StudentFactory
+from rlkd.models.students import StudentFactory, smallest_student
 from rlkd.records import RunDirectory, commit, finished
 from rlkd.settings import (
     CompareCommand,
@@ -275,7 +275,7 @@ def prepare_training(
         )
     tasks, caches = several(task), several(cache)
     students = one_each("student", student, len(tasks))
-    stand_ins = [proxy_of(one, proxy) for one in students]
+    stand_ins = [_stand_in(one, proxy, read) for one, read in zip(students, tasks, strict=True)]
     present = [one if stand_in is None else stand_in for one, stand_in in zip(students, stand_ins, strict=True)]
     if any(stand_ins):
         own = {name: value for name, value in episode.items() if name not in ("num_layers", "bf16")}
@@ -324,6 +324,14 @@ def prepare_training(
         observation=observation,
         settings=settings,
     )
+
+
+def _stand_in(student: Students, proxy: str, task: Task) -> str | None:
+    """Name of the student that stands in for another on a task, see :func:`rlkd.settings.proxy_of`."""
+    found = proxy_of(student, proxy)
+    if found is not None and proxy == PolicyStudents.proxy and task.table.holds != "text":
+        return smallest_student(task)
+    return found
 
 
 def _told(values: list[Any]) -> Any:

@@ -168,11 +168,20 @@ class FunctionTeacher:
 
 
 def reader_of_batches(name: str, model: Any) -> Callable[[Any], NDArray[np.float64]]:
-    """A fitted scikit-learn classifier as a function of what a batch has: texts, pairs of texts, or the one input."""
+    """A fitted scikit-learn classifier as a function of what a batch has: texts, pairs of texts, or the one input.
+
+    That is flattened: of images ``pixel_values``, channel by channel.
+    """
 
     def logits(read: Any) -> NDArray[np.float64]:
         if isinstance(read, Mapping):
-            (values,) = [value for value in read.values() if value.is_floating_point()]
+            found = {key: value for key, value in read.items() if value.is_floating_point()}
+            if len(found) != 1:
+                raise TeacherError(
+                    f"a scikit-learn teacher reads the one tensor of numbers that the student reads, {name!r} got "
+                    f"{', '.join(found) or 'none'} of {', '.join(read)}; pass a function of the batch instead"
+                )
+            (values,) = found.values()
             return estimator_logits(name, model, values.cpu().numpy().reshape(len(values), -1))
         return estimator_logits(name, model, [row if isinstance(row, str) else "\n".join(row) for row in read])
 
@@ -251,8 +260,9 @@ class CachedTeachers:
     def gives(self) -> frozenset[str]:
         """Ids, how sure teachers usually are, and what else the cache keeps."""
         cache = self._cache
-        more = {"affinity": cache.has_affinity, "embeddings": cache.embedding_size, "reliability": cache.reliability}
-        return frozenset({"ids", "sureness", *(name for name, there in more.items() if there is not None and there)})
+        known = cache.reliability is not None
+        more = {"affinity": cache.has_affinity, "embeddings": cache.embedding_size, "reliability": known}
+        return frozenset({"ids", "sureness", *(name for name, there in more.items() if there)})
 
     def carry(self, rows: Rows) -> dict[str, Any]:
         """The ids of these rows."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rlkd.trainer.image_batches import image_collator
 from rlkd.trainer.task_trainer import TaskTrainer
 from rlkd.trainer.training import BatchTrainer
 from rlkd.weighting import Weighting
@@ -13,7 +14,9 @@ class DistillationTrainer(BatchTrainer):
 
     It takes what the Trainer takes, plain ``TrainingArguments`` too, and ``teachers`` and ``weighting``, see
     :class:`~rlkd.trainer.DistillationMixin`. Checkpoints are whole or not used, and a run that was broken off resumes
-    to what it would have been. :meth:`from_task` makes one of a task and a cache.
+    to what it would have been. Pictures (a ``datasets.Image`` column) become ``pixel_values`` by themselves where
+    ``processing_class`` is an image processor and there is no collator. :meth:`from_task` makes one of a task and a
+    cache.
     """
 
     def __init__(
@@ -35,7 +38,17 @@ class DistillationTrainer(BatchTrainer):
             weighting: See :class:`~rlkd.trainer.DistillationMixin`.
             **kwargs: Of the Trainer.
         """
+        self._pictures: tuple[str, ...] = ()
+        if not trainer_args and kwargs.get("data_collator") is None:
+            collator = image_collator(kwargs.get("processing_class"), kwargs.get("train_dataset"), model)
+            if collator is not None:
+                kwargs["data_collator"], self._pictures = collator, (collator.column,)
         super().__init__(model, args, *trainer_args, teachers=teachers, weighting=weighting, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        mine: Any = self
+        mine._signature_columns = list(dict.fromkeys([*mine._signature_columns, *self._pictures]))
 
     @staticmethod
     def from_task(*args: Any, **kwargs: Any) -> TaskTrainer:

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BaseImageProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,7 +26,7 @@ from rlkd.hub import offline_if_unreachable
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
 from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
-from rlkd.models.networks import load_tokenizer, quiet_transformers
+from rlkd.models.networks import load_image_processor, load_tokenizer, quiet_transformers
 from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
 from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher
 from rlkd.trainer.batch_teachers import (
@@ -37,6 +38,7 @@ from rlkd.trainer.batch_teachers import (
     NetworkTeacher,
     reader_of_batches,
 )
+from rlkd.trainer.image_batches import same_processing
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class TeacherReader:
 
     Args:
         student: The network that is trained.
-        tokenizer: The student's; None: it reads no texts.
+        tokenizer: The student's, or its image processor; None: it has neither.
         device: Where the student is.
         max_length: Tokens that texts are cut to for teachers with tokenizers of their own.
         offload: Keep teachers on the CPU but while they are asked.
@@ -78,6 +80,7 @@ class TeacherReader:
     ) -> None:
         self._student = base_model(student)
         self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+        self._processor = tokenizer if isinstance(tokenizer, BaseImageProcessor) else None
         self._device, self._max_length, self._offload = device, max_length, offload
         self._data_columns, self._id_column = tuple(data_columns), id_column
         self._text_columns = tuple(text_columns) if text_columns else found_text_columns(self._data_columns)
@@ -174,14 +177,17 @@ class TeacherReader:
                 "model that was never fine-tuned; train it first"
             )
         try:
-            tokenizer = load_tokenizer(path)
+            own = load_image_processor(path) if auto is AutoModelForImageClassification else load_tokenizer(path)
         except (OSError, ValueError):
-            tokenizer = None  # a model of images or vectors, or saved without
-        return self._network(name, model, tokenizer)
+            own = None  # a model of vectors, or saved without
+        return self._network(name, model, own)
 
     def _network(
         self, name: str, model: nn.Module, tokenizer: Any, label_names: Sequence[str] | None = None
     ) -> NetworkTeacher:
+        if isinstance(tokenizer, BaseImageProcessor):
+            self._check_processor(name, tokenizer)
+            tokenizer = None  # it reads the student's batch
         own = getattr(getattr(model, "config", None), "id2label", None)
         names = label_names or (None if own is None else [str(own[index]) for index in sorted(own)])
         if tokenizer is not None and self._tokenizer is not None and same_tokens(tokenizer, self._tokenizer):
@@ -199,6 +205,15 @@ class TeacherReader:
             device=self._device,
             offload=self._offload,
         )
+
+    def _check_processor(self, name: str, own: BaseImageProcessor) -> None:
+        """Refuse a teacher of images that was made for other ``pixel_values`` than those that the student reads."""
+        if self._processor is not None and not same_processing(own, self._processor):
+            raise TeacherError(
+                f"teacher {name!r} and the student read one batch of pixel_values, and their image processors have "
+                "different settings; give them the same, or build a cache (rlkd.build_cache), for which each teacher "
+                "reads with its own"
+            )
 
     def _estimator(self, name: str, model: Any, label_names: Sequence[str] | None = None) -> FunctionTeacher:
         classes = np.asarray(model.classes_)
