@@ -73,6 +73,8 @@ def test_pictures_and_numbers_are_the_same_images(task, tmp_path):
     numbers(GREY.reshape(ROWS, -1).tolist()).to_parquet(tmp_path / "train.parquet")  # a flat row is a square
     assert load_task(numbers(GREY.tolist())).fingerprint == grey.fingerprint == load_task(tmp_path).fingerprint
     assert grey.fingerprint != task.fingerprint
+    apart = load_task({"train": pictures(COLOUR), "test": pictures(GREY)})  # grey is repeated where others are not
+    assert np.array_equal(apart.table.images[apart.splits["test"]], np.repeat(GREY[..., None], 3, axis=-1))
     mixed = load_task(pictures([GREY[0], *COLOUR[1:]]))
     (first,) = np.flatnonzero((mixed.table.images != task.table.images).any((1, 2, 3)))
     assert np.array_equal(mixed.table.images[first], np.repeat(GREY[0][..., None], 3, axis=-1))

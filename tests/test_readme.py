@@ -106,7 +106,7 @@ def test_every_link_leads_somewhere():
     assert broken == []
 
 
-STUDENTS = ("rlkd/bilstm", "rlkd/tiny", "rlkd/mlp")
+STUDENTS = ("rlkd/bilstm", "rlkd/tiny", "rlkd/mlp", "rlkd/cnn")
 """Names that look like paths."""
 
 
