@@ -21,16 +21,20 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from rlkd.agents.training import prepare_training
+from rlkd.choosing import trial_settings
 from rlkd.data import TaskCollection, load_task
 from rlkd.data.batching import encode_inputs
 from rlkd.data.task import joined_inputs, raw_inputs
 from rlkd.errors import ConfigError, RlkdError, StudentError, TaskError, TeacherError
+from rlkd.features import ObservationConfig
 from rlkd.logit_cache import build_cache, embedding_size, load_cache, read_state
 from rlkd.models import load_student, load_teachers, save_hf_teacher, train_teachers
 from rlkd.models.students import smallest_student
 from rlkd.report.usage import student_lines
-from rlkd.settings import StudentSettings
+from rlkd.settings import FROM_SCRATCH_RATE, PolicyTraining, StudentSettings
 from rlkd.trainer import DistillationTrainer, make_trainer
+from rlkd.types import Wanted
 from rlkd.weighting.fixed import Uniform
 
 NAMES = ("dark", "dull", "bright")
@@ -152,6 +156,7 @@ def test_teachers_of_every_kind_teach_a_small_network(task, tmp_path):
         (lambda task, folder: load_student("rlkd/bilstm", task), "reads text, but task 'data' has images"),
         (lambda task, folder: TaskCollection((task,)), "has images; leave it out"),
         (lambda task, folder: build_cache(teacher(task), task, folder, embedder=len), "affinity embeds texts"),
+        (lambda task, folder: inner_states(task), "states of tokens, ViTForImageClassification reads images"),
         (lambda task, folder: load_teachers([vit(0, num_channels=1)], task), "the images of task 'data', of 8 x 8 x 3"),
         (lambda task, folder: load_teachers([vit(0, image_size=12)], task), "one with its image processor"),
     ],
@@ -163,6 +168,28 @@ def test_what_reads_something_else_is_refused_by_name(task, tmp_path, made, told
 
 def teacher(task):
     return load_teachers([lambda images: images.mean((1, 2))], task)
+
+
+def inner_states(task):
+    return load_teachers([vit(0)], task)[0].inner_states(task, np.arange(2), Wanted(hidden=(1,)), max_length=1)
+
+
+def test_a_small_network_of_images_stands_in_for_a_pretrained_one(task, tmp_path):
+    """Where a policy is trained and where one is chosen, as a BiLSTM does for texts."""
+    assert trial_settings(StudentSettings(student="google/vit"), task).student == "rlkd/cnn"
+    cache = build_cache(teacher(task), task, tmp_path / "cache")
+    prepared = prepare_training(
+        task,
+        cache,
+        student="google/vit",
+        reward="logit_gain",
+        training=PolicyTraining(n_steps=2, total_timesteps=64),
+        observation=ObservationConfig(),
+        episode={"horizon": 2, "batch_size": 16},
+        device="cpu",
+    )
+    assert prepared.settings["proxy"] == "rlkd/cnn"
+    assert prepared.settings["episode"]["learning_rate"] == FROM_SCRATCH_RATE
 
 
 # --- networks of transformers

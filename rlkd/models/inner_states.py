@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from rlkd.errors import StudentError
-from rlkd.models.networks import forward_inputs
+from rlkd.models.networks import forward_inputs, reads
 from rlkd.types import InnerStates, Wanted
 
 SCORES = "rlkd_scores"
@@ -63,11 +63,16 @@ def encoder_config(model: Any) -> Any:
 
 
 def check_encoder(model: Any, *, attention: bool) -> None:
-    """Refuse a network without the inner states of a transformer.
+    """Refuse a network without the inner states of a transformer over tokens.
 
     Raises:
-        StudentError: It has no layers, or does not hand out attention scores.
+        StudentError: It reads no texts, has no layers, or does not hand out attention scores.
     """
+    if reads(model) != ("text",):
+        raise StudentError(
+            f"feature losses compare states of tokens, {type(model).__name__} reads {reads(model)[0]}; leave the "
+            "feature losses out"
+        )
     config = encoder_config(model)
     sizes = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
     if not all(isinstance(size, int) for size in sizes):
