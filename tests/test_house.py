@@ -30,6 +30,7 @@ FLOORS = (
     "cost",
     "devices",
     "processes",
+    "ranks",
     "settings",
     "losses",
     "metrics",

@@ -1,6 +1,7 @@
 """Two processes are one: the same batches, the same weights on record, the same student; or refused by name."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,20 +10,21 @@ import time
 import traceback
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import torch.distributed
-from transformers import TrainerCallback
+from transformers import BertConfig, BertForTokenClassification, TrainerCallback
 
 from rlkd import workflow
 from rlkd.benchmark.suites import Suite
 from rlkd.errors import ConfigError
 from rlkd.models import train_teachers
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
-from rlkd.records import check_launcher, check_one_process, processes_started
+from rlkd.records import check_launcher, check_one_process, files, processes_started
 from rlkd.settings import StudentSettings
-from rlkd.trainer import DistillationArguments, TaskTrainer, make_trainer
+from rlkd.trainer import DistillationArguments, DistillationTrainer, TaskTrainer, make_trainer
 from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.trainer.shares import share_of
 from rlkd.weighting import build_weighting
@@ -196,6 +198,126 @@ def test_processes_that_were_broken_off_resume_to_the_run_of_one(task, cache, tm
         assert_same_run({**whole, **kept}, whole)
 
 
+def rows_of(task):
+    table = task.table
+    return [
+        {"input_values": torch.from_numpy(table.vectors[row]), "labels": int(table.labels[row]), "id": int(row)}
+        for row in task.splits["train"][:81]
+    ]
+
+
+def token_rows():
+    rng = np.random.default_rng(1)
+    rows = [{"input_ids": rng.integers(1, 11, 3 + row % 5)} for row in range(81)]
+    for place, row in enumerate(rows):
+        kept = rng.random(len(row["input_ids"])) < (0.9 if place % 3 else 0.0)  # a process may have no labelled token
+        row["labels"] = np.where(kept, row["input_ids"] % 4, -100)
+        row["attention_mask"] = np.ones_like(row["input_ids"])
+    return rows
+
+
+def padded(rows):
+    longest = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {n: torch.tensor([[*row[n], *[fill[n]] * (longest - len(row[n]))] for row in rows]) for n in fill}
+
+
+def networks(task, count, *, tokens=False):
+    made = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        if tokens:
+            sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+            still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+            made.append(BertForTokenClassification(BertConfig(vocab_size=11, num_labels=4, **sizes, **still)))
+            continue
+        names = dict(enumerate(task.label_names))
+        labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        size = task.table.vectors.shape[1]
+        config = MlpConfig(input_size=size, hidden_size=16, num_layers=1, dropout=0.0, **labels)
+        made.append(MlpForSequenceClassification(config))
+        made[-1].classifier.weight.data.mul_(20)
+    return made
+
+
+GROUPED = {"train_sampling_strategy": "group_by_length"}
+"""Drawn anew by who resumes with another number of processes, as the Trainer says."""
+PLAIN = {
+    "policy": {"teachers": 3, "weighting": "auto"},  # by row, and told how sure teachers usually are
+    "hedge": {"teachers": 3, "weighting": "hedge", "gradient_accumulation_steps": 2},  # learns from whole batches
+    "cache": {"teachers": "cache", "weighting": "entropy"},
+    "tokens": {"teachers": 2, "weighting": "entropy", "gradient_accumulation_steps": 2} | GROUPED,
+}
+
+
+def plain_trainer(name, task, cache, folder, batch, **values):
+    given = {**PLAIN[name], **values}
+    teachers, tokens, weighting = given.pop("teachers"), name == "tokens", given.pop("weighting")
+    *asked, learner = networks(task, 1 if teachers == "cache" else teachers + 1, tokens=tokens)
+    args = DistillationArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=batch,
+        optim="sgd",  # Adam makes much of the rounding of gradients that are 0
+        learning_rate=0.3,
+        kd_ratio=0.5,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=2,
+        seed=3,
+        remove_unused_columns=teachers == "cache",
+        **{"max_steps": 6, "save_strategy": "no", **given},
+    )
+    columns = {} if tokens or teachers == "cache" else {"id"}
+    data = token_rows() if tokens else [{n: v for n, v in row.items() if n not in columns} for row in rows_of(task)]
+    return DistillationTrainer(
+        learner,
+        args,
+        train_dataset=data,
+        teachers=cache if teachers == "cache" else asked,
+        weighting=build_weighting(weighting, task, cache) if weighting == "hedge" else weighting,
+        **({"data_collator": padded} if tokens else {}),
+    )
+
+
+def plain_outcome(trainer, path, resume=None):
+    trainer.train(resume_from_checkpoint=resume)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    told = {name: [entry[name] for entry in logged] for name in logged[0] if name != "grad_norm"}
+    record = {"sums": trainer.weight_record.sums, "counts": trainer.weight_record.counts}
+    sureness = [] if trainer._sureness is None else trainer._sureness.numpy()
+    student = torch.cat([value.flatten() for value in trainer.model.state_dict().values()]).numpy()
+    np.savez(path, student=student, sureness=sureness, **record, **told)
+    return dict(np.load(path))
+
+
+@needs_fork
+def test_batches_of_one_s_own_are_shared_as_those_of_a_task(task, cache, tmp_path):
+    """The last of 81 rows is a batch, of which one process has none: it takes part, and counts nothing."""
+    wholes = {name: plain_outcome(plain_trainer(name, task, cache, tmp_path, 40), tmp_path / "1.npz") for name in PLAIN}
+    kept = {"save_strategy": "steps", "save_steps": 3}
+
+    def work(rank):
+        if rank:
+            files.write_atomic = None  # the first alone writes
+        for name in PLAIN:
+            trainer = plain_trainer(name, task, cache, tmp_path / name, 20, **kept)
+            plain_outcome(trainer, tmp_path / f"{name}-{rank}.npz")
+
+    assert on_processes(2, work, tmp_path) == {}
+    for name, whole in wholes.items():
+        shutil.rmtree(tmp_path / name / "checkpoint-6")
+        alone = plain_trainer(name, task, cache, tmp_path / name, 40, **kept)
+        plain_outcome(alone, tmp_path / f"{name}-resumed.npz", resume=True)
+        for run in (0, 1) if GROUPED.keys() <= PLAIN[name].keys() else (0, 1, "resumed"):
+            ours = dict(np.load(tmp_path / f"{name}-{run}.npz"))
+            assert ours.keys() == whole.keys()
+            for entry in whole:
+                where = f"{name}, {run}: {entry}"
+                np.testing.assert_allclose(ours[entry], whole[entry], rtol=0, atol=1e-5, err_msg=where)
+
+
 @pytest.mark.parametrize("processes", range(1, 6))
 def test_shares_are_the_batch(processes):
     for rows in range(1, 40):
@@ -216,6 +338,10 @@ def test_what_needs_one_process_is_refused_by_name(task, cache, tmp_path):
             TaskTrainer(**common, features=object())
         with pytest.raises(ConfigError, match="one process is needed for MultiTaskTrainer, got 2"):
             MultiTaskTrainer._check_processes(trainer.__class__.__new__(MultiTaskTrainer), 2, None, None)
+        plain = plain_trainer("policy", task, cache, tmp_path / "t", 8)
+        plain.train_dataset = datasets.IterableDataset.from_generator(lambda: iter(rows_of(task)))
+        with pytest.raises(ConfigError, match="one process is needed for a data set that is a stream, got 2"):
+            plain.train()
         settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3)
         with pytest.raises(ConfigError, match="student is trained by one process, got 2"):
             make_trainer(task, cache, Uniform(), settings, tmp_path / "student")
