@@ -1,5 +1,6 @@
 """Two processes are one: the same batches, the same weights on record, the same student; or refused by name."""
 
+import json
 import os
 import shutil
 import signal
@@ -17,11 +18,15 @@ import torch
 import torch.distributed
 from transformers import BertConfig, BertForTokenClassification, TrainerCallback
 
-from rlkd import workflow
+from rlkd import choosing, workflow
 from rlkd.benchmark.suites import Suite
+from rlkd.data import load_task
+from rlkd.data.planted import planted_logits
 from rlkd.errors import ConfigError
+from rlkd.logit_cache import build_cache
 from rlkd.models import train_teachers
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
+from rlkd.models.arrays import ArrayTeacher
 from rlkd.records import check_launcher, check_one_process, files, processes_started
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationArguments, DistillationTrainer, TaskTrainer, make_trainer
@@ -342,11 +347,41 @@ def test_what_needs_one_process_is_refused_by_name(task, cache, tmp_path):
         plain.train_dataset = datasets.IterableDataset.from_generator(lambda: iter(rows_of(task)))
         with pytest.raises(ConfigError, match="one process is needed for a data set that is a stream, got 2"):
             plain.train()
-        settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3)
-        with pytest.raises(ConfigError, match="student is trained by one process, got 2"):
+        settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3, batch_size=9)
+        with pytest.raises(ConfigError, match="a batch that 2 processes can share, got batch_size 9; choose a mul"):
             make_trainer(task, cache, Uniform(), settings, tmp_path / "student")
 
     assert on_processes(2, work, tmp_path) == {}
+
+
+@needs_fork
+def test_a_command_distils_with_several_processes_what_one_does(tmp_path, monkeypatch):
+    """The trial students of auto too; the first process writes, and one alone finds the run finished."""
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, values: values)
+    monkeypatch.setattr(choosing, "train_router", lambda evidence: choosing.equal_weights_policy())  # it takes long
+    options, folder = {"source": "planted"}, str(tmp_path / "cache")
+    task = load_task(**options)
+    arrays = planted_logits(task, seed=1).transpose(1, 0, 2)
+    build_cache([ArrayTeacher(f"t{k}", array) for k, array in enumerate(arrays)], task, folder)
+    settings = StudentSettings(student="rlkd/mlp", max_steps=12, learning_rate=1e-2, batch_size=32)
+
+    def distil(place, **values):
+        return workflow.run_distill(options, folder, str(place), settings=settings, trial_students=1, **values)
+
+    one = distil(tmp_path / "one")
+
+    def work(rank):
+        if rank:
+            files.write_atomic = None  # the first alone writes
+        assert distil(tmp_path / "two", save_steps=5) == json.loads((tmp_path / "two" / "results.json").read_text())
+
+    assert on_processes(2, work, tmp_path) == {}
+    resumed = distil(tmp_path / "two", save_steps=5, resume=True)
+    for ours, theirs in zip(resumed, one, strict=True):
+        assert ours["why"].split("nats")[0] == theirs["why"].split("nats")[0]
+        assert [ours[name] for name in ("accuracy", "nll")] == pytest.approx(
+            [theirs[name] for name in ("accuracy", "nll")], abs=1e-5
+        )
 
 
 def test_a_launcher_s_processes_are_counted_and_run_directories_are_written_by_one(monkeypatch, tmp_path):
@@ -357,7 +392,6 @@ def test_a_launcher_s_processes_are_counted_and_run_directories_are_written_by_o
         check_one_process("a thing is done")
     student = StudentSettings(max_steps=1)
     runs = {
-        "distill": lambda folder: workflow.run_distill({}, "no", folder, weighting="uniform", settings=student),
         "compare": lambda folder: workflow.run_compare({}, "no", folder, settings=student),
         "train-policy": lambda folder: workflow.run_train_policy({}, "no", folder, student="rlkd/mlp"),
         "train-teachers": lambda folder: workflow.run_train_teachers({}, ["tfidf"], folder),
