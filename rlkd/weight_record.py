@@ -65,6 +65,10 @@ class WeightRecord:
             np.add.at(self._counts[bin_], numbers[kept], 1)
         self._waiting = []
 
+    def clear(self) -> None:
+        """Start again."""
+        self._sums, self._counts, self._waiting = np.zeros_like(self._sums), np.zeros_like(self._counts), []
+
     def means(self) -> NDArray[np.float64]:
         """Mean weights, shape (bins, groups, K); NaN where nothing was seen."""
         with np.errstate(invalid="ignore"):

@@ -124,10 +124,19 @@ class DistillationMixin:
         return reader.read(given)
 
     def _set_weighting(self, chosen: BaseWeighting) -> None:
+        self._given = chosen
         self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None
         self.weighting: BaseWeighting = chosen if self._online is None else cast(BaseWeighting, self._online)
 
     # --- what the Trainer asks
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; each run, as each trial of a search, begins with the weighting that was passed."""
+        if self._online is not None:
+            self._set_weighting(self._given)
+        self.weight_record.clear()
+        self._since_logged = Sums()
+        return cast(Any, super()).train(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's own batches; of several processes each gets its share of them, none a row twice.
