@@ -113,7 +113,7 @@ class StackedStudents:
 def trial_losses_at_once(
     setup: DistillationSetup, weighting: Weighting, seeds: Sequence[int], *, student: bool, refined: bool
 ) -> Tensor:
-    """What several trial students lose on validation, each as :meth:`DistillationEpisode.trial_losses` tells it.
+    """What several trial students lose on validation, see :meth:`~rlkd_envs.episode.DistillationEpisode.trial_losses`.
 
     Args:
         setup: What students share; theirs can be stacked, see :func:`can_be_stacked`.

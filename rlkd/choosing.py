@@ -23,7 +23,8 @@ from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache
 from rlkd.losses import refined_cross_entropy
 from rlkd.models.students import smallest_student
-from rlkd.records import digest, once
+from rlkd.ranks import is_first, once_by_all
+from rlkd.records import digest
 from rlkd.settings import ChoiceSettings, StudentSettings
 from rlkd.settings.policies import PROXY
 from rlkd.settings.students import is_pretrained, student_rate
@@ -209,9 +210,10 @@ def chosen_policy(
             candidates[TRAINED] = load_policy(trained)
         choice = choose(task, cache, candidates, settings, students=tried, progress=progress)
         log.info(choice.why)
-        choice.save_pretrained(place)
+        if is_first():
+            choice.save_pretrained(place)
 
-    once(place, key, make, whole=True)
+    once_by_all(place, key, make, whole=True)
     return place
 
 

@@ -23,7 +23,7 @@ class WeightRecord:
         self.groups = tuple(groups)
         self._sums = np.zeros((self.BINS, len(groups), teachers))
         self._counts = np.zeros((self.BINS, len(groups)))
-        self._waiting: list[tuple[int, Tensor, Tensor]] = []
+        self._waiting: list[tuple[int, Tensor | None, Tensor]] = []
 
     @property
     def sums(self) -> NDArray[np.float64]:
@@ -42,17 +42,32 @@ class WeightRecord:
 
         Those that lie on an accelerator are fetched some batches later, or when they are read.
         """
-        self._waiting.append((min(int(progress * self.BINS), self.BINS - 1), groups, weights.detach()))
-        if weights.device.type == "cpu" or len(self._waiting) >= self.AT_ONCE:
+        self._wait(progress, groups, weights.detach())
+
+    def add_total(self, progress: float, total: Tensor) -> None:
+        """Add what several processes have of a batch: sums of weights and their number, (K + 1,), of the one group."""
+        self._wait(progress, None, total)
+
+    def _wait(self, progress: float, groups: Tensor | None, values: Tensor) -> None:
+        self._waiting.append((min(int(progress * self.BINS), self.BINS - 1), groups, values))
+        if values.device.type == "cpu" or len(self._waiting) >= self.AT_ONCE:
             self._fetch()
 
     def _fetch(self) -> None:
         for bin_, groups, weights in self._waiting:
+            if groups is None:
+                self._sums[bin_, 0] += weights[:-1].cpu().numpy()
+                self._counts[bin_, 0] += float(weights[-1])
+                continue
             numbers = groups.cpu().numpy()
             kept = numbers >= 0
             np.add.at(self._sums[bin_], numbers[kept], weights.cpu().numpy()[kept])
             np.add.at(self._counts[bin_], numbers[kept], 1)
         self._waiting = []
+
+    def clear(self) -> None:
+        """Start again."""
+        self._sums, self._counts, self._waiting = np.zeros_like(self._sums), np.zeros_like(self._counts), []
 
     def means(self) -> NDArray[np.float64]:
         """Mean weights, shape (bins, groups, K); NaN where nothing was seen."""

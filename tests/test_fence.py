@@ -61,7 +61,7 @@ def python(folder: Path, *arguments: object) -> None:
 def test_without_any_system_the_core_is_whole(tmp_path: Path) -> None:
     folder = without(systems(), tmp_path)
     python(folder, "-c", EVERY_MODULE)
-    python(folder, "-m", "rlkd.cli", *PLANTED)
+    python(folder, "-m", "rlkd", *PLANTED)
 
 
 @pytest.mark.slow
@@ -69,8 +69,8 @@ def test_without_any_system_the_core_is_whole(tmp_path: Path) -> None:
 def test_a_system_can_be_removed(name: str, tmp_path: Path) -> None:
     folder = without((name,), tmp_path)
     python(folder, "-c", EVERY_MODULE)
-    python(folder, "-m", "rlkd.cli", *QUICKSTART)
-    python(folder, "-m", "rlkd.cli", *PLANTED)
+    python(folder, "-m", "rlkd", *QUICKSTART)
+    python(folder, "-m", "rlkd", *PLANTED)
     python(folder, "-m", "pytest", "-q", "--ignore", "tests/systems", "--ignore", "tests/test_fence.py", "tests")
 
 

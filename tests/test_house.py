@@ -30,6 +30,7 @@ FLOORS = (
     "cost",
     "devices",
     "processes",
+    "ranks",
     "settings",
     "losses",
     "metrics",
@@ -52,6 +53,7 @@ FLOORS = (
     "workflow",
     "cli",
     "systems",
+    "__main__",
 )
 """From the cellar up: a floor may import those before it."""
 NUMBERS_AND_FILES = FLOORS[:5]

@@ -111,6 +111,7 @@ def test_inference_of_teacher_and_student_is_timed_in_turns(texts, tmp_path):
     assert all(0 < record["low"] <= record["value"] <= record["high"] for record in records)
 
 
+@pytest.mark.slow
 def test_a_policy_s_training_is_counted_in_distillations(texts, tmp_path):
     training, output = script("policy_training"), tmp_path / "training.json"
     command = ["--task", str(texts), "--students", "rlkd/mlp", "--jobs", "1", "--json", str(output)]

@@ -1,6 +1,8 @@
 """Two processes are one: the same batches, the same weights on record, the same student; or refused by name."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,20 +11,25 @@ import time
 import traceback
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import torch.distributed
-from transformers import TrainerCallback
+from transformers import BertConfig, BertForTokenClassification, TrainerCallback
 
-from rlkd import workflow
+from rlkd import choosing, workflow
 from rlkd.benchmark.suites import Suite
+from rlkd.data import load_task
+from rlkd.data.planted import planted_logits
 from rlkd.errors import ConfigError
+from rlkd.logit_cache import build_cache
 from rlkd.models import train_teachers
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
-from rlkd.records import check_launcher, check_one_process, processes_started
+from rlkd.models.arrays import ArrayTeacher
+from rlkd.records import check_launcher, check_one_process, files, processes_started
 from rlkd.settings import StudentSettings
-from rlkd.trainer import DistillationArguments, TaskTrainer, make_trainer
+from rlkd.trainer import DistillationArguments, DistillationTrainer, TaskTrainer, make_trainer
 from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.trainer.shares import share_of
 from rlkd.weighting import build_weighting
@@ -196,6 +203,126 @@ def test_processes_that_were_broken_off_resume_to_the_run_of_one(task, cache, tm
         assert_same_run({**whole, **kept}, whole)
 
 
+def rows_of(task):
+    table = task.table
+    return [
+        {"input_values": torch.from_numpy(table.vectors[row]), "labels": int(table.labels[row]), "id": int(row)}
+        for row in task.splits["train"][:81]
+    ]
+
+
+def token_rows():
+    rng = np.random.default_rng(1)
+    rows = [{"input_ids": rng.integers(1, 11, 3 + row % 5)} for row in range(81)]
+    for place, row in enumerate(rows):
+        kept = rng.random(len(row["input_ids"])) < (0.9 if place % 3 else 0.0)  # a process may have no labelled token
+        row["labels"] = np.where(kept, row["input_ids"] % 4, -100)
+        row["attention_mask"] = np.ones_like(row["input_ids"])
+    return rows
+
+
+def padded(rows):
+    longest = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {n: torch.tensor([[*row[n], *[fill[n]] * (longest - len(row[n]))] for row in rows]) for n in fill}
+
+
+def networks(task, count, *, tokens=False):
+    made = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        if tokens:
+            sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+            still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+            made.append(BertForTokenClassification(BertConfig(vocab_size=11, num_labels=4, **sizes, **still)))
+            continue
+        names = dict(enumerate(task.label_names))
+        labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        size = task.table.vectors.shape[1]
+        config = MlpConfig(input_size=size, hidden_size=16, num_layers=1, dropout=0.0, **labels)
+        made.append(MlpForSequenceClassification(config))
+        made[-1].classifier.weight.data.mul_(20)
+    return made
+
+
+GROUPED = {"train_sampling_strategy": "group_by_length"}
+"""Drawn anew by who resumes with another number of processes, as the Trainer says."""
+PLAIN = {
+    "policy": {"teachers": 3, "weighting": "auto"},  # by row, and told how sure teachers usually are
+    "hedge": {"teachers": 3, "weighting": "hedge", "gradient_accumulation_steps": 2},  # learns from whole batches
+    "cache": {"teachers": "cache", "weighting": "entropy"},
+    "tokens": {"teachers": 2, "weighting": "entropy", "gradient_accumulation_steps": 2} | GROUPED,
+}
+
+
+def plain_trainer(name, task, cache, folder, batch, **values):
+    given = {**PLAIN[name], **values}
+    teachers, tokens, weighting = given.pop("teachers"), name == "tokens", given.pop("weighting")
+    *asked, learner = networks(task, 1 if teachers == "cache" else teachers + 1, tokens=tokens)
+    args = DistillationArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=batch,
+        optim="sgd",  # Adam makes much of the rounding of gradients that are 0
+        learning_rate=0.3,
+        kd_ratio=0.5,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=2,
+        seed=3,
+        remove_unused_columns=teachers == "cache",
+        **{"max_steps": 6, "save_strategy": "no", **given},
+    )
+    columns = {} if tokens or teachers == "cache" else {"id"}
+    data = token_rows() if tokens else [{n: v for n, v in row.items() if n not in columns} for row in rows_of(task)]
+    return DistillationTrainer(
+        learner,
+        args,
+        train_dataset=data,
+        teachers=cache if teachers == "cache" else asked,
+        weighting=build_weighting(weighting, task, cache) if weighting == "hedge" else weighting,
+        **({"data_collator": padded} if tokens else {}),
+    )
+
+
+def plain_outcome(trainer, path, resume=None):
+    trainer.train(resume_from_checkpoint=resume)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    told = {name: [entry[name] for entry in logged] for name in logged[0] if name != "grad_norm"}
+    record = {"sums": trainer.weight_record.sums, "counts": trainer.weight_record.counts}
+    sureness = [] if trainer._sureness is None else trainer._sureness.numpy()
+    student = torch.cat([value.flatten() for value in trainer.model.state_dict().values()]).numpy()
+    np.savez(path, student=student, sureness=sureness, **record, **told)
+    return dict(np.load(path))
+
+
+@needs_fork
+def test_batches_of_one_s_own_are_shared_as_those_of_a_task(task, cache, tmp_path):
+    """The last of 81 rows is a batch, of which one process has none: it takes part, and counts nothing."""
+    wholes = {name: plain_outcome(plain_trainer(name, task, cache, tmp_path, 40), tmp_path / "1.npz") for name in PLAIN}
+    kept = {"save_strategy": "steps", "save_steps": 3}
+
+    def work(rank):
+        if rank:
+            files.write_atomic = None  # the first alone writes
+        for name in PLAIN:
+            trainer = plain_trainer(name, task, cache, tmp_path / name, 20, **kept)
+            plain_outcome(trainer, tmp_path / f"{name}-{rank}.npz")
+
+    assert on_processes(2, work, tmp_path) == {}
+    for name, whole in wholes.items():
+        shutil.rmtree(tmp_path / name / "checkpoint-6")
+        alone = plain_trainer(name, task, cache, tmp_path / name, 40, **kept)
+        plain_outcome(alone, tmp_path / f"{name}-resumed.npz", resume=True)
+        for run in (0, 1) if GROUPED.keys() <= PLAIN[name].keys() else (0, 1, "resumed"):
+            ours = dict(np.load(tmp_path / f"{name}-{run}.npz"))
+            assert ours.keys() == whole.keys()
+            for entry in whole:
+                where = f"{name}, {run}: {entry}"
+                np.testing.assert_allclose(ours[entry], whole[entry], rtol=0, atol=1e-5, err_msg=where)
+
+
 @pytest.mark.parametrize("processes", range(1, 6))
 def test_shares_are_the_batch(processes):
     for rows in range(1, 40):
@@ -216,11 +343,45 @@ def test_what_needs_one_process_is_refused_by_name(task, cache, tmp_path):
             TaskTrainer(**common, features=object())
         with pytest.raises(ConfigError, match="one process is needed for MultiTaskTrainer, got 2"):
             MultiTaskTrainer._check_processes(trainer.__class__.__new__(MultiTaskTrainer), 2, None, None)
-        settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3)
-        with pytest.raises(ConfigError, match="student is trained by one process, got 2"):
+        plain = plain_trainer("policy", task, cache, tmp_path / "t", 8)
+        plain.train_dataset = datasets.IterableDataset.from_generator(lambda: iter(rows_of(task)))
+        with pytest.raises(ConfigError, match="one process is needed for a data set that is a stream, got 2"):
+            plain.train()
+        settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3, batch_size=9)
+        with pytest.raises(ConfigError, match="a batch that 2 processes can share, got batch_size 9; choose a mul"):
             make_trainer(task, cache, Uniform(), settings, tmp_path / "student")
 
     assert on_processes(2, work, tmp_path) == {}
+
+
+@needs_fork
+def test_a_command_distils_with_several_processes_what_one_does(tmp_path, monkeypatch):
+    """The trial students of auto too; the first process writes, and one alone finds the run finished."""
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, values: values)
+    monkeypatch.setattr(choosing, "train_router", lambda evidence: choosing.equal_weights_policy())  # it takes long
+    options, folder = {"source": "planted"}, str(tmp_path / "cache")
+    task = load_task(**options)
+    arrays = planted_logits(task, seed=1).transpose(1, 0, 2)
+    build_cache([ArrayTeacher(f"t{k}", array) for k, array in enumerate(arrays)], task, folder)
+    settings = StudentSettings(student="rlkd/mlp", max_steps=12, learning_rate=1e-2, batch_size=32)
+
+    def distil(place, **values):
+        return workflow.run_distill(options, folder, str(place), settings=settings, trial_students=1, **values)
+
+    one = distil(tmp_path / "one")
+
+    def work(rank):
+        if rank:
+            files.write_atomic = None  # the first alone writes
+        assert distil(tmp_path / "two", save_steps=5) == json.loads((tmp_path / "two" / "results.json").read_text())
+
+    assert on_processes(2, work, tmp_path) == {}
+    resumed = distil(tmp_path / "two", save_steps=5, resume=True)
+    for ours, theirs in zip(resumed, one, strict=True):
+        assert ours["why"].split("nats")[0] == theirs["why"].split("nats")[0]
+        assert [ours[name] for name in ("accuracy", "nll")] == pytest.approx(
+            [theirs[name] for name in ("accuracy", "nll")], abs=1e-5
+        )
 
 
 def test_a_launcher_s_processes_are_counted_and_run_directories_are_written_by_one(monkeypatch, tmp_path):
@@ -231,7 +392,6 @@ def test_a_launcher_s_processes_are_counted_and_run_directories_are_written_by_o
         check_one_process("a thing is done")
     student = StudentSettings(max_steps=1)
     runs = {
-        "distill": lambda folder: workflow.run_distill({}, "no", folder, weighting="uniform", settings=student),
         "compare": lambda folder: workflow.run_compare({}, "no", folder, settings=student),
         "train-policy": lambda folder: workflow.run_train_policy({}, "no", folder, student="rlkd/mlp"),
         "train-teachers": lambda folder: workflow.run_train_teachers({}, ["tfidf"], folder),

@@ -37,9 +37,24 @@ def __getattr__(name: str) -> Any:
     return assembled()
 
 
+def _is_first() -> bool:
+    """Whether this process is alone, or the first of a launcher's."""
+    if not any(name.endswith("RANK") for name in os.environ):
+        return True  # without the import, which takes longer than all the help
+    from rlkd.records import process_rank
+
+    return process_rank() == 0
+
+
 def main() -> None:
-    """Run the command line: exit code 2 and one line for bad input, 130 for an interrupt."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    """Run the command line: exit code 2 and one line for bad input, 130 for an interrupt.
+
+    Of a launcher's processes the first alone prints and warns.
+    """
+    first = _is_first()
+    logging.basicConfig(level=logging.WARNING if first else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if not first:
+        sys.stdout = io.StringIO()
     # Read when transformers is imported, which sets its own level then.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -26,9 +26,9 @@ def say(sentences: Sequence[str]) -> None:
 
 def write_json(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as JSON; nothing without a path."""
-    from rlkd.records import write_json_atomic
+    from rlkd.records import process_rank, write_json_atomic
 
-    if path is not None:
+    if path is not None and process_rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, list(rows))
 

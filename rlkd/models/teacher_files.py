@@ -25,6 +25,7 @@ from rlkd.models.networks import (
     load_tokenizer,
     quiet_transformers,
 )
+from rlkd.models.served import ENDPOINT_FILE, load_served
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
 from rlkd.records import parse_object, write_atomic, write_json_atomic
 from rlkd.settings import StepSettings
@@ -79,6 +80,7 @@ def load_teachers(
             - a directory with ``config.json`` (transformers; of a multi-task model the head with the task's name) or
               ``teacher.skops`` (scikit-learn) or arrays of logits (``train.npy``, ``validation.npy``, ``test.npy``,
               each in the order of the user's own file), or one ``.npy`` file in the order of a task that has no files;
+              or ``endpoint.json`` (a served model, the fields of :class:`~rlkd.models.served.Endpoint`);
               ``teacher.json`` beside the weights says what a teacher knows;
             - a transformers classifier and its tokenizer, ``(model, tokenizer)``, or alone, if its tokenizer lies where
               it was loaded from; its columns are named by ``id2label``, and it is frozen, in eval mode, as it stands;
@@ -279,12 +281,14 @@ def _load(path: Any, task: Task, device: str | torch.device | None, bf16: bool) 
         return _load_hf(place, info, task, device, bf16)
     if (place / SKLEARN_FILE).is_file():
         return load_sklearn(place, info)
+    if (place / ENDPOINT_FILE).is_file():
+        return load_served(place / ENDPOINT_FILE, info.name, info.label_names or task.label_names)
     if holds_arrays(place):
         return load_arrays(place, info.name, info.label_names, knows=info.knows, knows_by=info.knows_by)
     state = "neither" if place.exists() else "missing"
     raise TeacherError(
-        f"expected a directory with config.json, {SKLEARN_FILE} or train.npy, or a .npy file; got {str(place)!r}, "
-        f"which is {state}; download models of the hub first (hf download)"
+        f"expected a directory with config.json, {SKLEARN_FILE}, {ENDPOINT_FILE} or train.npy, or a .npy file; got "
+        f"{str(place)!r}, which is {state}; download models of the hub first (hf download)"
     )
 
 

@@ -22,7 +22,7 @@ from rlkd.records.finished import Finished, finished, once
 from rlkd.records.lines import append_jsonl, read_jsonl
 from rlkd.records.locks import file_lock, held
 from rlkd.records.names import check_folder_name, folder_of
-from rlkd.records.processes import check_launcher, check_one_process, processes_started
+from rlkd.records.processes import check_launcher, check_one_process, process_rank, processes_started
 from rlkd.records.provenance import PACKAGES, commit, environment, hash_sources, source
 from rlkd.records.run_directory import (
     HARMLESS_KEYS,
@@ -60,6 +60,7 @@ __all__ = [
     "pack_classes",
     "parse_object",
     "prepare_output_dir",
+    "process_rank",
     "processes_started",
     "read_jsonl",
     "read_object",

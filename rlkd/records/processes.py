@@ -1,18 +1,28 @@
 """How many processes a launcher has started: one writes a run directory, and several must know of one another."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rlkd.errors import ConfigError
 
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where torchrun and the MPI launchers say how many processes there are."""
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Where they say which of them one is."""
 
 
 def processes_started(environment: Mapping[str, str] | None = None) -> int:
     """How many processes the launcher of this one has started; 1 without a launcher."""
-    told = os.environ if environment is None else environment
-    return max((int(told[name]) for name in WORLD_SIZES if told.get(name, "").isdigit()), default=1)
+    return _told(WORLD_SIZES, os.environ if environment is None else environment, 1)
+
+
+def process_rank(environment: Mapping[str, str] | None = None) -> int:
+    """Which of the launcher's processes this one is, from 0; 0 without a launcher."""
+    return _told(RANKS, os.environ if environment is None else environment, 0)
+
+
+def _told(names: Iterable[str], environment: Mapping[str, str], default: int) -> int:
+    return max((int(environment[name]) for name in names if environment.get(name, "").isdigit()), default=default)
 
 
 def check_launcher(environment: Mapping[str, str] | None = None) -> None:
@@ -46,6 +56,6 @@ def check_one_process(what: str) -> None:
     count = processes_started()
     if count > 1:
         raise ConfigError(
-            f"{what} by one process, got {count} from a launcher; start it without one (a DistillationTrainer in a "
-            "script of your own may have several)"
+            f"{what} by one process, got {count} from a launcher; start it without one, --jobs works on several "
+            "students at once (rlkd distill, rlkd cache and trainers in scripts of your own may have several processes)"
         )

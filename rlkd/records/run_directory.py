@@ -57,21 +57,23 @@ def _empty(directory: Path) -> None:
             path.unlink()
 
 
-def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> None:
+def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool, shared: bool = False) -> None:
     """Raise what :func:`prepare_output_dir` would raise, and touch nothing: it is called before anything is read.
 
     Args:
         path: The directory.
         resume: Continue what is there. An absent or empty directory is fine: there is nothing to continue.
         overwrite: Delete what is there, if it looks like a run of ours.
+        shared: Processes of a launcher work on this run together, and the first alone calls this.
 
     Raises:
-        ConfigError: If both flags are set, or a launcher has started several processes.
+        ConfigError: If both flags are set, or a launcher has started several processes that do not share the run.
         OutputDirectoryError: If the directory is not empty and neither flag is set, is a file, or holds
             something that is not ours to delete.
     """
     path = Path(path)
-    check_one_process("a run directory is written")
+    if not shared:
+        check_one_process("a run directory is written")
     if resume and overwrite:
         raise ConfigError("expected resume or overwrite, got both; resume keeps the run, overwrite deletes it")
     try:
@@ -104,13 +106,14 @@ def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> None
         )
 
 
-def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> Path:
+def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool, shared: bool = False) -> Path:
     """Create the directory of a run, or empty the one there; everything that can be refused is refused before.
 
     Args:
         path: The directory; created with its parents if absent.
         resume: See :func:`check_output_dir`.
         overwrite: See :func:`check_output_dir`.
+        shared: See :func:`check_output_dir`.
 
     Returns:
         ``path`` as a :class:`~pathlib.Path`; the directory exists.
@@ -120,7 +123,7 @@ def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool) -> Pa
         OutputDirectoryError: Likewise, or if the directory cannot be made.
     """
     path = Path(path)
-    check_output_dir(path, resume=resume, overwrite=overwrite)
+    check_output_dir(path, resume=resume, overwrite=overwrite, shared=shared)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -172,16 +175,23 @@ class RunDirectory:
         path: The directory; created if absent. See :func:`prepare_output_dir` for the flags.
         config: The resolved arguments, plain values.
         harmless: Top-level keys that may differ on resume.
+        shared: See :func:`check_output_dir`.
 
     Raises:
-        ConfigError: If a launcher has started several processes.
+        ConfigError: If a launcher has started several processes that do not share the run.
         OutputDirectoryError: If the stored config differs (names the key) or is damaged.
     """
 
     def __init__(
-        self, path: str | Path, config: Mapping[str, object], *, harmless: Iterable[str] = HARMLESS_KEYS
+        self,
+        path: str | Path,
+        config: Mapping[str, object],
+        *,
+        harmless: Iterable[str] = HARMLESS_KEYS,
+        shared: bool = False,
     ) -> None:
-        check_one_process("a run directory is written")
+        if not shared:
+            check_one_process("a run directory is written")
         self.path = Path(path)
         self.config: dict[str, Any] = plain(config)
         skipped = frozenset(harmless)

@@ -185,6 +185,8 @@ def check_arguments(args: TrainingArguments, given: Mapping[str, Any]) -> None:
     """
     if not isinstance(args, DistillationArguments):
         refuse_ignored(args, {name: REFUSED[name] for name in PLAIN_REFUSED})
+    if args.fp16 and args.device.type == "cpu":
+        raise ConfigError("fp16 would be ignored on the CPU, got True: computing there is in float32 or bf16; set bf16")
     _refuse_given(given, TRAINER_REFUSED)
 
 

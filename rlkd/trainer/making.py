@@ -12,7 +12,7 @@ from rlkd.data.task import Task
 from rlkd.errors import ConfigError
 from rlkd.feature_losses import FeatureLosses
 from rlkd.models.students import load_student
-from rlkd.records import RunDirectory, check_one_process
+from rlkd.records import RunDirectory, check_launcher, processes_started
 from rlkd.settings import StudentSettings
 from rlkd.trainer.arguments import DistillationArguments
 from rlkd.trainer.task_trainer import TaskTrainer
@@ -95,11 +95,18 @@ def training_arguments(
 ) -> DistillationArguments:
     """The arguments of a student's training; see :func:`make_trainer`.
 
+    The settings' batch is that of all processes of a launcher together.
+
     Raises:
-        ConfigError: A launcher has started several processes, which would each train the student; or the device is
-            not the first of its kind.
+        ConfigError: The processes cannot share the batch evenly, or the device is not the first of its kind.
     """
-    check_one_process("this student is trained")
+    check_launcher()
+    processes = processes_started()
+    if settings.batch_size % processes:
+        raise ConfigError(
+            f"expected a batch that {processes} processes can share, got batch_size {settings.batch_size}; choose a "
+            f"multiple of {processes}"
+        )
     kind, _, index = settings.device.partition(":")
     if index not in ("", "0"):
         raise ConfigError(
@@ -111,7 +118,7 @@ def training_arguments(
         **{
             "output_dir": str(output_dir),
             "max_steps": settings.max_steps,
-            "per_device_train_batch_size": settings.batch_size,
+            "per_device_train_batch_size": settings.batch_size // processes,
             "per_device_eval_batch_size": 256,
             "learning_rate": settings.learning_rate,
             "lr_scheduler_type": "linear",

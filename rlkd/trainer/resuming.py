@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not used, and runs that resume to what they would have been."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_callback import TrainerCallback
 
 from rlkd.errors import StudentError, WeightingError
+from rlkd.ranks import told_by_the_first
 from rlkd.records import newest_verified, parse_object, write_json_atomic, write_manifest
-from rlkd.trainer.shares import mean_over, told_by_the_first
+from rlkd.trainer.shares import mean_over
 
 LOSS_FILE = "losses.json"
 
@@ -29,11 +31,12 @@ class ResumableTrainer(Trainer):
         self._losses_before: dict[str, Any] | None = None
         self.add_callback(_GoesOn(self))
 
-    def _write_state(self, folder: Path) -> None:
-        """Write into a checkpoint what the Trainer does not know of."""
+    def _own_state(self) -> Mapping[str, Any]:
+        """What a checkpoint holds that the Trainer does not know of, by the name of a file: asked in all processes."""
+        return {}
 
     def _read_state(self, folder: Path) -> None:
-        """Read what :meth:`_write_state` wrote."""
+        """Read what :meth:`_own_state` gave."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Say the mean loss of the whole run at its end, not of the part since it was resumed."""
@@ -52,10 +55,12 @@ class ResumableTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         losses = {"logged": self._total_loss_scalar, "since": self._loss_since_logged()}
+        state = self._own_state()
         self.accelerator.wait_for_everyone()  # each process writes the state of its generators
         if self.args.should_save:
             write_json_atomic(folder / LOSS_FILE, losses | {"logged_at": self._globalstep_last_logged})
-            self._write_state(folder)
+            for name, values in state.items():
+                write_json_atomic(folder / name, values)
             write_manifest(folder)
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:

@@ -30,7 +30,7 @@ from rlkd.trainer.arguments import (
     check_task_arguments,
 )
 from rlkd.trainer.batch_teachers import Pick, Rows
-from rlkd.trainer.shares import WHOLE, gathered, share_of, whole_batches
+from rlkd.trainer.shares import WHOLE, Shares, part_of, whole_batches
 from rlkd.trainer.training import BatchTrainer, Positions
 from rlkd.types import InnerStates, LogitSource, State
 from rlkd.weight_record import WeightRecord, group_names, groups_of
@@ -150,8 +150,6 @@ class TaskTrainer(BatchTrainer):
             **kwargs,
         )
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ConfigError("students are not sharded, got a launcher with FSDP or DeepSpeed; use torchrun")
 
     def _get_collator_with_removed_columns(self, data_collator: Any, *args: Any, **kwargs: Any) -> Any:
         return data_collator  # a task has no columns
@@ -220,20 +218,15 @@ class TaskTrainer(BatchTrainer):
 
     def _loss_of_share(self, logits: Tensor, whole: Tensor) -> Tensor:
         """What this process adds to the mean loss of a batch, times their number: gradients are averaged over them."""
-        rows, processes = len(whole), self.args.world_size
-        share = share_of(rows, processes, self.args.process_index)
-        logits = logits[: share.stop - share.start]  # none of the row that only keeps a process company
-        state = self.task_state(whole, gathered(self.accelerator, logits.detach(), rows))
-        taught = self._task_taught(state)
-        own = Mixture(
-            teacher_logits=taught.teacher_logits[share],
-            weights=taught.weights[share],
-            scale=None if taught.scale is None else taught.scale[share],
-        )
-        labels = None if state.labels is None else state.labels[share]
-        losses = self._distillation_losses(logits, labels, own)
-        loss: Tensor = losses.sum() * (processes / rows)
-        self._check_finite(loss, losses, whole[share])
+        rows = len(whole)
+        shares = Shares.of_batch(self.accelerator, rows)
+        own = shares.own
+        logits = logits[: own.stop - own.start]  # none of the row that only keeps a process company
+        state = self.task_state(whole, shares.whole(logits.detach()))
+        labels = None if state.labels is None else state.labels[own]
+        losses = self._distillation_losses(logits, labels, part_of(self._task_taught(state), own))
+        loss: Tensor = losses.sum() * (self.args.world_size / rows)
+        self._check_finite(loss, losses, whole[own])
         return loss
 
     def _instance_losses(self, student_logits: Tensor, ids: Tensor) -> Tensor:

@@ -9,19 +9,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, Subset
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, Subset
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, TrainingArguments
 
 from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError, WeightingError
 from rlkd.features import usual_sureness
 from rlkd.losses import cross_entropy, distillation_loss
-from rlkd.records import write_json_atomic
 from rlkd.settings import LossSettings, StepSettings
 from rlkd.settings.knobs import names_of
 from rlkd.trainer.arguments import check_arguments
 from rlkd.trainer.batch_teachers import BatchTeachers, Rows
 from rlkd.trainer.given_teachers import TeacherReader, auto_class
 from rlkd.trainer.resuming import ResumableTrainer, saved
+from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import (
@@ -36,6 +36,7 @@ from rlkd.weighting import (
     load_weighting,
     mixture,
 )
+from rlkd.weighting.by_row import is_by_row
 
 WEIGHT_FILE = "weights.json"
 WEIGHTING_FILE = "weighting.json"
@@ -53,6 +54,9 @@ class DistillationMixin:
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
     In training the loss of a batch is the mean over its instances, or over the tokens of all its instances that have a
     label, of :func:`rlkd.losses.distillation_loss`; an evaluation is the Trainer's own. Labels -100 and -1 are none.
+
+    Processes that a launcher starts share every batch of ``per_device_train_batch_size`` times their number: batches,
+    weights and their record are those of one process, the partial batch at the end of an epoch too.
     """
 
     args: Any
@@ -88,6 +92,8 @@ class DistillationMixin:
         """
         super().__init__(*trainer_args, **kwargs)
         check_arguments(self.args, kwargs)
+        if cast(Any, self).is_deepspeed_enabled or cast(Any, self).is_fsdp_enabled:
+            raise ConfigError("students are not sharded, got a launcher with FSDP or DeepSpeed; use torchrun")
         self.loss_settings = loss_settings(self.args)
         given = teachers if teachers is not None else getattr(self.args, "teachers", None)
         self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kwargs)
@@ -118,10 +124,52 @@ class DistillationMixin:
         return reader.read(given)
 
     def _set_weighting(self, chosen: BaseWeighting) -> None:
+        self._given = chosen
         self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None
         self.weighting: BaseWeighting = chosen if self._online is None else cast(BaseWeighting, self._online)
 
     # --- what the Trainer asks
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; each run, as each trial of a search, begins with the weighting that was passed."""
+        if self._online is not None:
+            self._set_weighting(self._given)
+        self.weight_record.clear()
+        self._since_logged = Sums()
+        return cast(Any, super()).train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's own batches; of several processes each gets its share of them, none a row twice.
+
+        Raises:
+            ConfigError: There are several, and the data set is a stream.
+        """
+        mine, args = cast(Any, self), self.args
+        data = mine.train_dataset
+        rebalanced = getattr(args, "train_sampling_strategy", None) == "batch_rebalance"  # knows of processes itself
+        if args.world_size == 1 or data is None or rebalanced:
+            return cast(Any, super()).get_train_dataloader()
+        if isinstance(data, IterableDataset):
+            raise ConfigError(
+                f"one process is needed for a data set that is a stream, got {args.world_size}; load its rows, or "
+                "start without a launcher"
+            )
+        self.args = copy.copy(args)
+        self.args.per_device_train_batch_size *= args.world_size  # what a sampler may group rows by
+        sampler = mine._get_train_sampler(data)
+        self.args = args
+        alike = isinstance(sampler, RandomSampler | SequentialSampler)
+        return self._dealt(data, sampler if alike else ToldOrder(sampler), mine._train_batch_size)
+
+    def _dealt(self, data: Any, sampler: Any, batch_size: int) -> Any:
+        """Batches of so many rows a process."""
+        mine, collate = cast(Any, self), self.data_collator
+        if hasattr(data, "remove_columns"):
+            data = mine._remove_unused_columns(data, description="training")
+        else:
+            collate = mine._get_collator_with_removed_columns(collate, description="training")
+        numbered = Numbered(data, collate)
+        return whole_batches(numbered, sampler, numbered.batch, batch_size * self.args.world_size, self.args)
 
     def _set_signature_columns_if_needed(self) -> None:
         trainer = cast(Any, super())
@@ -133,7 +181,7 @@ class DistillationMixin:
         """Instances, or tokens, that all micro-batches of a step are taught on, in all processes."""
         if self._evaluating:
             return cast(Any, super())._get_num_items_in_batch(batch_samples, device)
-        counts = [Positions.of(batch, self._per_token(batch), self._causal).count for batch in batch_samples]
+        counts = [self._positions(batch).count for batch in batch_samples]
         count = torch.tensor(sum(counts), device=device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
@@ -157,11 +205,12 @@ class DistillationMixin:
         carried = fields.pop(CARRIED, {})
         if not model.training:
             return cast(Any, super()).compute_loss(model, fields, return_outputs, num_items_in_batch)
-        labels = fields.pop("labels", None)
+        positions = self._positions(fields)
+        labels, _ = fields.pop("labels", None), fields.pop(WHOLE, None)
         if self.teachers.columns and not carried:
             check_columns(self.teachers, ["(a batch without them)"])
         outputs = model(**fields)
-        losses = self._losses(outputs.logits, labels, fields, carried)
+        losses = self._losses(outputs.logits, labels, positions, fields, carried)
         loss = losses.sum() / (max(len(losses), 1) if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.args.world_size  # gradients are averaged over the processes
@@ -180,17 +229,30 @@ class DistillationMixin:
         labelled = labels is not None and labels.ndim == 2 and not labels.is_floating_point()
         return labelled or self._kind in (AutoModelForCausalLM, AutoModelForTokenClassification)
 
-    def _losses(self, logits: Tensor, labels: Tensor | None, fields: Mapping[str, Any], carried: Any) -> Tensor:
+    def _positions(self, batch: Mapping[str, Any]) -> "Positions":
+        """What is taught of a batch; nothing of a row that only keeps a process company."""
+        positions = Positions.of(batch, self._per_token(batch), self._causal)
+        dealt = batch.get(WHOLE)
+        rank = self.args.process_index
+        has_rows = dealt is None or share_of(len(dealt), self.args.world_size, rank).start < len(dealt)
+        return positions if has_rows else positions.none()
+
+    def _losses(
+        self,
+        logits: Tensor,
+        labels: Tensor | None,
+        positions: "Positions",
+        fields: Mapping[str, Any],
+        carried: Any,
+    ) -> Tensor:
         if logits.shape[-1] == 1 or (labels is not None and labels.is_floating_point()):
             raise ConfigError(
                 "students choose one of C >= 2 classes, of an instance or of a token, got one of regression or of "
                 "several labels at once: their losses are not distilled"
             )
-        whole = dict(fields) if labels is None else {**fields, "labels": labels}
-        positions = Positions.of(whole, self._per_token(whole), self._causal)
         student = positions.pick(logits)
         state = self.batch_state(student, positions, fields, carried)
-        taught = self._taught(state, torch.zeros(len(student), dtype=torch.int64))
+        taught = self._batch_taught(state)
         losses = self._distillation_losses(student, state.labels, taught)
         self._since_logged.add(losses, student, state.labels, taught.weights)
         return losses
@@ -200,6 +262,8 @@ class DistillationMixin:
     ) -> State:
         """What the weighting sees of a batch, on the student's device."""
         known = on_device(self.teachers.state(fields, carried, positions.pick), student_logits.device)
+        if positions.count == 0:  # those that look rows up know nothing of what is picked
+            known = first_rows(known, 0)
         if known.sureness is None and "sureness" in self.weighting.requires:
             known = replace(known, sureness=self.usual_sureness().expand(len(student_logits), -1))
         return replace(
@@ -219,18 +283,42 @@ class DistillationMixin:
 
     def _measured_sureness(self) -> Tensor:
         total = torch.zeros(len(self.teachers.names) + 1, dtype=torch.float64, device=self.args.device)
-        for batch in cast(Any, self).get_test_dataloader(some_rows(cast(Any, self).train_dataset, SURENESS_ROWS)):
+        for batch in self._sureness_batches():
             fields = dict(cast(Any, self)._prepare_inputs(batch))
             carried = fields.pop(CARRIED, {})
-            positions = Positions.of(fields, self._per_token(fields), self._causal)
-            fields.pop("labels", None)
+            positions = self._positions(fields)
+            fields = {name: value for name, value in fields.items() if name not in ("labels", WHOLE)}
             logits = self.teachers.state(fields, carried, positions.pick).teacher_logits
             if len(logits):
                 total[:-1] += usual_sureness(logits).double().to(total.device) * len(logits)
                 total[-1] += len(logits)
-        if self.args.world_size > 1:
-            total = self.accelerator.gather(total.unsqueeze(0)).sum(0)
+        total = self._over_processes(total)
         return (total[:-1] / total[-1]).float()
+
+    def _sureness_batches(self) -> Any:
+        rows = some_rows(cast(Any, self).train_dataset, SURENESS_ROWS)
+        if self.args.world_size == 1:
+            return cast(Any, self).get_test_dataloader(rows)
+        return self._dealt(rows, SequentialSampler(cast(Any, rows)), self.args.eval_batch_size)
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        """Sums over what each process has, in all of them."""
+        return self.accelerator.reduce(sums) if self.args.world_size > 1 else sums
+
+    def _batch_taught(self, state: State) -> Mixture:
+        """What is taught of the rows of this process, by a weighting that sees the whole batch if it looks at it."""
+        if self.args.world_size > 1 and is_by_row(self.weighting):
+            taught = mixture(self.weighting, state)
+            assert state.progress is not None
+            count = taught.weights.new_tensor([len(taught.weights)])
+            total = self._over_processes(torch.cat([taught.weights.sum(0), count]).double())
+            self.weight_record.add_total(state.progress, total)
+            return taught
+        if self.args.world_size > 1:
+            shares = Shares.of_rows(self.accelerator, state.teacher_logits)
+            whole = shares.whole_state(state)
+            return part_of(self._taught(whole, all_in_one(whole)), shares.own)
+        return self._taught(state, all_in_one(state))
 
     def _taught(self, state: State, groups: Tensor) -> Mixture:
         taught = mixture(self.weighting, state)
@@ -270,20 +358,22 @@ class DistillationMixin:
         if "loss" in logs:
             total = self.weight_record.sums.sum((0, 1)) / max(self.weight_record.counts.sum(), 1)
             logs |= {f"weight/{n}": float(w) for n, w in zip(self.teachers.names, total, strict=True)}
-            logs |= self._since_logged.means()
+            logs |= self._since_logged.means(self._over_processes)
         cast(Any, super()).log(logs, *args, **kwargs)
 
 
 class BatchTrainer(DistillationMixin, ResumableTrainer):
     """Checkpoints are whole or not used, and a run that was broken off resumes to what it would have been."""
 
-    def _write_state(self, folder: Path) -> None:
-        write_json_atomic(folder / WEIGHT_FILE, self.weight_record.state())
-        if self._online is not None:
-            write_json_atomic(folder / WEIGHTING_FILE, self._online.state_dict())
+    def _own_state(self) -> Mapping[str, Any]:
+        logged = self._since_logged.totals(self._over_processes)
+        weights = {WEIGHT_FILE: self.weight_record.state() | {"since_logged": logged}}
+        return weights if self._online is None else {**weights, WEIGHTING_FILE: self._online.state_dict()}
 
     def _read_state(self, folder: Path) -> None:
-        self.weight_record.load(saved(folder / WEIGHT_FILE, "the weights so far"))
+        so_far = saved(folder / WEIGHT_FILE, "the weights so far")
+        self.weight_record.load(so_far)
+        self._since_logged.load(so_far.get("since_logged", {}), self.args)
         if self._online is not None:
             self._online.load_state_dict(saved(folder / WEIGHTING_FILE, "what the weighting had learned"))
 
@@ -323,10 +413,15 @@ class Positions:
         taken = told >= 0
         return cls(taken, told[taken], int(taken.sum()), causal)
 
+    def none(self) -> "Positions":
+        """None of them."""
+        taken = None if self.taken is None else torch.zeros_like(self.taken)
+        return Positions(taken, None if self.labels is None else self.labels[:0], 0, self.causal)
+
     def pick(self, values: Tensor) -> Tensor:
         """What is said at these places: (B, C) as it is, of tokens (B, L, C) to (N, C)."""
         if self.taken is None:
-            return values
+            return values[: self.count]
         return (values[:, :-1] if self.causal else values)[self.taken]
 
 
@@ -350,8 +445,7 @@ class Sums:
     """Means of what is logged, over what was taught since they were told last."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor | int] = {}
+        self._sums: dict[str, Tensor] = {}  # and how many values they are of
 
     def add(self, losses: Tensor, student_logits: Tensor, labels: Tensor | None, weights: Tensor) -> None:
         """Add a batch: losses (N,), logits (N, C), labels (N,) with -1 for none, weights (N, K)."""
@@ -363,14 +457,43 @@ class Sums:
 
     def _add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
         """Add values (N,); those that do not count are 0."""
-        self._sums[name] = self._sums.get(name, 0) + values.detach().double().sum()
-        self._counts[name] = self._counts.get(name, 0) + (len(values) if counted is None else counted.sum())
+        total = values.detach().double().sum()
+        count = total.new_full((), len(values)) if counted is None else counted.sum()
+        self._sums[name] = self._sums.get(name, 0) + torch.stack([total, count.double()])
 
-    def means(self) -> dict[str, float]:
+    def totals(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, list[float]]:
+        """Sums by name, and how many values they are of, of all processes.
+
+        Args:
+            over_processes: Adds up what each process has.
+        """
+        totals = over_processes(torch.stack([*self._sums.values()])).tolist() if self._sums else []
+        return dict(zip(self._sums, totals, strict=True))
+
+    def load(self, totals: Mapping[str, Sequence[float]], args: TrainingArguments) -> None:
+        """Go on from :meth:`totals`, which the first process holds for all."""
+        share = 1.0 if args.process_index == 0 else 0.0
+        self._sums = {
+            name: torch.tensor(pair, dtype=torch.float64, device=args.device) * share for name, pair in totals.items()
+        }
+
+    def means(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Means by name, in nats; then they start anew."""
-        means = {name: float(total) / max(int(self._counts[name]), 1) for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return means
+        totals = self.totals(over_processes)
+        self._sums = {}
+        return {name: total / max(count, 1) for name, (total, count) in totals.items()}
+
+
+def first_rows(state: State, count: int) -> State:
+    """What is known of the first rows of a batch."""
+    known = {name: getattr(state, name) for name in state.available()}
+    fewer: dict[str, Any] = {name: value[:count] for name, value in known.items() if isinstance(value, Tensor)}
+    return replace(state, **fewer)
+
+
+def all_in_one(state: State) -> Tensor:
+    """The group of every row where there is but one, (N,)."""
+    return torch.zeros(len(state.teacher_logits), dtype=torch.int64)
 
 
 def weighting_of(text: str | Path) -> BaseWeighting:

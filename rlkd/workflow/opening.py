@@ -30,6 +30,7 @@ def open_run(
     resume: bool,
     overwrite: bool,
     harmless: Iterable[str] = HARMLESS_KEYS,
+    shared: bool = False,
 ) -> RunDirectory:
     """Make, resume or empty the directory of a run, and record its config.
 
@@ -42,10 +43,11 @@ def open_run(
         resume: Continue what is there.
         overwrite: Delete what is there, if it looks like a run of ours.
         harmless: Top-level keys of the config that may differ on resume.
+        shared: Processes of a launcher work on this run together, and the first alone calls this.
 
     Raises:
-        ConfigError: If both flags are set, or a launcher has started several processes.
+        ConfigError: If both flags are set, or a launcher has started several processes that do not share the run.
         OutputDirectoryError: If the directory cannot be used, or the run in it was started with another config.
     """
-    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
-    return RunDirectory(folder, config, harmless=harmless)
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite, shared=shared)
+    return RunDirectory(folder, config, harmless=harmless, shared=shared)

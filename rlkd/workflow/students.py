@@ -19,7 +19,8 @@ from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.students import check_student
-from rlkd.records import check_output_dir, once, write_json_atomic
+from rlkd.ranks import is_first, once_by_all
+from rlkd.records import check_launcher, check_output_dir, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import DistillCommand, StudentSettings
 from rlkd.settings.knobs import check
@@ -63,14 +64,21 @@ def run_distill(
     progress: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> Rows:
-    """Distil one student into ``output_dir/student``, with checkpoints, metrics and a report."""
-    check_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    """Distil one student into ``output_dir/student``, with checkpoints, metrics and a report.
+
+    Processes of a launcher share its batches; the run is the same with any number of them, but for draws of dropout.
+    """
+    check_launcher()
+    first = is_first()
+    if first:
+        check_output_dir(output_dir, resume=resume, overwrite=overwrite, shared=True)
     check_device(settings.device)
     check_seed(seed)
     extra = _checked_arguments(arguments or {}, settings, save_steps)
     task = load_task(**task_options)
     cache = load_cache(cache_dir, task)
-    tell_if_alone(cache)
+    if first:
+        tell_if_alone(cache)
     spec = WeightingSpec.parse(weighting)
     chooses = spec.name == AUTO
     if chooses:
@@ -88,25 +96,26 @@ def run_distill(
         "arguments": dict(arguments or {}),
         **({"trial_students": trial_students} if chooses else {}),
     }
-    run = open_run(output_dir, config, resume=resume, overwrite=overwrite)
+    run = open_run(output_dir, config, resume=resume, overwrite=overwrite, shared=True) if first else None
+    folder, shown = Path(output_dir), progress and first
 
-    def make() -> None:
-        with quiet_transformers(), closing(StepBar("student", show=progress)) as bar:
-            checkpoints = run.path / "checkpoints"
-            callbacks = [MetricsCallback(run), bar]
+    def make() -> Any:
+        with quiet_transformers(), closing(StepBar("student", show=shown)) as bar:
+            callbacks = [bar] if run is None else [MetricsCallback(run), bar]
             own, trained = named, trained_here(spec)
             if own is None:
                 place = chosen_policy(
-                    run.path, task, cache, settings, trained=trained, students=trial_students, progress=progress
+                    folder, task, cache, settings, trained=trained, students=trial_students, progress=shown
                 )
                 own = load_policy(place)
-            trainer = make_trainer(task, cache, own, settings, checkpoints, seed=seed, callbacks=callbacks, **extra)
+            places = folder / "checkpoints"
+            trainer = make_trainer(task, cache, own, settings, places, seed=seed, callbacks=callbacks, **extra)
             trainer.train(resume_from_checkpoint=resume)
-            trainer.save_model(str(run.path / "student"))
-        _write_results(run.path, trainer, task, cache.teacher_names, weighting, settings)
+            trainer.save_model(str(folder / "student"))
+        _write_results(folder, trainer, task, cache.teacher_names, weighting, settings)
 
-    once(run.path, run.key, make)
-    stored: Rows = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
+    once_by_all(folder, "" if run is None else run.key, make)
+    stored: Rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return stored
 
 
@@ -118,7 +127,7 @@ def _write_results(
     weighting: str,
     settings: StudentSettings,
 ) -> None:
-    """Score a trained student on validation and test: ``results.json`` and the page."""
+    """Score a trained student on validation and test: ``results.json`` and the page, which the first process writes."""
     rows = []
     for split in ("validation", "test"):
         scores = classification_metrics(trainer.predict_split(split), task.labels(split))
@@ -126,6 +135,8 @@ def _write_results(
         reason = reason_of(trainer.weighting)
         chosen = {} if reason is None else {"why": reason}
         rows.append({"weighting": weighting, "split": split, **scores, **diverged, **chosen})
+    if not is_first():
+        return
     write_json_atomic(folder / "results.json", rows)
     write_report(
         folder / "report.html",

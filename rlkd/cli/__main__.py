@@ -1,5 +1,0 @@
-"""``python -m rlkd.cli``."""
-
-from rlkd.cli import main
-
-main()
