@@ -315,10 +315,12 @@ class TaskTrainer(BatchTrainer):
         as_read = type(self).task_state is TaskTrainer.task_state and isinstance(data, InstanceDataset)
         if as_read and (args.max_steps * batch >= len(data) if args.max_steps > 0 else args.num_train_epochs >= 1):
             self.weighting = once_a_row(asked, self.task, self.cache, data.ids)
+        kept = self.weighting
         try:
             yield
         finally:
-            self.weighting = asked
+            if kept is not asked:  # one that learns online is another object now
+                self.weighting = asked
 
     def knowing_mass(self) -> tuple[float, float] | None:
         """Mean weight on knowing teachers in the first and the last fifth of the run.
