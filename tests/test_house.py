@@ -122,6 +122,7 @@ HASHED = {
     "systems/meta_kd/distillation.py": "scores and weights",
     "weighting/by_row.py": "rows of a cache",
     "weighting/fixed.py": "draws of weights",
+    "logit_cache/answers.py": "rows",
     "weighting/policy_files.py": "weights",
     "weighting/subsets.py": "draws of teachers",
 }

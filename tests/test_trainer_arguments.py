@@ -27,6 +27,7 @@ OTHER = {
     "text_columns": ["text"],
     "id_column": "number",
     "offload_teachers": True,
+    "cache": "auto",
     "parallelism_config": object(),
     "fsdp": "full_shard",
     "fsdp_config": {"min_num_params": 1},

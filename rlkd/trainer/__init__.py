@@ -4,7 +4,7 @@ Every distillation goes through here, in ``compare`` and in the benchmarks too: 
 """
 
 from rlkd.trainer.arguments import DistillationArguments
-from rlkd.trainer.batch_teachers import BatchTeachers
+from rlkd.trainer.batch_teachers import BatchTeachers, GivenLogits
 from rlkd.trainer.distillation_trainer import DistillationTrainer
 from rlkd.trainer.making import MetricsCallback, make_trainer, training_arguments, without_printer
 from rlkd.trainer.task_trainer import FEATURES, IDS, InstanceDataset, TaskTrainer
@@ -19,6 +19,7 @@ __all__ = [
     "DistillationArguments",
     "DistillationMixin",
     "DistillationTrainer",
+    "GivenLogits",
     "InstanceDataset",
     "MetricsCallback",
     "TaskTrainer",

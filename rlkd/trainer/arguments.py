@@ -75,6 +75,7 @@ REFUSED_WITH_TASKS: Mapping[str, str] = {
     "text_columns": "texts are the task's",
     "id_column": "rows are the task's",
     "offload_teachers": "a task has a cache",
+    "cache": "pass that of the task to from_task",
 }
 """Fields that a trainer of a task would ignore; others do as they say."""
 RESOLVED: Mapping[str, Any] = {"fsdp": [], "fsdp_config": {}}
@@ -122,6 +123,9 @@ class DistillationArguments(TrainingArguments):
         metadata={"help": "Column of texts, or two of pairs, for teachers with other tokenizers than the student's."},
     )
     id_column: str = field(default="id", metadata={"help": "Column of the numbers of rows in a cache of teachers."})
+    cache: str | None = field(
+        default=None, metadata={"help": "Folder that keeps what teachers say of rows, or auto; by default nothing is."}
+    )
     offload_teachers: bool = field(
         default=False, metadata={"help": "Keep teachers on the CPU but while they are asked."}
     )

@@ -14,6 +14,7 @@ from rlkd.errors import CacheError, TeacherError
 from rlkd.logit_cache import LogitCache
 from rlkd.logit_cache.held import held_states
 from rlkd.models.fitting import fit
+from rlkd.models.identity import estimator_identity, network_identity
 from rlkd.models.labels import aligned_logits
 from rlkd.models.networks import forward_inputs
 from rlkd.models.probabilities import FEWEST_ROWS, check_logits
@@ -76,6 +77,10 @@ class AskingTeacher(Protocol):
     columns: NDArray[np.int64] | None
     """Its own column of each of the student's classes; None: they are the student's."""
 
+    @property
+    def identity(self) -> str:
+        """Hash of what decides its answers; beginning with ``ONCE`` where that cannot be told."""
+
 
 class NetworkTeacher:
     """A network of transformers, or any module whose output has ``logits``: frozen, in evaluation mode.
@@ -111,6 +116,15 @@ class NetworkTeacher:
         self._tokenizer = tokenizer
         if not offload:
             self.model.to(self.device)
+
+    @property
+    def identity(self) -> str:
+        """Hash of weights, configuration, tokenizer and code."""
+        if isinstance(self.model, PreTrainedModel):
+            network = network_identity(self.model, self._tokenizer, ())
+        else:
+            network = estimator_identity([type(self.model), self.model.state_dict()], ())
+        return network if self._tokenizer is None else f"{network}:{self._max_length}"
 
     def carry(self, texts: Sequence[Any]) -> Any:
         """The tokens of texts, or of pairs of texts."""
@@ -156,6 +170,11 @@ class FunctionTeacher:
     ) -> None:
         self.name, self.reads_text, self.columns = name, reads_text, columns
         self._function = function
+
+    @property
+    def identity(self) -> str:
+        """Its own attribute ``identity``, or a hash of its code and of what that holds."""
+        return str(getattr(self._function, "identity", None) or estimator_identity(self._function, ()))
 
     def carry(self, texts: Sequence[Any]) -> Any:
         """The texts."""
@@ -218,7 +237,7 @@ class AskedTeachers:
         """What each of those that read texts reads of these rows."""
         if not self.columns:
             return {}
-        texts = [_texts_of(row, self._text_columns) for row in rows]
+        texts = [texts_of(row, self._text_columns) for row in rows]
         return {teacher.name: teacher.carry(texts) for teacher in self._teachers if teacher.reads_text}
 
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
@@ -234,7 +253,7 @@ class AskedTeachers:
         self, teacher: AskingTeacher, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick
     ) -> Tensor:
         device = next(iter(inputs.values())).device
-        logits = pick(teacher.logits(carried[teacher.name] if teacher.reads_text else inputs).to(device))
+        logits = pick(self._said(teacher, inputs, carried).to(device))
         own = self._classes if teacher.columns is None else logits.shape[-1]
         if logits.ndim != 2 or logits.shape[-1] != own:
             raise TeacherError(
@@ -245,6 +264,9 @@ class AskedTeachers:
             check_logits(teacher.name, logits.cpu().numpy())
             self._unknown.remove(teacher.name)
         return logits if teacher.columns is None else aligned_logits(logits, teacher.columns)
+
+    def _said(self, teacher: AskingTeacher, inputs: Mapping[str, Tensor], carried: Mapping[str, Any]) -> Tensor:
+        return teacher.logits(carried[teacher.name] if teacher.reads_text else inputs)
 
 
 class CachedTeachers:
@@ -323,6 +345,7 @@ def _value(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
-def _texts_of(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
+def texts_of(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
+    """The text of a row, or its pair of texts."""
     texts = tuple(_value(row, column) for column in columns)
     return texts[0] if len(texts) == 1 else texts

@@ -26,6 +26,7 @@ class DistillationTrainer(BatchTrainer):
         *trainer_args: Any,
         teachers: Any = None,
         weighting: Weighting | str | Path | None = None,
+        cache: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Prepare a run; see :class:`~rlkd.trainer.DistillationMixin`.
@@ -36,6 +37,7 @@ class DistillationTrainer(BatchTrainer):
             *trainer_args: Further ones of the Trainer.
             teachers: See :class:`~rlkd.trainer.DistillationMixin`.
             weighting: See :class:`~rlkd.trainer.DistillationMixin`.
+            cache: See :class:`~rlkd.trainer.DistillationMixin`.
             **kwargs: Of the Trainer.
         """
         self._pictures: tuple[str, ...] = ()
@@ -43,7 +45,7 @@ class DistillationTrainer(BatchTrainer):
             collator = image_collator(kwargs.get("processing_class"), kwargs.get("train_dataset"), model)
             if collator is not None:
                 kwargs["data_collator"], self._pictures = collator, (collator.column,)
-        super().__init__(model, args, *trainer_args, teachers=teachers, weighting=weighting, **kwargs)
+        super().__init__(model, args, *trainer_args, teachers=teachers, weighting=weighting, cache=cache, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

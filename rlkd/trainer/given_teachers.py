@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rlkd.data.columns import KNOWN_PAIRS, TEXT_NAMES, Columns
-from rlkd.errors import TeacherError, one_line
+from rlkd.errors import ConfigError, TeacherError, one_line
 from rlkd.hub import offline_if_unreachable
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
 from rlkd.models.labels import MISSING, align_labels, are_generic
@@ -39,6 +39,7 @@ from rlkd.trainer.batch_teachers import (
     reader_of_batches,
 )
 from rlkd.trainer.image_batches import same_processing
+from rlkd.trainer.remembering import RememberedTeachers, store_folder
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class TeacherReader:
         text_columns: Columns of texts, for teachers that read them. None: found among ``data_columns``.
         data_columns: Columns of the training data, as far as they are known.
         id_column: Column of the numbers of rows in a cache.
+        cache: Keep what teachers say of rows: a folder, or ``auto``; see :mod:`rlkd.trainer.remembering`.
     """
 
     def __init__(
@@ -77,12 +79,13 @@ class TeacherReader:
         text_columns: Sequence[str] | None = None,
         data_columns: Sequence[str] = (),
         id_column: str = "id",
+        cache: str | Path | None = None,
     ) -> None:
         self._student = base_model(student)
         self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         self._processor = tokenizer if isinstance(tokenizer, BaseImageProcessor) else None
         self._device, self._max_length, self._offload = device, max_length, offload
-        self._data_columns, self._id_column = tuple(data_columns), id_column
+        self._data_columns, self._id_column, self._cache = tuple(data_columns), id_column, cache
         self._text_columns = tuple(text_columns) if text_columns else found_text_columns(self._data_columns)
         names = getattr(self._student.config, "id2label", None) or {}
         self._labels = tuple(str(names[index]) for index in sorted(names))
@@ -95,6 +98,9 @@ class TeacherReader:
         """
         if isinstance(given, str | Path) and (Path(given) / MANIFEST).is_file():
             given = self._opened(Path(given))
+        kept = isinstance(given, LogitCache) or (hasattr(given, "carry") and hasattr(given, "state"))
+        if kept and self._cache is not None:
+            raise ConfigError(f"cache would be ignored, got {str(self._cache)!r}: these teachers are not asked")
         if isinstance(given, LogitCache):
             return CachedTeachers(given, self._id_column, self._device)
         if hasattr(given, "carry") and hasattr(given, "state"):
@@ -114,6 +120,8 @@ class TeacherReader:
                 "data and name it with text_columns"
             )
         classes = self._student.config.get_text_config().vocab_size if is_causal(self._student) else len(self._labels)
+        if self._cache is not None:
+            return RememberedTeachers(asked, self._text_columns, classes, store_folder(self._cache))
         return AskedTeachers(asked, self._text_columns, classes)
 
     def _opened(self, folder: Path) -> LogitCache:

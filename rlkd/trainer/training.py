@@ -20,6 +20,7 @@ from rlkd.settings.knobs import names_of
 from rlkd.trainer.arguments import check_arguments
 from rlkd.trainer.batch_teachers import BatchTeachers, Rows
 from rlkd.trainer.given_teachers import TeacherReader, auto_class
+from rlkd.trainer.remembering import RememberedTeachers
 from rlkd.trainer.resuming import ResumableTrainer, saved
 from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
 from rlkd.types import State, on_device
@@ -71,6 +72,7 @@ class DistillationMixin:
         *trainer_args: Any,
         teachers: Any = None,
         weighting: Weighting | str | Path | None = None,
+        cache: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Prepare a run.
@@ -83,6 +85,8 @@ class DistillationMixin:
                 classes are found by name. None: those of the arguments.
             weighting: An object, a name or the path or hub id of a policy. None: that of the arguments, by default
                 ``auto``, the policy that is shipped. One that learns online is copied first.
+            cache: A folder, or ``auto``, one of the user's: what live teachers say of a row is kept there, and neither
+                a later epoch nor a later run asks again. None: that of the arguments, by default nothing is kept.
             **kwargs: Of the Trainer.
 
         Raises:
@@ -96,7 +100,8 @@ class DistillationMixin:
             raise ConfigError("students are not sharded, got a launcher with FSDP or DeepSpeed; use torchrun")
         self.loss_settings = loss_settings(self.args)
         given = teachers if teachers is not None else getattr(self.args, "teachers", None)
-        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kwargs)
+        kept = cache if cache is not None else getattr(self.args, "cache", None)
+        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, kwargs)
         check_columns(self.teachers, columns_of(kwargs.get("train_dataset")))
         chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
         self._set_weighting(weighting_of(chosen) if isinstance(chosen, str | Path) else adapted(chosen))
@@ -106,10 +111,10 @@ class DistillationMixin:
         self._sureness: Tensor | None = None
         self._evaluating = False
         self._kind = auto_class_or_none(self.model)
-        if self.teachers.columns:
+        if self.teachers.columns or isinstance(self.teachers, RememberedTeachers):
             self.data_collator = CarryingCollator(self.data_collator, self.teachers)
 
-    def _read_teachers(self, given: Any, kwargs: Mapping[str, Any]) -> BatchTeachers:
+    def _read_teachers(self, given: Any, cache: str | Path | None, kwargs: Mapping[str, Any]) -> BatchTeachers:
         args, data = self.args, kwargs.get("train_dataset")
         reader = TeacherReader(
             self.model,
@@ -120,6 +125,7 @@ class DistillationMixin:
             text_columns=getattr(args, "text_columns", None),
             data_columns=columns_of(data),
             id_column=getattr(args, "id_column", "id"),
+            cache=cache,
         )
         return reader.read(given)
 
@@ -436,7 +442,7 @@ class CarryingCollator:
         """A batch; rows without the teachers' columns, as those of an evaluation may be, get none of it."""
         columns = set(self.teachers.columns)
         batch = self.own([{name: value for name, value in row.items() if name not in columns} for row in rows])
-        if columns & set(rows[0]):
+        if columns <= set(rows[0]):
             batch[CARRIED] = self.teachers.carry(rows)
         return batch
 
