@@ -24,6 +24,7 @@ RESULTS = HERE / "results"
 CLAIMS = HERE / "claims.yaml"
 PUBLISHED = RESULTS / "published-algorithms.json"
 DRAWN = RESULTS / "drawn-sets.json"
+AGENTS = RESULTS / "agents.json"
 PICTURE = HERE / "quickstart.svg"
 PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
 """The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
@@ -80,6 +81,9 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     drawn = "What each way of drawing sets of teachers adds, on tasks left out"
     if DRAWN.exists():
         files[drawn], tables[drawn] = DRAWN, _drawn_sets(_rows(DRAWN))
+    others = "Agents of others on planted teachers, where the best action is known"
+    if AGENTS.exists():
+        files[others], tables[others] = AGENTS, _agents(_rows(AGENTS))
     notes = {caption: _file_note(path) for caption, path in files.items()}
     made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
@@ -151,6 +155,27 @@ def _drawn_sets(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "CPU seconds of a fit": f"{np.mean([row['cpu_seconds'] for row in found.values()]):.1f}",
         }
         for sets, found in by_sets.items()
+    ]
+
+
+def _agents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where agents end, means over seeds; the optimum has a regret of 0."""
+    cases: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault((row["case"], row["agent"]), []).append(row)
+    return [
+        {
+            "case": case,
+            "agent": agent,
+            "seeds": len(found),
+            "regret": _mean([row["regret"] for row in found]),
+            "most of a seed": f"{max(row['regret'] for row in found):.3f}",
+            "of equal weights": _mean([row["regret_of_equal_weights"] for row in found]),
+            "accuracy of students": _mean([row["student_accuracy"] for row in found]),
+            "with equal weights": _mean([row["student_accuracy_of_equal_weights"] for row in found]),
+            "CPU seconds": f"{np.mean([row['cpu_seconds'] for row in found]):.1f}",
+        }
+        for (case, agent), found in cases.items()
     ]
 
 

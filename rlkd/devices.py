@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from rlkd.errors import ConfigError
+from rlkd.records import rank_on_machine
 
 
 def found_device(name: str) -> str:
@@ -14,6 +15,14 @@ def found_device(name: str) -> str:
         return name
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return "cpu" if accelerator is None else accelerator.type
+
+
+def own_device(name: str | None) -> str | None:
+    """The accelerator of this process among those that a launcher started on a machine; alone, as it is named."""
+    rank, accelerator = rank_on_machine(), torch.accelerator.is_available()
+    if rank == 0 or not accelerator or name not in (None, found_device("auto")):
+        return name
+    return f"{found_device('auto')}:{rank % torch.accelerator.device_count()}"
 
 
 def check_device(name: str | None) -> None:

@@ -14,6 +14,8 @@ def is_first() -> bool:
 
 def told_by_the_first(value: Any) -> Any:
     """What the first process has, in all of them, which call this together; anything that can be pickled."""
+    if processes_started() == 1:
+        return value
     from accelerate.utils import broadcast_object_list  # loads torch
 
     (told,) = broadcast_object_list([value])
@@ -34,8 +36,6 @@ def once_by_all(
     Returns:
         What ``make`` gave in the first process, now or then.
     """
-    if processes_started() == 1:
-        return once(folder, made_of, make, whole=whole)
     if not is_first():
         if told_by_the_first(None):
             make()

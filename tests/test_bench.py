@@ -31,7 +31,7 @@ from rlkd.benchmark.policies import policy_kinds
 from rlkd.benchmark.running import plan_units, run_suite
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.benchmark.suites import select
-from rlkd.benchmark.workers import Busy, Unit, claim, run_units
+from rlkd.benchmark.workers import Busy, Unit, run_units
 from rlkd.cli import main
 from rlkd.data import load_task
 from rlkd.data.planted import PlantedSettings, planted_case
@@ -39,7 +39,7 @@ from rlkd.data.subset import drop_unlabelled, keep_labels, limit_rows, split_tra
 from rlkd.data.task import SPLITS, Task
 from rlkd.errors import ConfigError, OutputDirectoryError, RlkdError, UnknownNameError
 from rlkd.logit_cache import LogitCache, read_state
-from rlkd.records import append_jsonl, held, read_jsonl, source, unpack_bits, unpack_classes
+from rlkd.records import append_jsonl, claim, held, locks, read_jsonl, source, unpack_bits, unpack_classes
 from rlkd.stats import instance_values
 from rlkd.types import Knowledge
 
@@ -573,8 +573,8 @@ def test_no_lock_has_its_destructor_run_while_work_goes_on(tmp_path: Path, monke
 
 def test_a_claim_is_held_by_one_and_dies_with_its_process(tmp_path: Path) -> None:
     # the file alone: its package would import every library
-    holder = f"import sys; from pathlib import Path; sys.path.append({str(Path(workers.__file__).parent)!r})\n"
-    holder += "from workers import claim\n"
+    holder = f"import sys; from pathlib import Path; sys.path.append({str(Path(locks.__file__).parent)!r})\n"
+    holder += "from locks import claim\n"
     holder += "with claim(Path(sys.argv[1]), 'x') as ours: print(ours, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], **pipes) as other:  # type: ignore[call-overload]

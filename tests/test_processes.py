@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
+from networks import LABELS, network, task_of_texts, tokenizer_for
 from transformers import BertConfig, BertForTokenClassification, TrainerCallback
 
 from rlkd import choosing, workflow
@@ -27,7 +28,8 @@ from rlkd.logit_cache import build_cache
 from rlkd.models import train_teachers
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.models.arrays import ArrayTeacher
-from rlkd.records import check_launcher, check_one_process, files, processes_started
+from rlkd.models.teachers import CallableTeacher, HfTeacher
+from rlkd.records import check_launcher, check_one_process, files, process_rank, processes_started
 from rlkd.settings import StudentSettings
 from rlkd.trainer import DistillationArguments, DistillationTrainer, TaskTrainer, make_trainer
 from rlkd.trainer.multi_task import MultiTaskTrainer
@@ -61,7 +63,8 @@ def on_processes(count, work, folder, seconds=60):
                 os.environ.update(launched, RANK=str(rank), LOCAL_RANK=str(rank))
                 torch.set_num_threads(1)
                 work(rank)
-                torch.distributed.destroy_process_group()
+                if torch.distributed.is_initialized():
+                    torch.distributed.destroy_process_group()
                 code = 0
             except BaseException:
                 (folder / f"error-{rank}").write_text(traceback.format_exc())
@@ -78,7 +81,8 @@ def on_processes(count, work, folder, seconds=60):
     for child in children:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    errors = {rank: (folder / f"error-{rank}").read_text() for rank in codes if codes[rank]}
+    told = {rank: folder / f"error-{rank}" for rank in codes if codes[rank]}
+    errors = {rank: path.read_text() if path.is_file() else "killed" for rank, path in told.items()}
     assert not children, f"some hung: {errors}"
     return errors
 
@@ -292,6 +296,7 @@ def plain_outcome(trainer, path, resume=None):
     told = {name: [entry[name] for entry in logged] for name in logged[0] if name != "grad_norm"}
     record = {"sums": trainer.weight_record.sums, "counts": trainer.weight_record.counts}
     sureness = [] if trainer._sureness is None else trainer._sureness.numpy()
+    told["eval_loss"] = trainer.evaluate(trainer.train_dataset[1:2] * 40)["eval_loss"]
     student = torch.cat([value.flatten() for value in trainer.model.state_dict().values()]).numpy()
     np.savez(path, student=student, sureness=sureness, **record, **told)
     return dict(np.load(path))
@@ -354,8 +359,71 @@ def test_what_needs_one_process_is_refused_by_name(task, cache, tmp_path):
     assert on_processes(2, work, tmp_path) == {}
 
 
+class Watched:
+    """A teacher that remembers which rows it was asked about, and ends the process when it is asked too often."""
+
+    def __init__(self, own, at_most=100):
+        self.own, self.left, self.asked = own, at_most, []
+
+    def __getattr__(self, name):
+        return getattr(self.own, name)
+
+    def logits(self, task, ids, **limits):
+        self.left -= 1
+        if self.left < 0:
+            os._exit(9)
+        if process_rank() == 0:
+            time.sleep(0.02)  # the other gets to some
+        self.asked += ids.tolist()
+        return self.own.logits(task, ids, **limits)
+
+
 @needs_fork
-def test_a_command_distils_with_several_processes_what_one_does(tmp_path, monkeypatch):
+def test_a_cache_that_processes_make_is_that_of_one_to_the_last_bit(tmp_path, monkeypatch):
+    """One is killed, and another goes on; then both; then one continues alone, and asks about the rest."""
+    task, tokenizer = task_of_texts(rows=90), tokenizer_for("bert", model_max_length=40)
+
+    def function(texts):
+        return [[len(text), 0.1 * len(texts), 1.0] for text in texts]  # what it says depends on the batch
+
+    own = [
+        HfTeacher("bert", network("bert", tokenizer), tokenizer),
+        CallableTeacher("f", function, LABELS, identity="f"),
+    ]
+    whole = build_cache(own, task, tmp_path / "one", batch_size=8)
+
+    def build(folder, *at_most):
+        (tmp_path / f"{folder.name}-{process_rank()}").touch()
+        while not all((tmp_path / f"{folder.name}-{rank}").exists() for rank in range(processes_started())):
+            time.sleep(0.001)
+        teachers = [Watched(one, count) for one, count in zip(own, at_most, strict=True)]
+        cache = build_cache(teachers, task, folder, batch_size=8)
+        assert cache.identity == whole.identity  # of the bytes of all files
+        return [sorted(teacher.asked) for teacher in teachers]
+
+    def asked_by(rank):
+        (tmp_path / f"asked-{rank}").write_text(json.dumps(build(tmp_path / "two", 100, 100)))
+
+    assert on_processes(2, asked_by, tmp_path) == {}
+    shares = [json.loads((tmp_path / f"asked-{rank}").read_text()) for rank in range(2)]
+    for k in range(2):
+        assert sorted(shares[0][k] + shares[1][k]) == list(range(90))
+    assert shares[0][0]
+    assert shares[1][0]
+
+    ended = on_processes(2, lambda rank: build(tmp_path / "dies", *((100, 100), (1, 0))[rank]), tmp_path)
+    assert ended == {1: "killed"}
+    assert build(tmp_path / "dies", 0, 0) == [[], []]
+    ended = on_processes(2, lambda rank: build(tmp_path / "both", *((4, 0), (2, 3))[rank]), tmp_path)
+    assert ended == {0: "killed", 1: "killed"}
+    left = build(tmp_path / "both", 100, 100)
+    assert 0 < len(left[0]) + len(left[1]) < 2 * 90
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+@needs_fork
+@pytest.mark.parametrize("weighting", ["entropy", pytest.param("auto", marks=pytest.mark.slow)])
+def test_a_command_distils_with_several_processes_what_one_does(weighting, tmp_path, monkeypatch):
     """The trial students of auto too; the first process writes, and one alone finds the run finished."""
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, values: values)
     monkeypatch.setattr(choosing, "train_router", lambda evidence: choosing.equal_weights_policy())  # it takes long
@@ -366,7 +434,8 @@ def test_a_command_distils_with_several_processes_what_one_does(tmp_path, monkey
     settings = StudentSettings(student="rlkd/mlp", max_steps=12, learning_rate=1e-2, batch_size=32)
 
     def distil(place, **values):
-        return workflow.run_distill(options, folder, str(place), settings=settings, trial_students=1, **values)
+        common = {"weighting": weighting, "settings": settings, "trial_students": 1}
+        return workflow.run_distill(options, folder, str(place), **common, **values)
 
     one = distil(tmp_path / "one")
 
@@ -378,7 +447,7 @@ def test_a_command_distils_with_several_processes_what_one_does(tmp_path, monkey
     assert on_processes(2, work, tmp_path) == {}
     resumed = distil(tmp_path / "two", save_steps=5, resume=True)
     for ours, theirs in zip(resumed, one, strict=True):
-        assert ours["why"].split("nats")[0] == theirs["why"].split("nats")[0]
+        assert ours.get("why", "").split("nats")[0] == theirs.get("why", "").split("nats")[0]
         assert [ours[name] for name in ("accuracy", "nll")] == pytest.approx(
             [theirs[name] for name in ("accuracy", "nll")], abs=1e-5
         )
@@ -428,3 +497,32 @@ def test_accelerate_launch_is_told(count, tmp_path):
     ran = subprocess.run([*launch, str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert ("began" in ran.stdout) == (count == 1), ran.stderr
     assert ("got this one alone" in ran.stderr) == (count == 2), ran.stderr
+
+
+@pytest.mark.slow
+def test_commands_start_under_a_launcher(tmp_path):
+    """The first process alone prints, shows bars and writes; what is for one process is refused."""
+    arrays = planted_logits(load_task("planted"), seed=1).transpose(1, 0, 2)
+    for k, array in enumerate(arrays):
+        np.save(tmp_path / f"t{k}.npy", array)
+
+    def run(*arguments):
+        logs = tmp_path / f"logs-{arguments[0]}"
+        torchrun = ["--standalone", "--nproc-per-node", "2", "--redirects", "3", "--log-dir", str(logs)]
+        command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "rlkd", *arguments]
+        subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=300, check=False)
+        return [path.read_text() for rank in "01" for path in sorted(logs.glob(f"*/attempt_0/{rank}/std*.log"))]
+
+    teachers = [part for k in range(len(arrays)) for part in ("--teachers", f"t{k}.npy")]
+    common = ["--task", "planted", "--cache", "cache", "--student", "rlkd/mlp", "--max-steps", "4", "-o", "student"]
+    errors, out, quiet, nothing = run("cache", "--task", "planted", *teachers, "-o", "cache", "--json", "cache.json")
+    assert "macro_f1" in out, errors
+    assert "teachers: 100%" in errors
+    assert (quiet, nothing) == ("", "")
+    assert len(json.loads((tmp_path / "cache.json").read_text())) == len(arrays)
+    errors, out, quiet, nothing = run("distill", *common, "--weighting", "entropy")
+    assert "Report:" in out, errors
+    assert "student: 100%" in errors
+    assert "student:" not in quiet + nothing
+    errors, *_ = run("compare", *common)
+    assert "is written by one process, got 2 from a launcher; start it without one, --jobs" in errors

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from rlkd.benchmark.compared import compared_weightings, labelled_rows_alone
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, run_job, run_key
-from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, Unit, claim, one_more_process, run_units
+from rlkd.benchmark.workers import Busy, Unit, one_more_process, run_units
 from rlkd.choosing import check_choice
 from rlkd.data.splitting import check_seed
 from rlkd.data.task import Task
@@ -22,7 +22,7 @@ from rlkd.devices import check_device
 from rlkd.errors import ConfigError, WeightingError
 from rlkd.logit_cache import LogitCache
 from rlkd.models.students import check_student
-from rlkd.records import append_jsonl, check_one_process, environment, read_jsonl
+from rlkd.records import LOCKS_FOLDER, append_jsonl, check_one_process, claim, environment, read_jsonl
 from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec, build_weighting
 from rlkd.weighting.policy_files import AUTO

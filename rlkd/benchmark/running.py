@@ -25,10 +25,10 @@ from rlkd.benchmark.stages import (
     policy_folder,
 )
 from rlkd.benchmark.suites import Suite, SuiteTask
-from rlkd.benchmark.workers import LOCKS_FOLDER, Unit, run_units
+from rlkd.benchmark.workers import Unit, run_units
 from rlkd.devices import check_device, one_thread
 from rlkd.errors import ConfigError
-from rlkd.records import check_one_process, digest, environment
+from rlkd.records import LOCKS_FOLDER, check_one_process, digest, environment
 from rlkd.settings import CompareCommand
 
 log = logging.getLogger(__name__)

@@ -5,22 +5,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
-
-from filelock import Timeout
 
 from rlkd.errors import RlkdError
 from rlkd.processes import Worker, stop, submit, worker_pool
-from rlkd.records import file_lock
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-LOCKS_FOLDER = ".locks"
 
 
 @dataclass(frozen=True)
@@ -35,36 +30,6 @@ class Unit:
 
 class Busy:
     """What a worker returns of a unit that another program is at work on: it is asked for again later."""
-
-
-@contextmanager
-def claim(folder: Path, name: str) -> Iterator[bool]:
-    """Hold the right to do something while other programs may want to do it too.
-
-    The claim is a lock on a file: it ends with the process that holds it, however that dies. What was done while it was
-    held must be recorded before it ends, and looked up after it was got.
-
-    Args:
-        folder: Where the lock files lie; made if absent.
-        name: Of what is to be done.
-
-    Yields:
-        Whether the claim is ours.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.lock"
-    lock = file_lock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-        with suppress(OSError):  # only of what is recorded: a later claimant finds that, whichever file it has locked
-            path.unlink()
-    finally:
-        lock.release()
 
 
 def run_units(units: Sequence[Unit], make_worker: Callable[[], Worker], processes: int) -> Iterator[tuple[Unit, Any]]:

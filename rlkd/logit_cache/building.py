@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from rlkd.data.task import Task
 from rlkd.errors import CacheError, ConfigError, TeacherError
+from rlkd.logit_cache.asking import POLL_SECONDS, Answers
 from rlkd.logit_cache.checks import tell_of_teachers
 from rlkd.logit_cache.reading import (
     AFFINITY,
@@ -28,10 +30,17 @@ from rlkd.logit_cache.reading import (
 )
 from rlkd.logit_cache.sources import LogitCache, joint_knowledge, known_teachers
 from rlkd.prototypes import cosines, group_means, unit_rows
-from rlkd.records import file_hash, held, write_array_atomic, write_json_atomic
+from rlkd.records import (
+    LOCKS_FOLDER,
+    file_hash,
+    held,
+    rank_on_machine,
+    write_array_atomic,
+    write_json_atomic,
+)
 from rlkd.settings import CacheCommand, CacheSettings
 from rlkd.settings.knobs import check
-from rlkd.types import Knowledge
+from rlkd.types import ONCE, Knowledge
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
     from rlkd.models.teachers import Teacher
@@ -76,6 +85,9 @@ def build_cache(
     Raises:
         CacheError: If the folder holds a cache of something else.
         TeacherError: If there is no teacher, or one gives NaN or infinite logits.
+
+    Processes of a launcher that call this all ask the teachers, each about other rows; the first of a machine writes
+    the cache, which is that of one process to the last bit, at the same number of threads.
     """
     if isinstance(teachers, list | tuple | Mapping) and not teachers:
         raise TeacherError("a cache needs at least one teacher, got none (K = 0); pass the folders of your teachers")
@@ -90,6 +102,8 @@ def build_cache(
         wanted["embeddings"] = True
     if embedder is not None:
         wanted["embedder_identity"] = _embedder_identity(embedder)
+    if rank_on_machine() > 0:
+        return _built_by_the_first(teachers, task, folder, wanted, batch_size, overwrite=overwrite)
     with _build_folder(folder):
         if (folder / MANIFEST).exists() and not overwrite:
             check_header(read_manifest(folder), wanted, teachers, folder)
@@ -98,11 +112,41 @@ def build_cache(
             write_json_atomic(folder / MANIFEST, wanted | {"files": files})
             for stale in set(folder.glob(ARRAYS)) - {folder / name for name in files}:
                 stale.unlink()
-            for stale in folder.glob(KEPT):
-                shutil.rmtree(stale)
+            for stale in (*folder.glob(KEPT), folder / LOCKS_FOLDER):
+                shutil.rmtree(stale, ignore_errors=stale.name == LOCKS_FOLDER)
     cache = load_cache(folder, task, teachers=teachers)
     tell_of_teachers(cache, task)
     return cache
+
+
+def _built_by_the_first(
+    teachers: Sequence["Teacher"],
+    task: Task,
+    folder: Path,
+    wanted: dict[str, Any],
+    batch_size: int,
+    *,
+    overwrite: bool,
+) -> LogitCache:
+    """Ask about rows that nobody has asked about, and wait until the first process has made a cache of the answers."""
+    unknown = [teacher.name for teacher in teachers if teacher.identity.startswith(ONCE)]
+    if unknown:
+        raise TeacherError(
+            f"expected teachers that are the same in all processes, got {unknown[0]!r}, whose code cannot be told "
+            "apart from another's; pass its identity, or build the cache with one process"
+        )
+    if folder.is_dir():
+        _refuse_foreign_files(folder)
+    if (folder / MANIFEST).exists() and not overwrite:
+        check_header(read_manifest(folder), wanted, teachers, folder)
+    for teacher, entry in zip(teachers, wanted["teachers"], strict=True):
+        if not _is_whole(folder / entry["file"], _shape(task), _written_files(folder).get(entry["file"])):
+            _answers(teacher, task, folder / entry["file"], wanted, batch_size).ask_some()
+    while True:
+        with suppress(CacheError):
+            check_header(read_manifest(folder), wanted, teachers, folder)
+            return load_cache(folder, task, teachers=teachers)
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -119,8 +163,9 @@ def _build_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if fresh and {path.name for path in folder.iterdir()} <= {".lock"}:
+            if fresh and {path.name for path in folder.iterdir()} <= {".lock", LOCKS_FOLDER}:
                 (folder / ".lock").unlink(missing_ok=True)
+                shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
                 with suppress(OSError):
                     folder.rmdir()
             raise
@@ -130,7 +175,7 @@ def _refuse_foreign_files(folder: Path) -> None:
     if _written_files(folder):
         return
     ours = (path.name for pattern in (ARRAYS, KEPT) for path in folder.glob(pattern))
-    known = {".lock", MANIFEST, AFFINITY, EMBEDDINGS, *ours}
+    known = {".lock", LOCKS_FOLDER, MANIFEST, AFFINITY, EMBEDDINGS, *ours}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".tmp")
     if foreign:
         raise CacheError(
@@ -183,8 +228,7 @@ def _write_arrays(
     embedder: Embedder | None,
     progress: bool,
 ) -> dict[str, str]:
-    ids = np.arange(len(task.table))
-    shape, written, files = (len(ids), task.num_classes), _written_files(folder), {}
+    written, files = _written_files(folder), {}
     for teacher, entry in tqdm(
         list(zip(teachers, header["teachers"], strict=True)),
         desc="teachers",
@@ -192,11 +236,10 @@ def _write_arrays(
         unit="teacher",
     ):
         path = folder / entry["file"]
-        if _is_whole(path, shape, written.get(path.name)):
+        if _is_whole(path, _shape(task), written.get(path.name)):
             log.info("teacher %s is in the cache already", teacher.name)
         else:
-            logits = teacher.logits(task, ids, batch_size=batch_size, max_length=header["max_length"]).numpy()
-            write_array_atomic(path, _stored(teacher.name, logits, header["dtype"]))
+            _answers(teacher, task, path, header, batch_size).write()
         files[entry["file"]] = file_hash(path)
     if embedder is not None:
         embeddings = embedder(_texts(task))
@@ -207,6 +250,15 @@ def _write_arrays(
             write_array_atomic(folder / EMBEDDINGS, np.asarray(embeddings, dtype=header["dtype"]))
             files[EMBEDDINGS] = file_hash(folder / EMBEDDINGS)
     return files
+
+
+def _answers(teacher: "Teacher", task: Task, path: Path, header: dict[str, Any], batch_size: int) -> Answers:
+    limits = {"dtype": header["dtype"], "max_length": header["max_length"]}
+    return Answers(teacher, task, path, batch_size=batch_size, **limits)
+
+
+def _shape(task: Task) -> tuple[int, int]:
+    return len(task.table), task.num_classes
 
 
 def _written_files(folder: Path) -> Mapping[str, str]:
@@ -228,20 +280,6 @@ def _is_whole(path: Path, shape: tuple[int, int], written: str | None) -> bool:
         return bool(np.load(path, mmap_mode="r", allow_pickle=False).shape == shape)
     except (OSError, ValueError, EOFError):
         return False
-
-
-def _stored(name: str, logits: NDArray[np.floating[Any]], dtype: str) -> NDArray[np.floating[Any]]:
-    """Logits (N, C) as they are written, all finite."""
-    with np.errstate(over="ignore"):
-        stored = logits.astype(dtype)
-    bad = int((~np.isfinite(stored)).any(axis=1).sum())
-    if bad:
-        overflow = "; they are too large for float16, cache as float32" if np.isfinite(logits).all() else ""
-        raise TeacherError(
-            f"teacher {name!r} must give finite logits, {bad} of {len(logits)} rows hold NaN or infinity"
-            f"{overflow or '; mend the teacher'}"
-        )
-    return stored
 
 
 def _texts(task: Task) -> Sequence[str]:

@@ -125,6 +125,14 @@ class LabelledTeacher:
         """Logits of the instances ``ids`` (N,) in the teacher's own class order, shape (N, its classes), unchecked."""
         raise NotImplementedError
 
+    def reading_order(self, task: Task, ids: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
+        """The order in which it reads the instances ``ids`` (N,): places in ``ids``, shape (N,)."""
+        return np.arange(len(ids))
+
+    def rows_at_once(self, batch_size: int) -> int:
+        """How many instances it reads at once where it is asked for ``batch_size``."""
+        return batch_size
+
 
 class HfTeacher(LabelledTeacher):
     """A transformers classifier with its own tokenizer, frozen, and mended where padding would change its answers.
@@ -183,9 +191,7 @@ class HfTeacher(LabelledTeacher):
 
     def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
         """See :meth:`LabelledTeacher.raw_logits`."""
-        inputs = self.inputs(task, max_length)
-        # Long rows first: an out-of-memory error then comes at once, and padding is least.
-        order = np.argsort(-inputs.lengths[ids], kind="stable")
+        inputs, order = self.inputs(task, max_length), self.reading_order(task, ids, max_length)
         self.model.eval()
         parts = []
         with torch.inference_mode(), mixed_precision(self.device, bf16=self._bf16):
@@ -196,6 +202,10 @@ class HfTeacher(LabelledTeacher):
         restored = torch.empty_like(joined := torch.cat(parts))
         restored[torch.from_numpy(order).to(self.device)] = joined
         return restored
+
+    def reading_order(self, task: Task, ids: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
+        """Long rows first: an out-of-memory error then comes at once, and padding is least."""
+        return np.argsort(-self.inputs(task, max_length).lengths[ids], kind="stable")
 
     def inner_states(
         self, task: Task, ids: NDArray[np.int64], wanted: Wanted, *, max_length: int
@@ -277,10 +287,13 @@ class SklearnTeacher(LabelledTeacher):
 
     def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
         """See :meth:`LabelledTeacher.raw_logits`."""
-        # Larger than a network's batch: the cost of a call outweighs its memory here.
-        step = max(batch_size, 2048)
+        step = self.rows_at_once(batch_size)
         parts = [self._scores(task, ids[start : start + step]) for start in range(0, len(ids), step)]
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+    def rows_at_once(self, batch_size: int) -> int:
+        """Larger than a network's batch: the cost of a call outweighs its memory here."""
+        return max(batch_size, 2048)
 
     def _scores(self, task: Task, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         return estimator_logits(self.name, self.model, joined_inputs(task, ids))

@@ -20,9 +20,15 @@ from rlkd.records.files import (
 )
 from rlkd.records.finished import Finished, finished, once
 from rlkd.records.lines import append_jsonl, read_jsonl
-from rlkd.records.locks import file_lock, held
+from rlkd.records.locks import LOCKS_FOLDER, claim, file_lock, held
 from rlkd.records.names import check_folder_name, folder_of
-from rlkd.records.processes import check_launcher, check_one_process, process_rank, processes_started
+from rlkd.records.processes import (
+    check_launcher,
+    check_one_process,
+    process_rank,
+    processes_started,
+    rank_on_machine,
+)
 from rlkd.records.provenance import PACKAGES, commit, environment, hash_sources, source
 from rlkd.records.run_directory import (
     HARMLESS_KEYS,
@@ -34,6 +40,7 @@ from rlkd.records.run_directory import (
 
 __all__ = [
     "HARMLESS_KEYS",
+    "LOCKS_FOLDER",
     "MANIFEST",
     "MANIFEST_VERSION",
     "PACKAGES",
@@ -45,6 +52,7 @@ __all__ = [
     "check_launcher",
     "check_one_process",
     "check_output_dir",
+    "claim",
     "commit",
     "digest",
     "environment",
@@ -62,6 +70,7 @@ __all__ = [
     "prepare_output_dir",
     "process_rank",
     "processes_started",
+    "rank_on_machine",
     "read_jsonl",
     "read_object",
     "source",

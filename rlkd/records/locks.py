@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 log = logging.getLogger(__name__)
+
+LOCKS_FOLDER = ".locks"
+"""Where claims lie, beside what they are on."""
 
 _KEPT: "list[BaseFileLock]" = []
 """All locks of this process. They have a destructor, and what is raised in one is lost, Ctrl-C too: none is run before
@@ -39,5 +42,37 @@ def held(path: Path) -> Iterator[None]:
         log.warning("working in %s without a lock: %s", path.parent, error)
     try:
         yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def claim(folder: Path, name: str) -> Iterator[bool]:
+    """Hold the right to do something while other programs may want to do it too.
+
+    The claim is a lock on a file: it ends with the process that holds it, however that dies. What was done while it was
+    held must be recorded before it ends, and looked up after it was got.
+
+    Args:
+        folder: Where the lock files lie; made if absent.
+        name: Of what is to be done.
+
+    Yields:
+        Whether the claim is ours.
+    """
+    from filelock import Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.lock"
+    lock = file_lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+        with suppress(OSError):  # only of what is recorded: a later claimant finds that, whichever file it has locked
+            path.unlink()
     finally:
         lock.release()

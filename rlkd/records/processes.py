@@ -10,6 +10,9 @@ WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Where they say which of them one is."""
 
+LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
+"""Where they say which of those on its machine one is."""
+
 
 def processes_started(environment: Mapping[str, str] | None = None) -> int:
     """How many processes the launcher of this one has started; 1 without a launcher."""
@@ -19,6 +22,12 @@ def processes_started(environment: Mapping[str, str] | None = None) -> int:
 def process_rank(environment: Mapping[str, str] | None = None) -> int:
     """Which of the launcher's processes this one is, from 0; 0 without a launcher."""
     return _told(RANKS, os.environ if environment is None else environment, 0)
+
+
+def rank_on_machine(environment: Mapping[str, str] | None = None) -> int:
+    """Which of the launcher's processes on this machine this one is, from 0; where that is not said, which of all."""
+    told = os.environ if environment is None else environment
+    return _told(LOCAL_RANKS, told, process_rank(told))
 
 
 def _told(names: Iterable[str], environment: Mapping[str, str], default: int) -> int:

@@ -186,7 +186,9 @@ class DistillationMixin:
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Instances, or tokens, that all micro-batches of a step are taught on, in all processes."""
         if self._evaluating:
-            return cast(Any, super())._get_num_items_in_batch(batch_samples, device)
+            # the Trainer counts for all processes, and most models but causal ones take the mean of their own rows
+            alone = self.args.world_size == 1 or self._causal
+            return cast(Any, super())._get_num_items_in_batch(batch_samples, device) if alone else None
         counts = [self._positions(batch).count for batch in batch_samples]
         count = torch.tensor(sum(counts), device=device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count

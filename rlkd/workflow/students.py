@@ -19,7 +19,7 @@ from rlkd.logit_cache import LogitCache, load_cache
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.students import check_student
-from rlkd.ranks import is_first, once_by_all
+from rlkd.ranks import is_first, once_by_all, told_by_the_first
 from rlkd.records import check_launcher, check_output_dir, write_json_atomic
 from rlkd.report import write_report
 from rlkd.settings import DistillCommand, StudentSettings
@@ -115,7 +115,7 @@ def run_distill(
         _write_results(folder, trainer, task, cache.teacher_names, weighting, settings)
 
     once_by_all(folder, "" if run is None else run.key, make)
-    stored: Rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    stored: Rows = told_by_the_first(json.loads((folder / "results.json").read_text("utf-8")) if first else None)
     return stored
 
 

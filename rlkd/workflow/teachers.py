@@ -9,7 +9,7 @@ import torch
 from scipy.special import softmax
 
 from rlkd.data import Task, load_task
-from rlkd.devices import check_device
+from rlkd.devices import check_device, own_device
 from rlkd.errors import TeacherError, unknown_name
 from rlkd.headroom import headroom_rows
 from rlkd.logit_cache import LogitCache, build_cache, load_cache
@@ -17,7 +17,8 @@ from rlkd.metrics import classification_metrics, disagreement, headroom
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
 from rlkd.models.teacher_settings import teacher_settings
-from rlkd.records import check_output_dir, read_object
+from rlkd.ranks import is_first
+from rlkd.records import check_launcher, check_output_dir, read_object
 from rlkd.report import MIXTURE
 from rlkd.settings import CacheCommand, CacheSettings, HeadroomCommand, TrainTeachersCommand
 from rlkd.stats import expected_calibration_error
@@ -102,8 +103,13 @@ def run_cache(
     progress: bool = False,
     device: str | None = None,
 ) -> Rows:
-    """Build or open a logit cache; one row a teacher."""
+    """Build or open a logit cache; one row a teacher.
+
+    Processes of a launcher each ask the teachers about other rows.
+    """
+    check_launcher()
     check_device(device)
+    device = own_device(device)
     task = load_task(**task_options)
     loaded = load_teachers(teacher_paths(teachers), task, device=device)
     cache = build_cache(
@@ -115,7 +121,7 @@ def run_cache(
         dtype=dtype,
         embedder=None if embedder is None else TextEmbedder(embedder, max_length=max_length, device=device),
         overwrite=overwrite,
-        progress=progress,
+        progress=progress and is_first(),
     )
     return _teacher_scores(task, cache, "validation")
 

@@ -15,13 +15,13 @@ from rlkd.benchmark.paths import portable
 from rlkd.benchmark.running import Run, SuiteWorker, Teachers
 from rlkd.benchmark.stages import compared_weighting, make_teachers, plan_data
 from rlkd.benchmark.suites import Suite, SuiteTask
-from rlkd.benchmark.workers import LOCKS_FOLDER, Busy, claim
+from rlkd.benchmark.workers import Busy
 from rlkd.cost import NO_COST, cost_in, metered, share_of
 from rlkd.data.collection import TaskCollection
 from rlkd.data.task import Task
 from rlkd.metrics import told_if_diverged
 from rlkd.models import load_teachers
-from rlkd.records import digest
+from rlkd.records import LOCKS_FOLDER, claim, digest
 from rlkd.systems.mkd.entries import LABELS, TEACHERS, MkdEntry, parse_entry
 from rlkd.systems.mkd.making import (
     MODELS_FOLDER,
