@@ -88,8 +88,8 @@ class RememberedTeachers(AskedTeachers):
             logits = teacher.logits({name: value.index_select(0, index) for name, value in inputs.items()})
         if logits.ndim != 2:
             raise CacheError(
-                f"answers are kept of instances, (B, C), teacher {teacher.name!r} gives {tuple(logits.shape)}: of every "
-                "token there would be one; leave the cache out"
+                f"answers are kept of instances, (B, C), teacher {teacher.name!r} gives {tuple(logits.shape)}: one of every "
+                "token would be; leave the cache out"
             )
         return logits
 
