@@ -1,0 +1,399 @@
+"""Kinds of task: several labels at once, regression, tokens; with every weighting, or refused by name."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from networks import LABELS, WORDS, network, tokenizer_for
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from test_plain_trainer import arguments, parameters, plain_arguments, renumbered_tokens, student
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from rlkd.distillation import weighted_distillation_loss
+from rlkd.errors import ConfigError, TeacherError, WeightingError
+from rlkd.features import ObservationConfig, usual_sureness
+from rlkd.kinds import MultiLabelClassification
+from rlkd.logit_cache import LogitCache
+from rlkd.trainer import DistillationTrainer
+from rlkd.types import Knowledge, State
+from rlkd.weighting import WEIGHTINGS, Policy, mixture
+from rlkd.weighting.fixed import Uniform
+from rlkd.weighting.gate import Gate
+from rlkd.weighting.heuristic import CrossEntropy, Entropy, Oracle
+
+ROWS, TEACHERS = 24, 3
+
+
+class Linear(nn.Module):
+    """A student of vectors, one or a sequence of them, that says what kind of task it is of by its config alone."""
+
+    def __init__(self, outputs, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.config = PreTrainedConfig(num_labels=outputs)
+        self.layer = nn.Linear(4, outputs)
+
+    def forward(self, x, labels=None):
+        return SequenceClassifierOutput(logits=self.layer(x))
+
+
+KINDS = {  # what the labels of a kind are, and how many outputs
+    "single-label classification": (lambda rng: int(rng.integers(3)), 3),
+    "multi-label classification": (lambda rng: rng.integers(0, 2, 3).astype(np.float32), 3),
+    "regression": (lambda rng: np.float32(rng.normal()), 1),
+    "token classification": (lambda rng: np.array([0, 2, -100, 1, 1]), 3),
+}
+
+
+def rows_of(kind, count=ROWS):
+    rng = np.random.default_rng(0)
+    shape = (5, 4) if kind == "token classification" else 4
+    rows = [{"x": rng.normal(size=shape).astype(np.float32), "labels": KINDS[kind][0](rng)} for _ in range(count)]
+    return [row | {"id": place} for place, row in enumerate(rows)]
+
+
+def trainer_of(kind, weighting, folder, *, rows=None, teachers=None, **values):
+    outputs = KINDS[kind][1]
+    return DistillationTrainer(
+        Linear(outputs),
+        arguments(folder, **{"max_steps": 1, "logging_steps": 1, **values}),
+        train_dataset=rows if rows is not None else rows_of(kind),
+        teachers=teachers if teachers is not None else [Linear(outputs, seed) for seed in range(1, 1 + TEACHERS)],
+        weighting=weighting,
+    )
+
+
+NEED_A_TASK = {"best_teacher", "lr_train", "lr_dev", "calibrated_uniform", "oracle", "router", "policy_mean"}
+NEED_IDS = {"random_teacher", "policy_shuffle"}
+WITHOUT_CLASSES = {"uniform", "labels", "fixed", "gate"}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    Policy.create(ObservationConfig(), training={}, seed=3).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weighting_trains_every_kind_or_is_refused_by_name(kind, policy, tmp_path):
+    given = {"fixed": "fixed:0.5,0.3,0.2"} | {n: f"{n}:{policy}" for n in ("policy", "policy_mean", "policy_shuffle")}
+    refused = {}
+    for name in WEIGHTINGS:
+        try:
+            trainer = trainer_of(kind, given.get(name, name), tmp_path)
+            trainer.train()
+        except (WeightingError, ConfigError) as error:
+            refused[name] = str(error)
+        else:
+            assert np.isfinite(trainer.state.log_history[0]["loss"])
+    regression = kind == "regression"
+    expected = set(WEIGHTINGS) - WITHOUT_CLASSES if regression else NEED_A_TASK | NEED_IDS | {"gate"}
+    assert refused.keys() == expected
+    assert [name for name, why in refused.items() if not (kind in why and given.get(name, name) in why)] == []
+
+
+class Told:
+    """A weighting of one's own that reads labels and answers with given weights: it keeps what it was shown."""
+
+    requires = frozenset({"labels", "student_logits"})
+
+    def __init__(self, table):
+        self.table, self.seen = table, []
+
+    def weights(self, state):
+        self.seen.append(state)
+        return self.table[state.labels.clamp_min(0)]
+
+
+def by_hand(student, teachers, weights, targets, kd_ratio):
+    """Bernoulli divergences and cross entropies of one instance, by the textbook, in float64."""
+    total = 0.0
+    for z, others, y in zip(student, teachers.T, targets, strict=True):
+        p, q = 1 / (1 + np.exp(-z)), float(weights @ (1 / (1 + np.exp(-others))))
+        kl = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+        certain = 0.0 if np.isnan(y) else -np.log(p if y else 1 - p)
+        total += (1 - kd_ratio) * certain + kd_ratio * kl
+    return total / len(targets)
+
+
+def test_several_labels_are_several_choices_under_one_weight_a_teacher(tmp_path):
+    """Of two labels, one, none, and labels that are not known; weights by label are averaged over an instance."""
+    kind, table = (
+        "multi-label classification",
+        torch.tensor([[0.8, 0.1, 0.1], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5], [1, 0, 0]]),
+    )
+    rows, nan = rows_of(kind, 8), np.nan
+    targets = [[1, 1, 0], [0, 0, 1], [0, 0, 0], [1, -1, 0], [-1, 0, 0], [-1, nan, -1], [1, 1, 1], [0, 1, 0]]
+    for row, labels in zip(rows, targets, strict=True):
+        row["labels"] = np.array(labels, dtype=np.float32)
+    told = Told(table)
+    trainer = trainer_of(kind, told, tmp_path, rows=rows, kd_ratio=0.25, learning_rate=0.0)
+    trainer.train()
+    (seen,) = told.seen
+    assert seen.labels.tolist().count(-1) == 2  # rows 4 and 5: whether they have none is not known
+    assert seen.teacher_logits.shape == (len(seen.labels), TEACHERS, 4)
+    assert (seen.teacher_logits[..., 3] == 0).all()
+    x = torch.tensor(np.stack([row["x"] for row in rows]))
+    known = [[np.nan if not y >= 0 else y for y in labels] for labels in targets]
+    losses = []
+    for place, labels in enumerate(known):
+        has = [label for label, y in enumerate(labels) if y == 1] or [0 if place in (4, 5) else 3]
+        with torch.no_grad():
+            own = trainer.model(x[place]).logits.double().numpy()
+            others = np.stack([Linear(3, seed)(x[place]).logits.double().numpy() for seed in (1, 2, 3)])
+        losses.append(by_hand(own, others, table[has].double().mean(0).numpy(), np.array(labels, dtype=float), 0.25))
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert trainer.weight_record.counts.sum() == 8
+
+
+def test_labels_alone_are_what_the_trainer_itself_evaluates(tmp_path):
+    for kind, measured in (("multi-label classification", "cross_entropy"), ("regression", "squared_error")):
+        rows = rows_of(kind, 8)
+        trainer = trainer_of(kind, "labels", tmp_path, rows=rows, kd_ratio=0.3, learning_rate=0.0)
+        trainer.train()
+        outputs = trainer.model(torch.tensor(np.stack([row["x"] for row in rows]))).logits
+        labels = torch.tensor(np.stack([row["labels"] for row in rows]))
+        own = (
+            F.mse_loss(outputs.squeeze(), labels)
+            if "reg" in kind
+            else F.binary_cross_entropy_with_logits(outputs, labels)
+        )
+        assert trainer.state.log_history[0]["loss"] == pytest.approx(own.item(), rel=1e-3)
+        assert trainer.state.log_history[0][measured] == pytest.approx(own.item(), rel=1e-3)
+
+
+def test_a_teacher_that_lacks_a_label_is_left_out_there(tmp_path):
+    """Two of three teachers know the last label: it is their mixture, not one with a third that never heard of it."""
+    rows = rows_of("multi-label classification", 8)
+    teachers = [Linear(3, seed) for seed in (1, 2)] + [Linear(2, 3)]
+    names = dict(enumerate(LABELS))
+    teachers[0].config.id2label = teachers[1].config.id2label = names
+    teachers[2].config.id2label = {0: LABELS[1], 1: LABELS[0]}
+    learner = Linear(3)
+    learner.config.id2label = names
+    trainer = DistillationTrainer(
+        learner,
+        arguments(tmp_path, max_steps=1, learning_rate=0.0, logging_steps=1),
+        train_dataset=rows,
+        teachers=teachers,
+        weighting="fixed:0.5,0.3,0.2",
+    )
+    trainer.train()
+    x, losses = torch.tensor(np.stack([row["x"] for row in rows])), []
+    with torch.no_grad():
+        own, said = learner(x).logits.double().numpy(), [one(x).logits.double().numpy() for one in teachers]
+    for place in range(8):
+        first = np.stack([said[0][place][:2], said[1][place][:2], said[2][place][::-1]])
+        last = np.stack([said[0][place][2:], said[1][place][2:]])
+        nan = np.full(3, np.nan)
+        both = by_hand(own[place][:2], first, np.array([0.5, 0.3, 0.2]), nan[:2], 1.0)
+        losses.append((2 * both + by_hand(own[place][2:], last, np.array([0.625, 0.375]), nan[:1], 1.0)) / 3)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_controls_of_several_labels(policy, tmp_path):
+    """The oracle gives an instance the mean over its labels; a shuffle gives whole instances the weights of others."""
+    kind, rows = MultiLabelClassification(), rows_of("multi-label classification", 6)
+    matrix = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]], dtype=bool)
+    oracle = kind.adapted(Oracle(Knowledge(by="class", groups=LABELS, matrix=matrix)))
+    targets = torch.tensor([[1.0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    logits = torch.randn(3, TEACHERS, 3, generator=torch.Generator().manual_seed(0))
+    state = kind.state(State(teacher_logits=logits), torch.zeros(3, 3), targets)
+    expected = torch.tensor([[0.5, 0.25, 0.25], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3]])
+    torch.testing.assert_close(mixture(oracle, state).weights, expected)
+    assert kind.adapted(Entropy()).requires == frozenset()
+
+    arrays = [np.random.default_rng(k).normal(size=(6, 3)).astype(np.float32) for k in range(TEACHERS)]
+    cache = LogitCache(arrays, ["a", "b", "c"])
+    shares = {}
+    for name in (f"policy:{policy}", f"policy_shuffle:{policy}"):
+        trainer = trainer_of("multi-label classification", name, tmp_path, rows=rows, teachers=cache, logging_steps=1)
+        trainer.train()
+        shares[name.partition(":")[0]] = [trainer.state.log_history[0][f"weight/{n}"] for n in "abc"]
+    assert shares["policy"] == pytest.approx(shares["policy_shuffle"], abs=1e-6)  # the same rows, elsewhere
+    assert len(set(shares["policy"])) == 3
+
+
+def test_what_reads_how_sure_teachers_usually_are_is_told_it_of_the_choices_that_it_sees(tmp_path):
+    trainer = trainer_of("multi-label classification", "auto", tmp_path)
+    x = torch.tensor(np.stack([row["x"] for row in rows_of("multi-label classification")]))
+    with torch.no_grad():
+        logits = torch.stack([Linear(3, seed)(x).logits for seed in (1, 2, 3)], 1)
+    trainer.train()
+    torch.testing.assert_close(trainer.usual_sureness(), usual_sureness(F.pad(logits, (0, 1))), rtol=1e-5, atol=1e-5)
+
+
+def test_a_regression_is_taught_the_teachers_weighted_mean(tmp_path):
+    rows = rows_of("regression", 8)
+    rows[3]["labels"] = np.float32(np.nan)
+    settings = {"kd_ratio": 0.25, "learning_rate": 0.0}
+    trainer = trainer_of("regression", "fixed:0.5,0.3,0.2", tmp_path, rows=rows, **settings)
+    trainer.train()
+    x = torch.tensor(np.stack([row["x"] for row in rows]))
+    with torch.no_grad():
+        own = trainer.model(x).logits[:, 0].double().numpy()
+        said = np.stack([Linear(1, seed)(x).logits[:, 0].double().numpy() for seed in (1, 2, 3)])
+    to_label = [0 if np.isnan(row["labels"]) else (z - row["labels"]) ** 2 for z, row in zip(own, rows, strict=True)]
+    expected = 0.75 * np.mean(to_label) + 0.25 * np.mean((own - np.array([0.5, 0.3, 0.2]) @ said) ** 2)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_gate_finds_who_is_right_where_and_goes_on_where_it_was_broken_off(tmp_path):
+    """Teachers know the low numbers, the high ones, and nothing; it is better than each of them, and their mean."""
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(-2, 2, 4000)
+    said = np.stack([np.minimum(truth, 0), np.maximum(truth, 0), rng.normal(size=4000)], 1) + 0.2 * rng.normal(
+        size=(4000, 3)
+    )
+    numbers, targets = torch.tensor(said).float().unsqueeze(-1), torch.tensor(truth).float().unsqueeze(-1)
+    gate = Gate(3)
+    batches = [State(teacher_logits=numbers[i : i + 32], targets=targets[i : i + 32]) for i in range(0, 3200, 32)]
+    assert torch.equal(gate.weights(batches[0]), Uniform().weights(batches[0]))
+    for batch in batches:
+        gate.update(batch)
+    new = State(teacher_logits=numbers[3200:], targets=torch.full_like(targets[3200:], np.nan))
+
+    def error(weights):
+        return ((weights.unsqueeze(-1) * numbers[3200:]).sum(1) - targets[3200:]).square().mean().item()
+
+    weights = gate.weights(new)
+    alone = [error(torch.eye(3)[k].expand(800, 3)) for k in range(3)]
+    assert error(weights) < 0.5 * min(*alone, error(Uniform().weights(new)))
+    assert weights[:, 2].mean() < 0.1
+    before = gate.state_dict()
+    gate.update(new)  # without labels numbers are counted, nothing is learned
+    assert gate.state_dict()["table"] == before["table"]
+    again = Gate(3)
+    again.load_state_dict(before)
+    for other in (gate, again):
+        other.load_state_dict(before)
+        other.update(batches[0])
+    assert torch.equal(gate.weights(new), again.weights(new))
+    absent = State(
+        teacher_logits=numbers[:4].index_fill(1, torch.tensor(1), np.nan),
+        teacher_mask=torch.tensor([True, False, True]).expand(4, 3),
+    )
+    assert (gate.weights(absent)[:, 1] == 0).all()
+    with pytest.raises(WeightingError, match=r"table of shape \(2, 5\) for 'gate', got shape \(3, 7\)"):
+        Gate(2).load_state_dict(before)
+
+    def run(folder, steps):
+        kept = {"save_strategy": "steps", "save_steps": 2, "max_steps": steps}
+        return trainer_of("regression", "gate", folder, **kept)
+
+    whole, first = run(tmp_path / "whole", 4), run(tmp_path / "broken", 2)
+    whole.train()
+    first.train()
+    resumed = run(tmp_path / "broken", 4)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert resumed.weighting.state_dict() == whole.weighting.state_dict()
+
+
+def test_a_loop_of_ones_own_is_taught_the_same(tmp_path):
+    for kind, weighting in (("multi-label classification", CrossEntropy()), ("regression", Uniform())):
+        rows, outputs = rows_of(kind, 8), KINDS[kind][1]
+        trainer = trainer_of(kind, weighting, tmp_path, rows=rows, kd_ratio=0.5, learning_rate=0.0)
+        trainer.train()
+        x, labels = (torch.tensor(np.stack([row[name] for row in rows])) for name in ("x", "labels"))
+        teaching = torch.stack([Linear(outputs, seed)(x).logits for seed in (1, 2, 3)], 1).detach()
+        own = trainer.model(x).logits
+        loss = weighted_distillation_loss(own, teaching, weighting, labels, kd_ratio=0.5)
+        assert loss.item() == pytest.approx(trainer.state.log_history[0]["loss"], rel=1e-4)
+        loss.backward()
+    with pytest.raises(WeightingError, match="Entropy' reads the teachers' classes, which regression does not have"):
+        weighted_distillation_loss(own, teaching, Entropy(), labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "error", "message"),
+    [
+        ("regression", {"temperature": 2.0}, ConfigError, "temperature 2.0 is of classes, and regression has numbers"),
+        ("regression", {"mix": "logit"}, ConfigError, "mix 'logit' is of classes, and regression has numbers"),
+        ("regression", {"divergence": "mse_centred"}, ConfigError, "'mse_centred' is of classes, and regression"),
+        ("regression", {"label_smoothing_factor": 0.1}, ConfigError, "label_smoothing_factor would be ignored"),
+        ("multi-label classification", {"divergence": "mse_centred"}, ConfigError, "labels of multi-label"),
+        ("multi-label classification", {"labels": 0.5}, ConfigError, "each 0 or 1, or -1 where it is not known, got"),
+        ("multi-label classification", {"teacher": "sigmoid"}, TeacherError, "expected log odds of labels from"),
+        ("multi-label classification", {"teacher": "regression"}, TeacherError, "got problem_type 'regression'"),
+        ("token classification", {"teacher": "cache"}, TeacherError, "token classification needs an answer of every"),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused_by_name(kind, change, error, message, tmp_path):
+    rows, outputs, teachers = rows_of(kind), KINDS[kind][1], None
+    values = {name: value for name, value in change.items() if name not in ("labels", "teacher")}
+    if "labels" in change:
+        rows = [row | {"labels": row["labels"] * np.float32(change["labels"])} for row in rows]
+    if change.get("teacher") == "sigmoid":
+        teachers = [lambda read: Linear(outputs, 1)(read["x"]).logits.sigmoid()]
+    elif change.get("teacher") == "regression":
+        teachers = [Linear(outputs, 1)]
+        teachers[0].config.problem_type = "regression"
+    elif change.get("teacher") == "cache":
+        teachers = LogitCache([np.eye(ROWS, outputs, dtype=np.float32)], ["a"])
+    with pytest.raises(error, match=re.escape(message)):
+        trainer_of(kind, "uniform", tmp_path, rows=rows, teachers=teachers, **values).train()
+
+
+def test_estimators_tell_numbers_and_several_labels(tmp_path):
+    """Regressors, and a classifier of every label; both read texts."""
+    texts = [" ".join(np.random.default_rng(row).choice(WORDS, 6)) for row in range(40)]
+    tokenizer = tokenizer_for("bert", model_max_length=40)
+    encoded = [dict(tokenizer(text)) for text in texts]
+    has = np.array([[float(word in text.split()) for word in LABELS] for text in texts], dtype=np.float32)
+    numbers = make_pipeline(CountVectorizer(), Ridge()).fit(texts, has.sum(1))
+    labels = make_pipeline(CountVectorizer(), OneVsRestClassifier(LogisticRegression())).fit(texts, has.astype(int))
+    expected = {
+        1: numbers.predict(texts)[:, None],
+        3: np.log(labels.predict_proba(texts) / (1 - labels.predict_proba(texts))),
+    }
+    for outputs, targets, estimator in ((1, has.sum(1), numbers), (3, has, labels)):
+        rows = [row | {"text": text, "labels": y} for row, text, y in zip(encoded, texts, targets, strict=True)]
+        trainer = DistillationTrainer(
+            network("bert", tokenizer, num_labels=outputs) if outputs == 1 else network("bert", tokenizer),
+            plain_arguments(tmp_path, max_steps=1),
+            train_dataset=rows,
+            processing_class=tokenizer,
+            teachers=[estimator],
+            weighting="uniform",
+        )
+        trainer.train()
+        collate = trainer.data_collator
+        batch = collate(rows)
+        known = trainer.teachers.state({"x": batch["input_ids"]}, batch["rlkd_teachers"], lambda values: values)
+        np.testing.assert_allclose(known.teacher_logits[:, 0], expected[outputs], atol=1e-4)
+
+
+def test_pairs_of_texts_are_read_by_teachers_with_tokens_of_their_own(tmp_path):
+    """The same teachers behind another tokenizer, which reads the two columns, teach the same."""
+    tokenizer, rng = tokenizer_for("bert", model_max_length=40), np.random.default_rng(0)
+    rows = []
+    for place in range(24):
+        first, second = (" ".join(rng.choice(WORDS, 1 + (place + more) % 7)) for more in (0, 3))
+        rows.append({**tokenizer(first, second), "premise": first, "hypothesis": second, "labels": place % 3})
+    model = network("bert", tokenizer)
+    other, renumbered = renumbered_tokens(tokenizer, model)
+    other.model_input_names = tokenizer.model_input_names  # which of the two texts a token is of, too
+    students = []
+    for teacher in (model, (renumbered, other)):
+        trainer = DistillationTrainer(
+            student(tokenizer),
+            plain_arguments(tmp_path, max_steps=3),
+            train_dataset=copy.deepcopy(rows),
+            processing_class=tokenizer,
+            teachers=[teacher],
+            weighting="uniform",
+        )
+        trainer.train()
+        students.append(trainer)
+    assert [one.teachers.columns for one in students] == [(), ("premise", "hypothesis")]
+    torch.testing.assert_close(*map(parameters, students), rtol=0, atol=1e-4)
