@@ -174,7 +174,7 @@ def test_the_loss_of_a_regression_by_hand(weights, target, expected):
     numbers, given = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[target]])
     loss = regression_loss(torch.zeros(1, 1), numbers, torch.tensor([weights]), given, kd_ratio=0.25)
     assert loss.tolist() == pytest.approx([expected])
-    with pytest.raises(ConfigError, match="kd_ratio 0.25 needs labels"):
+    with pytest.raises(ConfigError, match=r"kd_ratio 0\.25 needs labels"):
         regression_loss(torch.zeros(1, 1), numbers, torch.tensor([weights]), kd_ratio=0.25)
 
 
