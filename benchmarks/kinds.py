@@ -60,7 +60,7 @@ WORDS = 30
 """That a text is cut to."""
 NEUTRAL = 27
 """The emotion of ``goemotions`` that is none."""
-STEPS, BATCH, RATE = 400, 64, 5e-3
+BATCH = 64
 VOCABULARY, HIDDEN = 2000, 64
 """Of a student."""
 KNOWN_PAIRS = 4000
@@ -99,6 +99,10 @@ class Bench:
     """Which teacher knows which label or group, (K, G)."""
     score: Callable[[NDArray[np.floating[Any]], NDArray[np.float32]], NDArray[np.float64]]
     """From outputs (N, L) and targets to a value an instance, (N,); more is better."""
+    steps: int
+    """Of a student: until it has learned what it is taught."""
+    rate: float
+    """Its learning rate."""
 
     @property
     def best_teacher(self) -> int:
@@ -188,7 +192,7 @@ def several_labels(folder: str, leave_out: Sequence[int] = (), most: int = 20, o
     kind = MultiLabelClassification(torch.from_numpy(matrix) if own else None)
     sizes = {"train": KNOWN_PAIRS, "validation": HELD_OUT, "test": 2000}
     made = {split: rows(split, count) for split, count in sizes.items()}
-    return Bench(kind, **made, matrix=matrix, score=first_two)
+    return Bench(kind, **made, matrix=matrix, score=first_two, steps=800, rate=1e-2)
 
 
 def first_two(outputs: NDArray[np.floating[Any]], targets: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -215,7 +219,7 @@ def numbers(folder: str, groups: Callable[[pd.DataFrame], NDArray[np.bool_]], sc
         share /= share.sum(1, keepdims=True)
         rows[split] = Rows(texts[split], targets[split], torch.from_numpy(said).unsqueeze(-1), share)
     matrix = np.eye(len(teachers), dtype=bool)
-    return Bench(Regression(), **rows, matrix=matrix, score=less_error)
+    return Bench(Regression(), **rows, matrix=matrix, score=less_error, steps=400, rate=5e-3)
 
 
 def less_error(outputs: NDArray[np.floating[Any]], targets: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -294,9 +298,9 @@ def run(bench: Bench, weighting: Any, seed: int, encoded: Mapping[str, Any]) -> 
     with tempfile.TemporaryDirectory() as folder:
         args = rlkd.DistillationArguments(
             folder,
-            max_steps=STEPS,
+            max_steps=bench.steps,
             per_device_train_batch_size=BATCH,
-            learning_rate=RATE,
+            learning_rate=bench.rate,
             seed=seed,
             use_cpu=True,
             report_to="none",

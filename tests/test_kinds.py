@@ -22,9 +22,11 @@ from rlkd.errors import ConfigError, TeacherError, WeightingError
 from rlkd.features import ObservationConfig, usual_sureness
 from rlkd.kinds import MultiLabelClassification
 from rlkd.logit_cache import LogitCache
+from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.trainer import DistillationTrainer
 from rlkd.types import Knowledge, State
 from rlkd.weighting import WEIGHTINGS, Policy, mixture
+from rlkd.weighting.fitted import CalibratedUniform
 from rlkd.weighting.fixed import Uniform
 from rlkd.weighting.gate import Gate
 from rlkd.weighting.heuristic import CrossEntropy, Entropy, Oracle
@@ -155,20 +157,20 @@ def test_several_labels_are_several_choices_under_one_weight_a_teacher(tmp_path)
     assert trainer.weight_record.counts.sum() == 8
 
 
-def test_labels_alone_are_what_the_trainer_itself_evaluates(tmp_path):
-    for kind, measured in (("multi-label classification", "cross_entropy"), ("regression", "squared_error")):
-        rows = rows_of(kind, 8)
-        trainer = trainer_of(kind, "labels", tmp_path, rows=rows, kd_ratio=0.3, learning_rate=0.0)
-        trainer.train()
-        outputs = trainer.model(torch.tensor(np.stack([row["x"] for row in rows]))).logits
-        labels = torch.tensor(np.stack([row["labels"] for row in rows]))
-        own = (
-            F.mse_loss(outputs.squeeze(), labels)
-            if "reg" in kind
-            else F.binary_cross_entropy_with_logits(outputs, labels)
-        )
-        assert trainer.state.log_history[0]["loss"] == pytest.approx(own.item(), rel=1e-3)
-        assert trainer.state.log_history[0][measured] == pytest.approx(own.item(), rel=1e-3)
+@pytest.mark.parametrize("kind", ["multi-label classification", "regression"])
+def test_labels_alone_are_what_the_trainer_itself_evaluates(kind, tmp_path):
+    """And what students of our own say of themselves."""
+    textbook = F.mse_loss if kind == "regression" else F.binary_cross_entropy_with_logits
+    rows = rows_of(kind, 8)
+    x, labels = (torch.tensor(np.stack([row[name] for row in rows])) for name in ("x", "labels"))
+    trainer = trainer_of(kind, "labels", tmp_path, rows=rows, kd_ratio=0.3, learning_rate=0.0)
+    trainer.train()
+    expected = textbook(trainer.model(x).logits.squeeze(), labels).item()
+    told = trainer.state.log_history[0]
+    assert [told["loss"], told[trainer._kind.measured]] == pytest.approx([expected, expected], rel=1e-3)
+    ours = MlpForSequenceClassification(MlpConfig(input_size=4, num_labels=KINDS[kind][1])).eval()
+    loss, logits = ours(x, labels).to_tuple()
+    assert loss.item() == pytest.approx(textbook(logits.squeeze(), labels).item())
 
 
 def test_a_teacher_that_lacks_a_label_is_left_out_there(tmp_path):
@@ -224,36 +226,53 @@ def test_controls_of_several_labels(policy, tmp_path):
 
 
 def test_what_reads_how_sure_teachers_usually_are_is_told_it_of_the_choices_that_it_sees(tmp_path):
-    trainer = trainer_of("multi-label classification", "auto", tmp_path)
-    x = torch.tensor(np.stack([row["x"] for row in rows_of("multi-label classification")]))
+    """Also where a cache has measured it of the labels alone."""
+    kind = "multi-label classification"
+    x = torch.tensor(np.stack([row["x"] for row in rows_of(kind)]))
     with torch.no_grad():
         logits = torch.stack([Linear(3, seed)(x).logits for seed in (1, 2, 3)], 1)
-    trainer.train()
-    torch.testing.assert_close(trainer.usual_sureness(), usual_sureness(F.pad(logits, (0, 1))), rtol=1e-5, atol=1e-5)
+    cache = LogitCache([logits[:, k].numpy() for k in range(3)], ["a", "b", "c"])
+    told = []
+    for teachers in (None, cache):
+        trainer = trainer_of(kind, "auto", tmp_path, teachers=teachers)
+        trainer.train()
+        expected = usual_sureness(F.pad(logits, (0, 1)))
+        torch.testing.assert_close(trainer.usual_sureness(), expected, rtol=1e-5, atol=1e-5)
+        told.append(list(trainer.weight_record.sums.sum((0, 1))))
+    assert told[0] == pytest.approx(told[1], abs=1e-5)
 
 
-def test_a_regression_is_taught_the_teachers_weighted_mean(tmp_path):
+@pytest.mark.parametrize("weighting", ["fixed:0.5,0.3,0.2", "labels"])
+def test_a_regression_is_taught_the_teachers_weighted_mean(weighting, tmp_path):
+    """Of one row the number is not known: there all teachers teach even beside labels."""
     rows = rows_of("regression", 8)
     rows[3]["labels"] = np.float32(np.nan)
-    settings = {"kd_ratio": 0.25, "learning_rate": 0.0}
-    trainer = trainer_of("regression", "fixed:0.5,0.3,0.2", tmp_path, rows=rows, **settings)
+    trainer = trainer_of("regression", weighting, tmp_path, rows=rows, kd_ratio=0.25, learning_rate=0.0)
     trainer.train()
     x = torch.tensor(np.stack([row["x"] for row in rows]))
     with torch.no_grad():
         own = trainer.model(x).logits[:, 0].double().numpy()
         said = np.stack([Linear(1, seed)(x).logits[:, 0].double().numpy() for seed in (1, 2, 3)])
-    to_label = [0 if np.isnan(row["labels"]) else (z - row["labels"]) ** 2 for z, row in zip(own, rows, strict=True)]
-    expected = 0.75 * np.mean(to_label) + 0.25 * np.mean((own - np.array([0.5, 0.3, 0.2]) @ said) ** 2)
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    truth = np.array([row["labels"] for row in rows], dtype=float)
+    to_label = np.where(np.isnan(truth), 0, (own - np.nan_to_num(truth)) ** 2)
+    shares = np.array([0.5, 0.3, 0.2]) if ":" in weighting else np.full(3, 1 / 3)
+    expected = 0.75 * to_label + 0.25 * (own - shares @ said) ** 2
+    if weighting == "labels":
+        expected = np.where(np.isnan(truth), expected, to_label)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.mean(), rel=1e-4)
 
 
-def test_the_gate_finds_who_is_right_where_and_goes_on_where_it_was_broken_off(tmp_path):
-    """Teachers know the low numbers, the high ones, and nothing; it is better than each of them, and their mean."""
+LOW_AND_HIGH = (lambda x: np.minimum(x, 0), lambda x: np.maximum(x, 0))
+FAR_AND_NEAR = (lambda x: np.where(abs(x) > 1, x, 0), lambda x: np.where(abs(x) > 1, 0, x))
+
+
+@pytest.mark.parametrize("experts", [LOW_AND_HIGH, FAR_AND_NEAR])
+def test_the_gate_finds_who_is_right_where_and_goes_on_where_it_was_broken_off(experts, tmp_path):
+    """Two teachers know parts of the numbers, a third nothing; it is better than each of them, and their mean."""
     rng = np.random.default_rng(0)
     truth = rng.uniform(-2, 2, 4000)
-    said = np.stack([np.minimum(truth, 0), np.maximum(truth, 0), rng.normal(size=4000)], 1) + 0.2 * rng.normal(
-        size=(4000, 3)
-    )
+    said = np.stack([*(know(truth) for know in experts), rng.normal(size=4000)], 1)
+    said += 0.2 * rng.normal(size=said.shape)
     numbers, targets = torch.tensor(said).float().unsqueeze(-1), torch.tensor(truth).float().unsqueeze(-1)
     gate = Gate(3)
     batches = [State(teacher_logits=numbers[i : i + 32], targets=targets[i : i + 32]) for i in range(0, 3200, 32)]
@@ -325,12 +344,13 @@ def test_a_loop_of_ones_own_is_taught_the_same(tmp_path):
         ("multi-label classification", {"labels": 0.5}, ConfigError, "each 0 or 1, or -1 where it is not known, got"),
         ("multi-label classification", {"teacher": "sigmoid"}, TeacherError, "expected log odds of labels from"),
         ("multi-label classification", {"teacher": "regression"}, TeacherError, "got problem_type 'regression'"),
+        ("regression", {"weighting": CalibratedUniform(torch.ones(3))}, WeightingError, "the teachers' classes, which"),
         ("token classification", {"teacher": "cache"}, TeacherError, "token classification needs an answer of every"),
     ],
 )
 def test_what_a_kind_does_not_have_is_refused_by_name(kind, change, error, message, tmp_path):
     rows, outputs, teachers = rows_of(kind), KINDS[kind][1], None
-    values = {name: value for name, value in change.items() if name not in ("labels", "teacher")}
+    values = {name: value for name, value in change.items() if name not in ("labels", "teacher", "weighting")}
     if "labels" in change:
         rows = [row | {"labels": row["labels"] * np.float32(change["labels"])} for row in rows]
     if change.get("teacher") == "sigmoid":
@@ -341,7 +361,7 @@ def test_what_a_kind_does_not_have_is_refused_by_name(kind, change, error, messa
     elif change.get("teacher") == "cache":
         teachers = LogitCache([np.eye(ROWS, outputs, dtype=np.float32)], ["a"])
     with pytest.raises(error, match=re.escape(message)):
-        trainer_of(kind, "uniform", tmp_path, rows=rows, teachers=teachers, **values).train()
+        trainer_of(kind, change.get("weighting", "uniform"), tmp_path, rows=rows, teachers=teachers, **values).train()
 
 
 def test_estimators_tell_numbers_and_several_labels(tmp_path):
