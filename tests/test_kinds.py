@@ -62,8 +62,8 @@ def rows_of(kind, count=ROWS):
     return [row | {"id": place} for place, row in enumerate(rows)]
 
 
-def trainer_of(kind, weighting, folder, *, rows=None, teachers=None, **values):
-    outputs = KINDS[kind][1]
+def trainer_of(kind, weighting, folder, *, rows=None, teachers=None, outputs=None, **values):
+    outputs = outputs or KINDS[kind][1]
     return DistillationTrainer(
         Linear(outputs),
         arguments(folder, **{"max_steps": 1, "logging_steps": 1, **values}),
@@ -342,6 +342,7 @@ def test_a_loop_of_ones_own_is_taught_the_same(tmp_path):
         ("regression", {"label_smoothing_factor": 0.1}, ConfigError, "label_smoothing_factor would be ignored"),
         ("multi-label classification", {"divergence": "mse_centred"}, ConfigError, "labels of multi-label"),
         ("multi-label classification", {"labels": 0.5}, ConfigError, "each 0 or 1, or -1 where it is not known, got"),
+        ("regression", {"outputs": 3}, ConfigError, "labels are floats of shape (8,), and the student has 3 outputs"),
         ("multi-label classification", {"teacher": "sigmoid"}, TeacherError, "expected log odds of labels from"),
         ("multi-label classification", {"teacher": "regression"}, TeacherError, "got problem_type 'regression'"),
         ("regression", {"weighting": CalibratedUniform(torch.ones(3))}, WeightingError, "the teachers' classes, which"),
@@ -349,8 +350,9 @@ def test_a_loop_of_ones_own_is_taught_the_same(tmp_path):
     ],
 )
 def test_what_a_kind_does_not_have_is_refused_by_name(kind, change, error, message, tmp_path):
-    rows, outputs, teachers = rows_of(kind), KINDS[kind][1], None
-    values = {name: value for name, value in change.items() if name not in ("labels", "teacher", "weighting")}
+    rows, outputs, teachers = rows_of(kind), change.get("outputs", KINDS[kind][1]), None
+    made = ("labels", "teacher", "weighting", "outputs")
+    values = {name: value for name, value in change.items() if name not in made}
     if "labels" in change:
         rows = [row | {"labels": row["labels"] * np.float32(change["labels"])} for row in rows]
     if change.get("teacher") == "sigmoid":
@@ -360,8 +362,9 @@ def test_what_a_kind_does_not_have_is_refused_by_name(kind, change, error, messa
         teachers[0].config.problem_type = "regression"
     elif change.get("teacher") == "cache":
         teachers = LogitCache([np.eye(ROWS, outputs, dtype=np.float32)], ["a"])
+    chosen = change.get("weighting", "uniform")
     with pytest.raises(error, match=re.escape(message)):
-        trainer_of(kind, change.get("weighting", "uniform"), tmp_path, rows=rows, teachers=teachers, **values).train()
+        trainer_of(kind, chosen, tmp_path, rows=rows, teachers=teachers, outputs=outputs, **values).train()
 
 
 def test_estimators_tell_numbers_and_several_labels(tmp_path):

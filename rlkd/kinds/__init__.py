@@ -45,7 +45,7 @@ def kind_of_instances(problem_type: str | None, outputs: int, labels: Tensor | N
         labels: Of a batch, if there are any.
 
     Raises:
-        ConfigError: There is no such problem type.
+        ConfigError: There is no such problem type, or labels do not fit the outputs.
     """
     if problem_type is not None:
         if problem_type not in PROBLEM_TYPES:
@@ -55,4 +55,10 @@ def kind_of_instances(problem_type: str | None, outputs: int, labels: Tensor | N
         return Regression
     if labels is None or not labels.is_floating_point():
         return Kind
-    return MultiLabelClassification if labels.ndim == 2 and labels.shape[1] > 1 else Regression
+    if labels.ndim < 2 or labels.shape[-1] != outputs:
+        raise ConfigError(
+            f"labels are floats of shape {tuple(labels.shape)}, and the student has {outputs} outputs: expected "
+            f"integers for one of {outputs} classes, floats (B, {outputs}) for {outputs} labels, or num_labels=1 for a "
+            "regression; convert the labels, or set num_labels"
+        )
+    return MultiLabelClassification

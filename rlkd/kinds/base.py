@@ -45,8 +45,8 @@ class Kind:
     """Which of its outputs each teacher tells at all, bool, shape (K, D). None: all. Read where outputs are alone."""
     name: ClassVar[str] = "single-label classification"
     answers: ClassVar[Answers] = "classes"
-    lacks: ClassVar[frozenset[str]] = frozenset()
-    """Fields of a state that teachers may tell, and that mean nothing here."""
+    lacks: ClassVar[frozenset[str]] = frozenset({"targets"})
+    """Fields of a state that mean nothing here."""
     choose: ClassVar[str] = "'uniform', 'entropy' or 'auto'"
     """Weightings that every batch of this kind can feed."""
     measured: ClassVar[str] = "cross_entropy"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
-from rlkd.errors import TeacherError, WeightingError
+from rlkd.errors import ConfigError, TeacherError, WeightingError
 from rlkd.kinds import CausalTokens, Kind, TokenClassification, kind_of_instances
 from rlkd.trainer.given_teachers import auto_class, base_model
 from rlkd.weighting import BaseWeighting, Evidence, WeightingSpec, adapted, load_weighting
@@ -38,6 +38,14 @@ def kind_of(student: nn.Module, labels: Tensor | None) -> type[Kind]:
     if tokens and problem_type in (None, "single_label_classification"):
         return TokenClassification
     return kind_of_instances(problem_type, config.num_labels, labels)
+
+
+def likely_kind(student: nn.Module, data: Any) -> type[Kind]:
+    """The kind of task by the first row of a data set, which a collator of one's own may still change."""
+    try:
+        return kind_of(student, first_labels(data))
+    except ConfigError:
+        return kind_of(student, None)
 
 
 def first_labels(data: Any) -> Tensor | None:

@@ -20,7 +20,7 @@ from rlkd.settings.knobs import names_of
 from rlkd.trainer.arguments import check_arguments
 from rlkd.trainer.batch_teachers import BatchTeachers, Rows
 from rlkd.trainer.given_teachers import TeacherReader, outputs_of
-from rlkd.trainer.kinds import KnownOfBatches, first_labels, kind_of, weighting_of
+from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.resuming import ResumableTrainer, saved
 from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
 from rlkd.types import State, on_device
@@ -88,12 +88,11 @@ class DistillationMixin:
             raise ConfigError("students are not sharded, got a launcher with FSDP or DeepSpeed; use torchrun")
         self.loss_settings = loss_settings(self.args)
         given = teachers if teachers is not None else getattr(self.args, "teachers", None)
-        kind = self._kind_of(first_labels(kwargs.get("train_dataset")))
+        kind = self._likely_kind(kwargs.get("train_dataset"))
         self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kwargs, kind)
         check_columns(self.teachers, columns_of(kwargs.get("train_dataset")))
-        self._choose(weighting if weighting is not None else getattr(self.args, "weighting", "auto"), kind)
-        self._kind = kind()
-        self._begin()
+        self._chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
+        self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
@@ -116,30 +115,28 @@ class DistillationMixin:
         )
         return reader.read(given)
 
-    def _choose(self, chosen: Weighting | str | Path, kind: type[Kind]) -> None:
-        """Take a weighting, or build it."""
+    def _likely_kind(self, data: Any) -> type[Kind]:
+        return likely_kind(self.model, data)
+
+    def _set_kind(self, kind: type[Kind]) -> None:
+        """Be of a kind of task, if teachers, weighting and settings are."""
+        chosen = self._chosen
         if isinstance(chosen, str | Path):
             known = KnownOfBatches(chosen, kind, self.teachers.names, outputs_of(self.model), self.args.seed)
-            self._called, self._given = str(chosen), weighting_of(chosen, known)
+            called, self._given = str(chosen), weighting_of(chosen, known)
         else:
             self._given = adapted(chosen)
-            self._called = self._given.called
+            called = self._given.called
+        self._kind = kind(getattr(self.teachers, "covers", None))
+        self._kind.check_settings(self.loss_settings)
+        self._kind.check(self._given, called)
+        told = BATCH_FIELDS | self.teachers.gives | {"sureness", "targets"}
+        check_state(called, self._given, told, f"these batches of {kind.name}")
+        self._begin()
 
     def _begin(self) -> None:
         """Begin with the weighting that was passed: one that learns online on a copy."""
         self._online = copy.deepcopy(self._given) if isinstance(self._given, OnlineWeighting) else None
-        self._set_kind(type(self._kind))
-
-    def _kind_of(self, labels: Tensor | None) -> type[Kind]:
-        return kind_of(self.model, labels)
-
-    def _set_kind(self, kind: type[Kind]) -> None:
-        """Be of a kind of task, if teachers, weighting and settings are."""
-        self._kind = kind(getattr(self.teachers, "covers", None))
-        self._kind.check_settings(self.loss_settings)
-        self._kind.check(self._given, self._called)
-        given = BATCH_FIELDS | self.teachers.gives | {"sureness", "targets"}
-        check_state(self._called, self._given, given, f"these batches of {kind.name}")
         own = self._given if self._online is None else cast(BaseWeighting, self._online)
         self.weighting: BaseWeighting = self._kind.adapted(own)
 
@@ -236,7 +233,7 @@ class DistillationMixin:
 
     def _positions(self, batch: Mapping[str, Any]) -> Positions:
         """What is taught of a batch; nothing of a row that only keeps a process company."""
-        kind = self._kind_of(batch.get("labels"))
+        kind = kind_of(self.model, batch.get("labels"))
         if kind is not type(self._kind) and "labels" in batch:
             self._set_kind(kind)
         positions = self._kind.positions(batch)

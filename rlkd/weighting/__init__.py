@@ -81,10 +81,10 @@ def check_requirements(name: str, weighting: BaseWeighting, task: Task, source: 
             that no state has.
     """
     _check_names(name, weighting)
-    if weighting.answers == "numbers":
+    if weighting.answers == "numbers" or "targets" in weighting.requires:
         raise WeightingError(
-            f"weighting {name!r} reads the numbers of a regression, and the classes of a task have none; choose "
-            "'uniform', 'entropy' or 'auto'"
+            f"weighting {name!r} reads the numbers of a regression or several labels, and a task has one class a row; "
+            "choose 'uniform', 'entropy' or 'auto'"
         )
     missing = []
     rows, labelled = len(task.splits["train"]), len(task.labelled_ids("train"))
