@@ -367,33 +367,38 @@ def test_what_a_kind_does_not_have_is_refused_by_name(kind, change, error, messa
         trainer_of(kind, chosen, tmp_path, rows=rows, teachers=teachers, outputs=outputs, **values).train()
 
 
-def test_estimators_tell_numbers_and_several_labels(tmp_path):
+@pytest.mark.parametrize("kind", ["multi-label classification", "regression"])
+def test_estimators_tell_numbers_and_several_labels(kind, tmp_path):
     """Regressors, and a classifier of every label; both read texts."""
     texts = [" ".join(np.random.default_rng(row).choice(WORDS, 6)) for row in range(40)]
-    tokenizer = tokenizer_for("bert", model_max_length=40)
-    encoded = [dict(tokenizer(text)) for text in texts]
-    has = np.array([[float(word in text.split()) for word in LABELS] for text in texts], dtype=np.float32)
-    numbers = make_pipeline(CountVectorizer(), Ridge()).fit(texts, has.sum(1))
-    labels = make_pipeline(CountVectorizer(), OneVsRestClassifier(LogisticRegression())).fit(texts, has.astype(int))
-    expected = {
-        1: numbers.predict(texts)[:, None],
-        3: np.log(labels.predict_proba(texts) / (1 - labels.predict_proba(texts))),
-    }
-    for outputs, targets, estimator in ((1, has.sum(1), numbers), (3, has, labels)):
-        rows = [row | {"text": text, "labels": y} for row, text, y in zip(encoded, texts, targets, strict=True)]
-        trainer = DistillationTrainer(
-            network("bert", tokenizer, num_labels=outputs) if outputs == 1 else network("bert", tokenizer),
-            plain_arguments(tmp_path, max_steps=1),
-            train_dataset=rows,
-            processing_class=tokenizer,
-            teachers=[estimator],
-            weighting="uniform",
-        )
-        trainer.train()
-        collate = trainer.data_collator
-        batch = collate(rows)
-        known = trainer.teachers.state({"x": batch["input_ids"]}, batch["rlkd_teachers"], lambda values: values)
-        np.testing.assert_allclose(known.teacher_logits[:, 0], expected[outputs], atol=1e-4)
+    has = np.array([[word in text.split() for word in LABELS] for text in texts], dtype=np.float32)
+    if kind == "regression":
+        targets, estimator = has.sum(1), make_pipeline(CountVectorizer(), Ridge()).fit(texts, has.sum(1))
+        expected = estimator.predict(texts)[:, None]
+    else:
+        targets, labels = has, OneVsRestClassifier(LogisticRegression())
+        estimator = make_pipeline(CountVectorizer(), labels).fit(texts, has.astype(int))
+        expected = np.pad(estimator.decision_function(texts), ((0, 0), (0, 1)))
+    tokenizer, seen = tokenizer_for("bert", model_max_length=40), []
+
+    class Seeing(Uniform):
+        def weights(self, state):
+            seen.append(state.teacher_logits[:, 0].numpy())
+            return super().weights(state)
+
+    rows = [{**tokenizer(text), "text": text, "labels": y} for text, y in zip(texts, targets, strict=True)]
+    classes = {"num_labels": 1} if kind == "regression" else {}
+    DistillationTrainer(
+        network("bert", tokenizer, **classes),
+        plain_arguments(tmp_path, max_steps=1, per_device_train_batch_size=40),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        teachers=[estimator],
+        weighting=Seeing(),
+    ).train()
+    (said,) = seen
+    by_first = [np.argsort(values[:, 0]) for values in (said, expected)]
+    np.testing.assert_allclose(said[by_first[0]], expected[by_first[1]], atol=1e-4)
 
 
 def test_pairs_of_texts_are_read_by_teachers_with_tokens_of_their_own(tmp_path):
