@@ -25,6 +25,7 @@ CLAIMS = HERE / "claims.yaml"
 PUBLISHED = RESULTS / "published-algorithms.json"
 DRAWN = RESULTS / "drawn-sets.json"
 AGENTS = RESULTS / "agents.json"
+KINDS = RESULTS / "kinds.json"
 PICTURE = HERE / "quickstart.svg"
 PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
 """The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
@@ -84,6 +85,11 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     others = "Agents of others on planted teachers, where the best action is known"
     if AGENTS.exists():
         files[others], tables[others] = AGENTS, _agents(_rows(AGENTS))
+    if KINDS.exists():
+        rows = _rows(KINDS)
+        several, single = _kinds(rows, "multi-label classification"), _kinds(rows, "regression")
+        tables |= {"Several labels at once, specialists": several, "Numbers, specialists": single}
+        files |= dict.fromkeys(("Several labels at once, specialists", "Numbers, specialists"), KINDS)
     notes = {caption: _file_note(path) for caption, path in files.items()}
     made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
@@ -176,6 +182,31 @@ def _agents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "CPU seconds": f"{np.mean([row['cpu_seconds'] for row in found]):.1f}",
         }
         for (case, agent), found in cases.items()
+    ]
+
+
+def _kinds(rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Arms by task: labels that are found in points, numbers by their squared error; more over uniform is better."""
+    numbers = kind == "regression"
+    score, gain = ("squared error", "error less than uniform") if numbers else ("labels found", "points over uniform")
+    digits, scale, turned = (3, 1, -1) if numbers else (1, 100, 1)
+    return [
+        {
+            "task": row["task"],
+            "weighting": row["arm"],
+            "seeds": row["seeds"],
+            score: f"{turned * row['score']:.3f}",
+            gain: "-"
+            if row["arm"] == "uniform"
+            else "{0:+.{3}f} [{1:+.{3}f}, {2:+.{3}f}]".format(
+                *(scale * row[k] for k in ("gain", "low", "high")), digits
+            ),
+            "share of the gap": "-"
+            if row["share"] is None or row["arm"] in ("uniform", "oracle")
+            else f"{row['share']:.2f}",
+        }
+        for row in rows
+        if row["kind"] == kind
     ]
 
 

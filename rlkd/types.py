@@ -22,7 +22,7 @@ class State:
     """
 
     teacher_logits: Tensor
-    """Shape (..., K, C), unnormalised."""
+    """Shape (..., K, C), unnormalised; of a regression the teachers' numbers (..., K, D)."""
     teacher_mask: Tensor | None = None
     """Shape (..., K), bool; False where a teacher is absent. None: all present."""
     student_logits: Tensor | None = None
@@ -31,6 +31,9 @@ class State:
     """Shape (..., H), input of the student's last layer."""
     labels: Tensor | None = None
     """Shape (...), int64; -1 where an instance has no label."""
+    targets: Tensor | None = None
+    """Shape (..., D), where a label is no single class: the D numbers of a regression, or 0 and 1 of the D labels that
+    an instance may have; NaN where unknown. ``labels`` then says whether anything is known."""
     embeddings: Tensor | None = None
     """Shape (..., D), of the instances."""
     affinity: Tensor | None = None

@@ -40,6 +40,7 @@ FLOORS = (
     "features",
     "logit_cache",
     "weighting",
+    "kinds",
     "distillation",
     "headroom",
     "feature_losses",

@@ -8,7 +8,9 @@ from rlkd.errors import ConfigError
 from rlkd.losses import (
     cross_entropy,
     distillation_loss,
+    multi_label_loss,
     refined_cross_entropy,
+    regression_loss,
     soft_targets,
     teacher_cross_entropy,
 )
@@ -126,6 +128,54 @@ def test_settings_out_of_range_are_refused_by_name(settings):
 def test_a_cross_entropy_term_needs_labels():
     with pytest.raises(ConfigError, match="kd_ratio"):
         distillation_loss(STUDENT, TEACHERS, WEIGHTS, kd_ratio=0.5)
+
+
+BERNOULLI = 0.0315839  # q log 2q + (1 - q) log 2(1 - q) with q = 0.75 * 0.75 + 0.25 * 0.25 = 0.625
+
+
+@pytest.mark.parametrize(
+    ("kd_ratio", "targets", "expected"),
+    [
+        (1.0, [1.0, 0.0], BERNOULLI / 2),  # of the second label teachers say what the student says
+        (0.25, [1.0, 0.0], 0.75 * math.log(2) + 0.25 * BERNOULLI / 2),
+        (0.25, [1.0, math.nan], 0.75 * math.log(2) / 2 + 0.25 * BERNOULLI / 2),
+    ],
+)
+def test_the_loss_of_several_labels_by_hand(kd_ratio, targets, expected):
+    odds = math.log(3)  # of 0.75
+    teachers, weights = torch.tensor([[[odds, 0.0], [-odds, 0.0]]]), WEIGHTS.expand(1, 2, 2)
+    loss = multi_label_loss(torch.zeros(1, 2), teachers, weights, torch.tensor([targets]), kd_ratio=kd_ratio)
+    assert loss.tolist() == pytest.approx([expected], abs=1e-6)
+
+
+def test_labels_of_several_are_softened_and_weighted_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    student, teachers = torch.randn(5, 4, generator=generator), torch.randn(5, 3, 4, generator=generator)
+    weights = torch.rand(5, 4, 3, generator=generator).softmax(-1)
+    loss = multi_label_loss(student, teachers, weights, temperature=2.0)
+    q = (weights * torch.sigmoid(teachers / 2).transpose(1, 2)).sum(-1).double()
+    p = torch.sigmoid(student.double() / 2)
+    kl = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+    torch.testing.assert_close(loss, 4 * kl.mean(-1).float(), rtol=1e-4, atol=1e-6)
+    squared = multi_label_loss(student, teachers, weights, divergence="mse")
+    far = (student - (weights * teachers.transpose(1, 2)).sum(-1)).square().mean(-1)
+    torch.testing.assert_close(squared, far)
+
+
+@pytest.mark.parametrize(
+    ("weights", "target", "expected"),
+    [
+        ([0.75, 0.25], -2.0, 0.75 * 4 + 0.25 * 2.25),  # the teachers' mean is 1.5
+        ([0.75, 0.25], math.nan, 0.25 * 2.25),
+        ([0.0, 0.0], -2.0, 4.0),  # nobody teaches but the label
+    ],
+)
+def test_the_loss_of_a_regression_by_hand(weights, target, expected):
+    numbers, given = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[target]])
+    loss = regression_loss(torch.zeros(1, 1), numbers, torch.tensor([weights]), given, kd_ratio=0.25)
+    assert loss.tolist() == pytest.approx([expected])
+    with pytest.raises(ConfigError, match=r"kd_ratio 0\.25 needs labels"):
+        regression_loss(torch.zeros(1, 1), numbers, torch.tensor([weights]), kd_ratio=0.25)
 
 
 @pytest.mark.parametrize("sureness", [0.3, 1.0, 8.0])

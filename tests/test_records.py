@@ -521,7 +521,7 @@ def test_an_installed_package_names_the_commit_it_was_installed_from(checkout_an
     found = environment_of(site)
     assert (found["commit"], found["dirty"]) == (git(checkout, "rev-parse", "HEAD"), False)
     assert found["source"] == source()
-    moved_on = checkout / "rlkd" / "losses.py"
+    moved_on = checkout / "rlkd" / "losses" / "classes.py"
     moved_on.write_text(moved_on.read_text() + "\n")
     git(checkout, "commit", "-qam", "more")
     found = environment_of(site)

@@ -28,8 +28,8 @@ POSITIONAL = ("fixed", "random_teacher", "best_teacher", "lr_train", "lr_dev", "
 """Weightings that remember which teacher is which: they are built anew for teachers in another order."""
 TIED = ("rl_kd", "mtkd_rl")
 """Tied to their teachers and classes: tests of the systems hold them to the contract, as far as it applies to them."""
-UNTIED = [name for name in weighting_names() if name not in (*TIED, "labels")]
-"""All but those, and the one that weights no teacher where there is a label."""
+UNTIED = [name for name in weighting_names() if name not in (*TIED, "labels", "gate")]
+"""All but those, the one that weights no teacher where there is a label, and the one that reads no classes."""
 
 
 @pytest.fixture(scope="module")

@@ -96,11 +96,11 @@ class BiLstmForSequenceClassification(PreTrainedModel):
             input_ids: Token ids, shape (B, L).
             attention_mask: 1 for tokens and 0 for padding, shape (B, L); None: no padding.
             token_type_ids: Ignored; accepted because tokenizers of sentence pairs send it.
-            labels: Class indices, shape (B,).
+            labels: Class indices, shape (B,); floats of several labels (B, C) or of a regression (B,).
             return_dict: Ignored; the output is always a ``SequenceClassifierOutput``.
 
         Returns:
-            Logits of shape (B, C), and the mean cross-entropy where labels were given.
+            Logits of shape (B, C), and the mean loss where labels were given.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         front, lengths = moved_to_front(input_ids, mask)
@@ -108,7 +108,7 @@ class BiLstmForSequenceClassification(PreTrainedModel):
         states, padding = both_directions(embedded, lengths, self.forward_lstm, self.backward_lstm)
         pooled = maximum_over_time(states, padding)
         logits = self.classifier(self.dropout(pooled))
-        return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
+        return SequenceClassifierOutput(loss=_loss(self, logits, labels), logits=logits)
 
 
 class MlpConfig(PreTrainedConfig):
@@ -150,16 +150,16 @@ class MlpForSequenceClassification(PreTrainedModel):
 
         Args:
             input_values: Features, shape (B, D).
-            labels: Class indices, shape (B,).
+            labels: Class indices, shape (B,); floats of several labels (B, C) or of a regression (B,).
             return_dict: Ignored; the output is always a ``SequenceClassifierOutput``.
             pixel_values: Images instead, D numbers each, shape (B, channels, H, W).
 
         Returns:
-            Logits of shape (B, C), and the mean cross-entropy where labels were given.
+            Logits of shape (B, C), and the mean loss where labels were given.
         """
         values = input_values if pixel_values is None else pixel_values.flatten(1)
         logits = self.classifier(self.dropout(torch.relu(self.hidden(values))))
-        return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
+        return SequenceClassifierOutput(loss=_loss(self, logits, labels), logits=logits)
 
 
 class CnnConfig(PreTrainedConfig):
@@ -222,7 +222,7 @@ class CnnForImageClassification(PreTrainedModel):
             maps = nn.functional.max_pool2d(torch.relu(layer(maps)), 2)
         hidden = torch.relu(self.hidden(self.pool(maps).flatten(1)))
         logits = self.classifier(self.dropout(hidden))
-        return ImageClassifierOutput(loss=_loss(logits, labels), logits=logits)
+        return ImageClassifierOutput(loss=_loss(self, logits, labels), logits=logits)
 
 
 def moved_to_front(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,7 +273,10 @@ AutoModelForSequenceClassification.register(BiLstmConfig, BiLstmForSequenceClass
 AutoModelForSequenceClassification.register(MlpConfig, MlpForSequenceClassification)
 
 
-def _loss(logits: Tensor, labels: Tensor | None) -> Tensor | None:
+def _loss(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    if labels is not None and labels.is_floating_point():  # of several labels, or of numbers
+        loss: Tensor = model.loss_function(labels, logits, model.config)
+        return loss
     return None if labels is None else cross_entropy(logits, labels).mean()
 
 

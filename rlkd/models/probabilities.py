@@ -52,6 +52,32 @@ def logarithms(name: str, probabilities: Any) -> NDArray[np.float64]:
     return np.log(np.clip(rows, SMALLEST_PROBABILITY, None))
 
 
+def log_odds(name: str, probabilities: Any) -> NDArray[np.float64]:
+    """Log odds of the probabilities (N, L) of labels that are each there or not; within 1e-6 of 0 and 1.
+
+    Raises:
+        TeacherError: They are no probabilities, a column a label.
+    """
+    rows = np.asarray(probabilities, dtype=np.float64)
+    if rows.ndim != 2 or not ((rows >= 0) & (rows <= 1)).all():
+        got = f"numbers from {rows.min():.3g} to {rows.max():.3g}" if rows.ndim == 2 else f"shape {rows.shape}"
+        raise TeacherError(
+            f"expected probabilities of labels (B, L) from teacher {name!r}, got {got}; give a classifier such as "
+            "OneVsRestClassifier, or a function that returns log odds"
+        )
+    kept = np.clip(rows, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    return np.log(kept) - np.log1p(-kept)
+
+
+def check_log_odds(name: str, rows: Rows) -> None:
+    """Refuse probabilities where log odds of labels are expected; fewer than four rows may lie in [0, 1] by chance."""
+    if len(rows) >= FEWEST_ROWS and rows.min() >= 0 and rows.max() <= 1:
+        raise TeacherError(
+            f"expected log odds of labels from teacher {name!r}, got probabilities (all numbers of {len(rows)} rows "
+            "lie in 0 to 1); give numpy.log(p / (1 - p)), p clipped to 1e-6 to 1 - 1e-6"
+        )
+
+
 def as_logits(name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """The logits that an array (N, C) holds: itself, or its logarithms where it holds probabilities, which is told."""
     if are_probabilities(rows):

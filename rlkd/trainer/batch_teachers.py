@@ -11,13 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.batching import longest_row
 from rlkd.errors import CacheError, TeacherError
+from rlkd.kinds import Kind, MultiLabelClassification, Regression
 from rlkd.logit_cache import LogitCache
 from rlkd.logit_cache.held import held_states
 from rlkd.models.fitting import fit
 from rlkd.models.identity import estimator_identity, network_identity
-from rlkd.models.labels import aligned_logits
+from rlkd.models.labels import MISSING, aligned_logits
 from rlkd.models.networks import forward_inputs
-from rlkd.models.probabilities import FEWEST_ROWS, check_logits
+from rlkd.models.probabilities import FEWEST_ROWS, check_log_odds, check_logits, log_odds
 from rlkd.models.teachers import estimator_logits
 from rlkd.types import State
 
@@ -186,11 +187,12 @@ class FunctionTeacher:
             return torch.as_tensor(self._function(read)).detach().float()
 
 
-def reader_of_batches(name: str, model: Any) -> Callable[[Any], NDArray[np.float64]]:
-    """A fitted scikit-learn classifier as a function of what a batch has: texts, pairs of texts, or the one input.
+def reader_of_batches(name: str, model: Any, kind: type[Kind] = Kind) -> Callable[[Any], NDArray[np.float64]]:
+    """A fitted scikit-learn estimator as a function of what a batch has: texts, pairs of texts, or the one input.
 
     That is flattened: of images ``pixel_values``, channel by channel.
     """
+    answer = _ESTIMATORS.get(kind, estimator_logits)
 
     def logits(read: Any) -> NDArray[np.float64]:
         if isinstance(read, Mapping):
@@ -201,10 +203,32 @@ def reader_of_batches(name: str, model: Any) -> Callable[[Any], NDArray[np.float
                     f"{', '.join(found) or 'none'} of {', '.join(read)}; pass a function of the batch instead"
                 )
             (values,) = found.values()
-            return estimator_logits(name, model, values.cpu().numpy().reshape(len(values), -1))
-        return estimator_logits(name, model, [row if isinstance(row, str) else "\n".join(row) for row in read])
+            return answer(name, model, values.cpu().numpy().reshape(len(values), -1))
+        return answer(name, model, [row if isinstance(row, str) else "\n".join(row) for row in read])
 
     return logits
+
+
+def _label_log_odds(name: str, model: Any, rows: Any) -> NDArray[np.float64]:
+    if hasattr(model, "predict_proba"):
+        return log_odds(name, model.predict_proba(rows))
+    return np.asarray(model.decision_function(rows), dtype=np.float64)
+
+
+def _numbers(name: str, model: Any, rows: Any) -> NDArray[np.float64]:
+    return np.asarray(model.predict(rows), dtype=np.float64).reshape(len(rows), -1)
+
+
+_ESTIMATORS: Mapping[type[Kind], Callable[[str, Any, Any], NDArray[np.float64]]] = {
+    MultiLabelClassification: _label_log_odds,
+    Regression: _numbers,
+}
+"""What estimators say to a student, by the kind of task where that is no choice of a class."""
+_CHECKS: Mapping[type[Kind], Callable[[str, Any], None] | None] = {
+    MultiLabelClassification: check_log_odds,
+    Regression: None,
+}
+"""Whether answers may be probabilities, likewise."""
 
 
 class AskedTeachers:
@@ -212,16 +236,29 @@ class AskedTeachers:
 
     gives: frozenset[str] = frozenset()
 
-    def __init__(self, teachers: Sequence[AskingTeacher], text_columns: Sequence[str], classes: int) -> None:
+    def __init__(
+        self, teachers: Sequence[AskingTeacher], text_columns: Sequence[str], classes: int, kind: type[Kind] = Kind
+    ) -> None:
         """Hold them.
 
         Args:
             teachers: K of them, with different names.
             text_columns: The column of texts, or two of pairs; empty: none of them reads texts.
             classes: C of the student.
+            kind: Of the task.
         """
         self._teachers, self._text_columns, self._classes = list(teachers), tuple(text_columns), classes
+        self._check = _CHECKS.get(kind, check_logits)
         self._unknown = set(self.names)  # whether they give logits or probabilities
+
+    @property
+    def covers(self) -> Tensor | None:
+        """Which of the student's classes each teacher has, bool, shape (K, C); None: all have all."""
+        columns = [teacher.columns for teacher in self._teachers]
+        if not any(own is not None and (own == MISSING).any() for own in columns):
+            return None
+        everything = np.ones(self._classes, dtype=bool)
+        return torch.from_numpy(np.stack([everything if own is None else own != MISSING for own in columns]))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -254,14 +291,16 @@ class AskedTeachers:
     ) -> Tensor:
         device = next(iter(inputs.values())).device
         logits = pick(self._said(teacher, inputs, carried).to(device))
+        if self._classes == 1 and logits.ndim == 1:
+            logits = logits.unsqueeze(-1)
         own = self._classes if teacher.columns is None else logits.shape[-1]
         if logits.ndim != 2 or logits.shape[-1] != own:
             raise TeacherError(
                 f"expected logits (B, {self._classes}) from teacher {teacher.name!r}, a row an instance in the "
                 f"student's order of classes, got {tuple(logits.shape)}"
             )
-        if teacher.name in self._unknown and len(logits) >= FEWEST_ROWS:  # once: it would wait for the device
-            check_logits(teacher.name, logits.cpu().numpy())
+        if self._check and teacher.name in self._unknown and len(logits) >= FEWEST_ROWS:
+            self._check(teacher.name, logits.cpu().numpy())  # once: it would wait for the device
             self._unknown.remove(teacher.name)
         return logits if teacher.columns is None else aligned_logits(logits, teacher.columns)
 
@@ -275,6 +314,7 @@ class CachedTeachers:
     def __init__(self, cache: LogitCache, id_column: str, device: torch.device) -> None:
         """Hold the cache, whose rows are numbered as in ``id_column``, and where it fits on the students' device."""
         self._cache, self._id_column = cache, id_column
+        self._classes = cache.rows(torch.zeros(1, dtype=torch.int64)).shape[-1]
         self._held = held_states(self._read, len(cache), device)
         self.names, self.columns = cache.teacher_names, (id_column,)
 
@@ -307,7 +347,7 @@ class CachedTeachers:
             ids=ids,
             affinity=self._cache.affinity_rows(ids),
             reliability=None if known is None else known.expand(len(ids), -1, -1),
-            sureness=self._cache.sureness_rows(ids),
+            sureness=self._cache.sureness_rows(ids) if self._classes > 1 else None,
             embeddings=self._cache.embedding_rows(ids),
         )
 

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from rlkd.data.columns import KNOWN_PAIRS, TEXT_NAMES, Columns
 from rlkd.errors import ConfigError, TeacherError, one_line
 from rlkd.hub import offline_if_unreachable
+from rlkd.kinds import PROBLEM_TYPES, Kind, Regression
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
 from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
@@ -66,6 +67,7 @@ class TeacherReader:
         data_columns: Columns of the training data, as far as they are known.
         id_column: Column of the numbers of rows in a cache.
         cache: Keep what teachers say of rows: a folder, or ``auto``; see :mod:`rlkd.trainer.remembering`.
+        kind: Of the task: what answers are.
     """
 
     def __init__(
@@ -80,12 +82,14 @@ class TeacherReader:
         data_columns: Sequence[str] = (),
         id_column: str = "id",
         cache: str | Path | None = None,
+        kind: type[Kind] = Kind,
     ) -> None:
         self._student = base_model(student)
         self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         self._processor = tokenizer if isinstance(tokenizer, BaseImageProcessor) else None
         self._device, self._max_length, self._offload = device, max_length, offload
-        self._data_columns, self._id_column, self._cache = tuple(data_columns), id_column, cache
+        self._data_columns, self._id_column = tuple(data_columns), id_column
+        self._cache, self._kind = cache, kind
         self._text_columns = tuple(text_columns) if text_columns else found_text_columns(self._data_columns)
         names = getattr(self._student.config, "id2label", None) or {}
         self._labels = tuple(str(names[index]) for index in sorted(names))
@@ -119,10 +123,10 @@ class TeacherReader:
                 f"{', '.join(self._data_columns) or '(none)'} is known to hold them; keep the text in the training "
                 "data and name it with text_columns"
             )
-        classes = self._student.config.get_text_config().vocab_size if is_causal(self._student) else len(self._labels)
+        outputs = outputs_of(self._student)
         if self._cache is not None:
-            return RememberedTeachers(asked, self._text_columns, classes, store_folder(self._cache))
-        return AskedTeachers(asked, self._text_columns, classes)
+            return RememberedTeachers(asked, self._text_columns, outputs, store_folder(self._cache), self._kind)
+        return AskedTeachers(asked, self._text_columns, outputs, self._kind)
 
     def _opened(self, folder: Path) -> LogitCache:
         labels = tuple(read_manifest(folder)["labels"])
@@ -156,6 +160,8 @@ class TeacherReader:
             return self._network(name, model, tokenizer)
         if _is_estimator(given):
             return self._estimator(name, given)
+        if self._kind is Regression and hasattr(given, "predict"):
+            return FunctionTeacher(name, reader_of_batches(name, given, Regression), reads_text=self._reads_text)
         if callable(given):
             return FunctionTeacher(name, given, reads_text=bool(self._text_columns))
         raise TeacherError(
@@ -196,7 +202,9 @@ class TeacherReader:
         if isinstance(tokenizer, BaseImageProcessor):
             self._check_processor(name, tokenizer)
             tokenizer = None  # it reads the student's batch
-        own = getattr(getattr(model, "config", None), "id2label", None)
+        config = getattr(model, "config", None)
+        self._check_problem(name, getattr(config, "problem_type", None))
+        own = getattr(config, "id2label", None)
         names = label_names or (None if own is None else [str(own[index]) for index in sorted(own)])
         if tokenizer is not None and self._tokenizer is not None and same_tokens(tokenizer, self._tokenizer):
             tokenizer = None
@@ -223,17 +231,37 @@ class TeacherReader:
                 "reads with its own"
             )
 
+    def _check_problem(self, name: str, problem_type: str | None) -> None:
+        """Refuse a network that says it is of another kind of task."""
+        if problem_type is None or self._kind not in PROBLEM_TYPES.values():
+            return
+        if PROBLEM_TYPES.get(problem_type) is not self._kind:
+            raise TeacherError(
+                f"expected teacher {name!r} to be of {self._kind.name}, as the student is, got problem_type "
+                f"{problem_type!r} in its config; set problem_type of the student's config, or leave this teacher out"
+            )
+
     def _estimator(self, name: str, model: Any, label_names: Sequence[str] | None = None) -> FunctionTeacher:
         classes = np.asarray(model.classes_)
+        if classes.ndim != 1:
+            raise TeacherError(
+                f"expected a classifier with one column a class or label as teacher {name!r}, got "
+                f"{type(model).__name__} with one answer a label; fit OneVsRestClassifier"
+            )
         if label_names is None and np.issubdtype(classes.dtype, np.integer):
             columns = _by_id(classes, len(self._labels), name)  # the numbers that the student is trained with
         else:
             columns = self._columns(name, label_names or [str(label) for label in classes])
-        text = bool(self._text_columns) and self._tokenizer is not None
-        return FunctionTeacher(name, reader_of_batches(name, model), reads_text=text, columns=columns)
+        read = reader_of_batches(name, model, self._kind)
+        return FunctionTeacher(name, read, reads_text=self._reads_text, columns=columns)
+
+    @property
+    def _reads_text(self) -> bool:
+        """Whether estimators read texts, not what the student reads."""
+        return bool(self._text_columns) and self._tokenizer is not None
 
     def _columns(self, name: str, theirs: Sequence[str]) -> NDArray[np.int64] | None:
-        if tuple(theirs) == self._labels:
+        if tuple(theirs) == self._labels or len(theirs) == len(self._labels) == 1:
             return None
         if are_generic(self._labels) and not are_generic(theirs):
             raise TeacherError(
@@ -252,6 +280,12 @@ def base_model(model: nn.Module) -> Any:
     """The network itself, inside adapters of PEFT."""
     inner = getattr(model, "get_base_model", None)
     return model if inner is None else inner()
+
+
+def outputs_of(student: nn.Module) -> int:
+    """How many numbers a student says of an instance, or of a token."""
+    config = base_model(student).config
+    return int(config.get_text_config().vocab_size if is_causal(student) else config.num_labels)
 
 
 def is_causal(student: nn.Module) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlkd.errors import CacheError, TeacherError
+from rlkd.kinds import Kind
 from rlkd.logit_cache.answers import AnswerStore, Fingerprints, fingerprint
 from rlkd.trainer.batch_teachers import AskedTeachers, AskingTeacher, Rows, texts_of
 from rlkd.types import ONCE
@@ -33,7 +34,12 @@ class RememberedTeachers(AskedTeachers):
     """
 
     def __init__(
-        self, teachers: Sequence[AskingTeacher], text_columns: Sequence[str], classes: int, folder: Path
+        self,
+        teachers: Sequence[AskingTeacher],
+        text_columns: Sequence[str],
+        classes: int,
+        folder: Path,
+        kind: type[Kind] = Kind,
     ) -> None:
         """Open the stores.
 
@@ -42,12 +48,13 @@ class RememberedTeachers(AskedTeachers):
             text_columns: Likewise.
             classes: Likewise.
             folder: Of all stores; each teacher's is named by its identity.
+            kind: See :class:`AskedTeachers`.
 
         Raises:
             TeacherError: Of a teacher it cannot be told whether it is another one.
             CacheError: A store is damaged.
         """
-        super().__init__(teachers, text_columns, classes)
+        super().__init__(teachers, text_columns, classes, kind)
         self._stores = {teacher.name: self._opened(teacher, folder) for teacher in teachers}
 
     @staticmethod
@@ -86,10 +93,11 @@ class RememberedTeachers(AskedTeachers):
             device = next(iter(inputs.values())).device
             index = torch.from_numpy(rows).to(device)
             logits = teacher.logits({name: value.index_select(0, index) for name, value in inputs.items()})
+        logits = logits.unsqueeze(-1) if logits.ndim == 1 else logits  # of numbers
         if logits.ndim != 2:
             raise CacheError(
-                f"answers are kept of instances, (B, C), teacher {teacher.name!r} gives {tuple(logits.shape)}: one of every "
-                "token would be; leave the cache out"
+                f"answers are kept of instances, (B, C), teacher {teacher.name!r} gives {tuple(logits.shape)}, of "
+                "tokens; leave the cache out"
             )
         return logits
 

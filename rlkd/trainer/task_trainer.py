@@ -16,6 +16,7 @@ from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, StudentError
 from rlkd.feature_losses import FeatureLosses
+from rlkd.kinds import Kind, Positions
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.logit_cache.held import held_states
 from rlkd.losses import cross_entropy
@@ -31,7 +32,7 @@ from rlkd.trainer.arguments import (
 )
 from rlkd.trainer.batch_teachers import Pick, Rows
 from rlkd.trainer.shares import WHOLE, Shares, part_of, whole_batches
-from rlkd.trainer.training import BatchTrainer, Positions
+from rlkd.trainer.training import BatchTrainer
 from rlkd.types import InnerStates, LogitSource, State
 from rlkd.weight_record import WeightRecord, group_names, groups_of
 from rlkd.weighting import Mixture, Weighting, adapted, check_requirements
@@ -150,6 +151,9 @@ class TaskTrainer(BatchTrainer):
             **kwargs,
         )
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
+
+    def _likely_kind(self, data: Any) -> type[Kind]:
+        return Kind  # whatever a student was before
 
     def _get_collator_with_removed_columns(self, data_collator: Any, *args: Any, **kwargs: Any) -> Any:
         return data_collator  # a task has no columns

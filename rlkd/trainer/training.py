@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -10,33 +10,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, Subset
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, TrainingArguments
 
-from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError, WeightingError
+from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError
 from rlkd.features import usual_sureness
-from rlkd.losses import cross_entropy, distillation_loss
+from rlkd.kinds import Kind, Positions, class_losses
 from rlkd.settings import LossSettings, StepSettings
 from rlkd.settings.knobs import names_of
 from rlkd.trainer.arguments import check_arguments
 from rlkd.trainer.batch_teachers import BatchTeachers, Rows
-from rlkd.trainer.given_teachers import TeacherReader, auto_class
+from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
+from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
+from rlkd.trainer.logged import Sums
 from rlkd.trainer.remembering import RememberedTeachers
 from rlkd.trainer.resuming import ResumableTrainer, saved
 from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
-from rlkd.weighting import (
-    BaseWeighting,
-    Evidence,
-    Mixture,
-    OnlineWeighting,
-    Weighting,
-    WeightingSpec,
-    adapted,
-    check_state,
-    load_weighting,
-    mixture,
-)
+from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, check_state, mixture
 from rlkd.weighting.by_row import is_by_row
 
 WEIGHT_FILE = "weights.json"
@@ -55,6 +45,8 @@ class DistillationMixin:
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
     In training the loss of a batch is the mean over its instances, or over the tokens of all its instances that have a
     label, of :func:`rlkd.losses.distillation_loss`; an evaluation is the Trainer's own. Labels -100 and -1 are none.
+    What kind of task it is the student says (its class, ``config.problem_type``, ``num_labels=1``), or the labels do:
+    those of several labels and of a regression are floats, see :mod:`rlkd.kinds`.
 
     Processes that a launcher starts share every batch of ``per_device_train_batch_size`` times their number: batches,
     weights and their record are those of one process, the partial batch at the end of an epoch too.
@@ -101,20 +93,21 @@ class DistillationMixin:
         self.loss_settings = loss_settings(self.args)
         given = teachers if teachers is not None else getattr(self.args, "teachers", None)
         kept = cache if cache is not None else getattr(self.args, "cache", None)
-        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, kwargs)
+        kind = self._likely_kind(kwargs.get("train_dataset"))
+        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, kwargs, kind)
         check_columns(self.teachers, columns_of(kwargs.get("train_dataset")))
-        chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
-        self._set_weighting(weighting_of(chosen) if isinstance(chosen, str | Path) else adapted(chosen))
-        check_state(self.weighting.called, self.weighting, BATCH_FIELDS | self.teachers.gives | {"sureness"})
+        self._chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
+        self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
-        self._kind = auto_class_or_none(self.model)
         if self.teachers.columns or isinstance(self.teachers, RememberedTeachers):
             self.data_collator = CarryingCollator(self.data_collator, self.teachers)
 
-    def _read_teachers(self, given: Any, cache: str | Path | None, kwargs: Mapping[str, Any]) -> BatchTeachers:
+    def _read_teachers(
+        self, given: Any, cache: str | Path | None, kwargs: Mapping[str, Any], kind: type[Kind]
+    ) -> BatchTeachers:
         args, data = self.args, kwargs.get("train_dataset")
         reader = TeacherReader(
             self.model,
@@ -126,20 +119,41 @@ class DistillationMixin:
             data_columns=columns_of(data),
             id_column=getattr(args, "id_column", "id"),
             cache=cache,
+            kind=kind,
         )
         return reader.read(given)
 
-    def _set_weighting(self, chosen: BaseWeighting) -> None:
-        self._given = chosen
-        self._online = copy.deepcopy(chosen) if isinstance(chosen, OnlineWeighting) else None
-        self.weighting: BaseWeighting = chosen if self._online is None else cast(BaseWeighting, self._online)
+    def _likely_kind(self, data: Any) -> type[Kind]:
+        return likely_kind(self.model, data)
+
+    def _set_kind(self, kind: type[Kind]) -> None:
+        """Be of a kind of task, if teachers, weighting and settings are."""
+        chosen = self._chosen
+        if isinstance(chosen, str | Path):
+            known = KnownOfBatches(chosen, kind, self.teachers.names, outputs_of(self.model), self.args.seed)
+            called, self._given = str(chosen), weighting_of(chosen, known)
+        else:
+            self._given = adapted(chosen)
+            called = self._given.called
+        self._kind = kind(getattr(self.teachers, "covers", None))
+        self._kind.check_settings(self.loss_settings)
+        self._kind.check(self._given, called)
+        told = BATCH_FIELDS | self.teachers.gives | {"sureness", "targets"}
+        check_state(called, self._given, told, f"these batches of {kind.name}")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with the weighting that was passed: one that learns online on a copy."""
+        self._online = copy.deepcopy(self._given) if isinstance(self._given, OnlineWeighting) else None
+        own = self._given if self._online is None else cast(BaseWeighting, self._online)
+        self.weighting: BaseWeighting = self._kind.adapted(own)
 
     # --- what the Trainer asks
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; each run, as each trial of a search, begins with the weighting that was passed."""
         if self._online is not None:
-            self._set_weighting(self._given)
+            self._begin()
         self.weight_record.clear()
         self._since_logged = Sums()
         return cast(Any, super()).train(*args, **kwargs)
@@ -187,7 +201,7 @@ class DistillationMixin:
         """Instances, or tokens, that all micro-batches of a step are taught on, in all processes."""
         if self._evaluating:
             # the Trainer counts for all processes, and most models but causal ones take the mean of their own rows
-            alone = self.args.world_size == 1 or self._causal
+            alone = self.args.world_size == 1 or is_causal(base_model(self.model))
             return cast(Any, super())._get_num_items_in_batch(batch_samples, device) if alone else None
         counts = [self._positions(batch).count for batch in batch_samples]
         count = torch.tensor(sum(counts), device=device)
@@ -214,11 +228,11 @@ class DistillationMixin:
         if not model.training:
             return cast(Any, super()).compute_loss(model, fields, return_outputs, num_items_in_batch)
         positions = self._positions(fields)
-        labels, _ = fields.pop("labels", None), fields.pop(WHOLE, None)
+        fields = {name: value for name, value in fields.items() if name not in ("labels", WHOLE)}
         if self.teachers.columns and not carried:
             check_columns(self.teachers, ["(a batch without them)"])
         outputs = model(**fields)
-        losses = self._losses(outputs.logits, labels, positions, fields, carried)
+        losses = self._losses(outputs.logits, positions, fields, carried)
         loss = losses.sum() / (max(len(losses), 1) if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.args.world_size  # gradients are averaged over the processes
@@ -227,57 +241,41 @@ class DistillationMixin:
 
     # --- the loss
 
-    @property
-    def _causal(self) -> bool:
-        return self._kind is AutoModelForCausalLM
-
-    def _per_token(self, batch: Mapping[str, Any]) -> bool:
-        """Whether the classes of a batch are of its tokens."""
-        labels = batch.get("labels")
-        labelled = labels is not None and labels.ndim == 2 and not labels.is_floating_point()
-        return labelled or self._kind in (AutoModelForCausalLM, AutoModelForTokenClassification)
-
-    def _positions(self, batch: Mapping[str, Any]) -> "Positions":
+    def _positions(self, batch: Mapping[str, Any]) -> Positions:
         """What is taught of a batch; nothing of a row that only keeps a process company."""
-        positions = Positions.of(batch, self._per_token(batch), self._causal)
+        kind = kind_of(self.model, batch.get("labels"))
+        if kind is not type(self._kind) and "labels" in batch:
+            self._set_kind(kind)
+        positions = self._kind.positions(batch)
         dealt = batch.get(WHOLE)
         rank = self.args.process_index
         has_rows = dealt is None or share_of(len(dealt), self.args.world_size, rank).start < len(dealt)
         return positions if has_rows else positions.none()
 
-    def _losses(
-        self,
-        logits: Tensor,
-        labels: Tensor | None,
-        positions: "Positions",
-        fields: Mapping[str, Any],
-        carried: Any,
-    ) -> Tensor:
-        if logits.shape[-1] == 1 or (labels is not None and labels.is_floating_point()):
-            raise ConfigError(
-                "students choose one of C >= 2 classes, of an instance or of a token, got one of regression or of "
-                "several labels at once: their losses are not distilled"
-            )
+    def _losses(self, logits: Tensor, positions: Positions, fields: Mapping[str, Any], carried: Any) -> Tensor:
         student = positions.pick(logits)
         state = self.batch_state(student, positions, fields, carried)
         taught = self._batch_taught(state)
-        losses = self._distillation_losses(student, state.labels, taught)
-        self._since_logged.add(losses, student, state.labels, taught.weights)
+        losses = self._kind.losses(student, state, taught, self.loss_settings)
+        with torch.no_grad():
+            self._since_logged.add(losses, taught.weights)
+            told = self._kind.label_losses(student, state)
+            if told is not None:
+                self._since_logged.add_some(self._kind.measured, *told)
         return losses
 
     def batch_state(
-        self, student_logits: Tensor, positions: "Positions", fields: Mapping[str, Any], carried: Any
+        self, student_logits: Tensor, positions: Positions, fields: Mapping[str, Any], carried: Any
     ) -> State:
         """What the weighting sees of a batch, on the student's device."""
         known = on_device(self.teachers.state(fields, carried, positions.pick), student_logits.device)
         if positions.count == 0:  # those that look rows up know nothing of what is picked
             known = first_rows(known, 0)
-        if known.sureness is None and "sureness" in self.weighting.requires:
-            known = replace(known, sureness=self.usual_sureness().expand(len(student_logits), -1))
+        state = self._kind.state(known, student_logits, positions.labels)
+        if state.sureness is None and "sureness" in self.weighting.requires:
+            state = replace(state, sureness=self.usual_sureness().expand(len(student_logits), -1))
         return replace(
-            known,
-            labels=known.labels if positions.labels is None else positions.labels,
-            student_logits=student_logits.detach(),
+            state,
             progress=self.state.global_step / max(self.state.max_steps, 1),
             temperature=self.loss_settings.temperature,
             divergence=self.loss_settings.divergence,
@@ -296,7 +294,7 @@ class DistillationMixin:
             carried = fields.pop(CARRIED, {})
             positions = self._positions(fields)
             fields = {name: value for name, value in fields.items() if name not in ("labels", WHOLE)}
-            logits = self.teachers.state(fields, carried, positions.pick).teacher_logits
+            logits = self._kind.choices(self.teachers.state(fields, carried, positions.pick).teacher_logits)
             if len(logits):
                 total[:-1] += usual_sureness(logits).double().to(total.device) * len(logits)
                 total[-1] += len(logits)
@@ -333,23 +331,11 @@ class DistillationMixin:
         assert state.progress is not None
         self.weight_record.add(state.progress, groups, taught.weights)
         if self._online is not None:
-            self._online.update(state)
+            cast(OnlineWeighting, self.weighting).update(state)
         return taught
 
     def _distillation_losses(self, student_logits: Tensor, labels: Tensor | None, taught: Mixture) -> Tensor:
-        settings = self.loss_settings
-        return distillation_loss(
-            student_logits,
-            taught.teacher_logits,
-            taught.weights,
-            labels,
-            temperature=settings.temperature,
-            kd_ratio=settings.kd_ratio,
-            mix=settings.mix,
-            scale_by_temperature=settings.scale_by_temperature,
-            scale=taught.scale,
-            divergence=settings.divergence,
-        )
+        return class_losses(student_logits, labels, taught, self.loss_settings)
 
     def _check_finite(self, loss: Tensor, losses: Tensor, ids: Tensor) -> None:
         if not torch.isfinite(loss):
@@ -386,53 +372,6 @@ class BatchTrainer(DistillationMixin, ResumableTrainer):
             self._online.load_state_dict(saved(folder / WEIGHTING_FILE, "what the weighting had learned"))
 
 
-@dataclass(frozen=True)
-class Positions:
-    """Which places of a batch are taught: its instances, or those of its tokens that have a label."""
-
-    taken: Tensor | None
-    """Of tokens: bool, (B, L), or (B, L - 1) of causal models, whose tokens are told by those before."""
-    labels: Tensor | None
-    """Shape (N,), -1 for none; None: nobody has one."""
-    count: int
-    causal: bool = False
-
-    @classmethod
-    def of(cls, batch: Mapping[str, Any], tokens: bool, causal: bool) -> "Positions":
-        """Of a batch with or without labels, -100 or below for none.
-
-        Args:
-            batch: What the student reads, and ``labels``, (B,) or (B, L). Without labels every token counts that the
-                ``attention_mask`` has.
-            tokens: Whether classes are of tokens.
-            causal: Whether a token is told by those before it.
-        """
-        labels = batch.get("labels")
-        if not tokens:
-            if labels is not None:
-                return cls(None, torch.where(labels >= 0, labels, -1), len(labels))
-            return cls(None, None, len(next(iter(batch.values()))))
-        if labels is None:
-            mask = batch.get("attention_mask")
-            taken = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-            taken = taken[:, 1:] if causal else taken
-            return cls(taken, None, int(taken.sum()), causal)
-        told = labels[:, 1:] if causal else labels
-        taken = told >= 0
-        return cls(taken, told[taken], int(taken.sum()), causal)
-
-    def none(self) -> "Positions":
-        """None of them."""
-        taken = None if self.taken is None else torch.zeros_like(self.taken)
-        return Positions(taken, None if self.labels is None else self.labels[:0], 0, self.causal)
-
-    def pick(self, values: Tensor) -> Tensor:
-        """What is said at these places: (B, C) as it is, of tokens (B, L, C) to (N, C)."""
-        if self.taken is None:
-            return values[: self.count]
-        return (values[:, :-1] if self.causal else values)[self.taken]
-
-
 class CarryingCollator:
     """Makes a batch as the trainer's own collator does, and puts beside it what teachers read of its rows."""
 
@@ -449,49 +388,6 @@ class CarryingCollator:
         return batch
 
 
-class Sums:
-    """Means of what is logged, over what was taught since they were told last."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}  # and how many values they are of
-
-    def add(self, losses: Tensor, student_logits: Tensor, labels: Tensor | None, weights: Tensor) -> None:
-        """Add a batch: losses (N,), logits (N, C), labels (N,) with -1 for none, weights (N, K)."""
-        with torch.no_grad():
-            self._add("distillation_loss", losses)
-            self._add("weight_entropy", torch.special.entr(weights).sum(-1))
-            if labels is not None:
-                self._add("cross_entropy", cross_entropy(student_logits, labels), labels >= 0)
-
-    def _add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
-        """Add values (N,); those that do not count are 0."""
-        total = values.detach().double().sum()
-        count = total.new_full((), len(values)) if counted is None else counted.sum()
-        self._sums[name] = self._sums.get(name, 0) + torch.stack([total, count.double()])
-
-    def totals(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, list[float]]:
-        """Sums by name, and how many values they are of, of all processes.
-
-        Args:
-            over_processes: Adds up what each process has.
-        """
-        totals = over_processes(torch.stack([*self._sums.values()])).tolist() if self._sums else []
-        return dict(zip(self._sums, totals, strict=True))
-
-    def load(self, totals: Mapping[str, Sequence[float]], args: TrainingArguments) -> None:
-        """Go on from :meth:`totals`, which the first process holds for all."""
-        share = 1.0 if args.process_index == 0 else 0.0
-        self._sums = {
-            name: torch.tensor(pair, dtype=torch.float64, device=args.device) * share for name, pair in totals.items()
-        }
-
-    def means(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means by name, in nats; then they start anew."""
-        totals = self.totals(over_processes)
-        self._sums = {}
-        return {name: total / max(count, 1) for name, (total, count) in totals.items()}
-
-
 def first_rows(state: State, count: int) -> State:
     """What is known of the first rows of a batch."""
     known = {name: getattr(state, name) for name in state.available()}
@@ -502,34 +398,6 @@ def first_rows(state: State, count: int) -> State:
 def all_in_one(state: State) -> Tensor:
     """The group of every row where there is but one, (N,)."""
     return torch.zeros(len(state.teacher_logits), dtype=torch.int64)
-
-
-def weighting_of(text: str | Path) -> BaseWeighting:
-    """A weighting by its name, or of a policy's path or hub id, for a trainer that has no task.
-
-    Raises:
-        WeightingError: It is fitted on the labelled rows of a task.
-    """
-    if "/" in str(text) and not Path(text).exists() and ":" not in str(text):
-        return load_weighting(text)
-    spec = WeightingSpec.parse(str(text))
-    return adapted(spec.builder.build(spec.argument, cast(Evidence, NoEvidence(spec.text))))
-
-
-class NoEvidence:
-    """What a weighting is built from where there is no task: whoever reads it is refused by name."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __iter__(self) -> Any:
-        return self.task  # asked like several at once
-
-    def __getattr__(self, field: str) -> Any:
-        raise WeightingError(
-            f"weighting {self._name!r} is fitted on a task, and a trainer has batches; fit it there and pass the "
-            "policy (rlkd train-policy, rlkd compare), or make the trainer with DistillationTrainer.from_task"
-        )
 
 
 def loss_settings(args: Any) -> LossSettings:
@@ -566,11 +434,3 @@ def some_rows(data: Any, count: int) -> Any:
         return list(islice(iter(data), count))
     places = range(0, len(data), -(-len(data) // count))
     return data.select(places) if hasattr(data, "select") else Subset(data, places)
-
-
-def auto_class_or_none(model: nn.Module) -> Any:
-    """What loads networks of a student's kind, None for one of no kind that is known."""
-    try:
-        return auto_class(model)
-    except TeacherError:
-        return None

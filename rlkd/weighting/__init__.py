@@ -81,6 +81,11 @@ def check_requirements(name: str, weighting: BaseWeighting, task: Task, source: 
             that no state has.
     """
     _check_names(name, weighting)
+    if weighting.answers == "numbers" or "targets" in weighting.requires:
+        raise WeightingError(
+            f"weighting {name!r} reads the numbers of a regression or several labels, and a task has one class a row; "
+            "choose 'uniform', 'entropy' or 'auto'"
+        )
     missing = []
     rows, labelled = len(task.splits["train"]), len(task.labelled_ids("train"))
     if "labels" in weighting.requires and labelled < rows:
@@ -108,13 +113,14 @@ def check_requirements(name: str, weighting: BaseWeighting, task: Task, source: 
         )
 
 
-def check_state(name: str, weighting: BaseWeighting, given: frozenset[str]) -> None:
+def check_state(name: str, weighting: BaseWeighting, given: frozenset[str], batches: str = "these batches") -> None:
     """Refuse a weighting that reads what the batches of a run do not tell, by name.
 
     Args:
         name: Of the weighting.
         weighting: Reads what it ``requires``.
         given: Fields of a state that are told.
+        batches: What they are called.
 
     Raises:
         WeightingError: Says what is missing.
@@ -123,7 +129,7 @@ def check_state(name: str, weighting: BaseWeighting, given: frozenset[str]) -> N
     missing = sorted(weighting.requires - given)
     if missing:
         raise WeightingError(
-            f"weighting {name!r} reads {', '.join(missing)}, which these batches do not tell; read teachers from a "
+            f"weighting {name!r} reads {', '.join(missing)}, which {batches} do not tell; read teachers from a "
             "cache that has them, or choose a weighting that needs none, such as 'uniform', 'entropy' or 'auto'"
         )
 

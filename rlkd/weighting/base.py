@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from rlkd.logit_cache import read_state
 from rlkd.types import LogitSource, State
 from rlkd.weighting.checks import check_taught_logits, check_weights
 
+Answers = Literal["classes", "numbers", "either"]
+"""What a weighting takes the teachers' answers for: scores of classes, numbers of a regression, or nothing."""
 TIE = 1e-6
 """Numbers that differ by less, relative to their size where that is above 1, are ties: float32 cannot tell them."""
 
@@ -26,7 +28,8 @@ class Weighting(Protocol):
     What it may have beside this: ``falls_back``, a few words on what it does for instances without a label although it
     requires labels (without them it is refused where labels are missing); ``adjust(state)``, the state with other
     teacher logits, which the student is taught then; ``loss_scale(state)``, shape (...), by which the divergence of an
-    instance is multiplied. A subclass of :class:`BaseWeighting` has defaults, and says all of a batch in ``taught``.
+    instance is multiplied; ``answers``, one of ``Answers``, without which it reads classes. A subclass of
+    :class:`BaseWeighting` has defaults, and says all of a batch in ``taught``.
     """
 
     @property
@@ -128,6 +131,11 @@ class BaseWeighting:
         return ""
 
     @property
+    def answers(self) -> Answers:
+        """What it takes the teachers' answers for: what reads classes makes nothing of the numbers of a regression."""
+        return "classes"
+
+    @property
     def by_row(self) -> bool:
         """Whether the weights of an instance follow from what task and cache say of it alone, to the last bit.
 
@@ -180,6 +188,11 @@ class AdaptedWeighting(BaseWeighting):
     def falls_back(self) -> str:
         """What the user's own does without labels, if it says so."""
         return str(getattr(self.own, "falls_back", ""))
+
+    @property
+    def answers(self) -> Answers:
+        """What the user's own says, classes if it says nothing."""
+        return cast(Answers, getattr(self.own, "answers", "classes"))
 
     @property
     def called(self) -> str:

@@ -13,7 +13,7 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import likeliest_temperatures
 from rlkd.types import State
-from rlkd.weighting.base import Evidence, Mixture, refuse_argument
+from rlkd.weighting.base import Answers, Evidence, Mixture, refuse_argument
 from rlkd.weighting.fixed import Fixed, Uniform
 
 
@@ -58,6 +58,8 @@ class CalibratedUniform(Uniform):
 
     Source: Guo et al. 2017, section 4.2, arXiv:1706.04599. Deviation: temperatures stay in [0.05, 20].
     """
+
+    answers: ClassVar[Answers] = "classes"
 
     def __init__(self, temperatures: Tensor) -> None:
         """Store the temperatures, > 0, shape (K,)."""

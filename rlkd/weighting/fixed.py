@@ -10,7 +10,15 @@ from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
 from rlkd.types import State
-from rlkd.weighting.base import BaseWeighting, Evidence, equal_weights, normalised, refuse_argument, require_argument
+from rlkd.weighting.base import (
+    Answers,
+    BaseWeighting,
+    Evidence,
+    equal_weights,
+    normalised,
+    refuse_argument,
+    require_argument,
+)
 
 
 class Uniform(BaseWeighting):
@@ -20,6 +28,7 @@ class Uniform(BaseWeighting):
     """
 
     name: ClassVar[str] = "uniform"
+    answers: ClassVar[Answers] = "either"
 
     def weights(self, state: State) -> Tensor:
         """Equal weights over the present teachers, shape (..., K)."""
@@ -32,6 +41,7 @@ class Labels(BaseWeighting):
     requires: ClassVar[frozenset[str]] = frozenset({"labels"})
     falls_back: ClassVar[str] = "equal weights"
     name: ClassVar[str] = "labels"
+    answers: ClassVar[Answers] = "either"
 
     def weights(self, state: State) -> Tensor:
         """Zeros where there is a label, else equal weights over the present teachers, shape (..., K)."""
@@ -41,6 +51,8 @@ class Labels(BaseWeighting):
 
 class Fixed(BaseWeighting):
     """The same given weights for every instance."""
+
+    answers: ClassVar[Answers] = "either"
 
     def __init__(self, shares: Tensor) -> None:
         """Store the shares, shape (K,), non-negative, not all zero; they are normalised."""
@@ -96,6 +108,7 @@ class RandomTeacher(BaseWeighting):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"ids"})
+    answers: ClassVar[Answers] = "either"
 
     def __init__(self, teacher_names: Sequence[str], seed: int = 0) -> None:
         """Remember the K names and the seed of the run."""

@@ -17,6 +17,7 @@ from rlkd.losses import teacher_cross_entropy
 from rlkd.types import Knowledge, State
 from rlkd.weighting.base import (
     TIE,
+    Answers,
     BaseWeighting,
     Evidence,
     Mixture,
@@ -269,6 +270,11 @@ class Oracle(BaseWeighting):
         return cls(evidence.source.knowledge)
 
     @property
+    def answers(self) -> Answers:
+        """It looks at labels or domains alone."""
+        return "classes" if self.by == "class" else "either"
+
+    @property
     def requires(self) -> frozenset[str]:
         """What teachers are known by."""
         return frozenset({"labels" if self.by == "class" else "domains"})
@@ -277,7 +283,9 @@ class Oracle(BaseWeighting):
         """Which teachers know each instance, bool, shape (..., K)."""
         groups = state.labels if self.by == "class" else state.domains
         assert groups is not None
-        return self.matrix.to(groups.device).T[groups.clamp_min(0)] & (groups >= 0).unsqueeze(-1)
+        table = self.matrix.to(groups.device).T
+        known = (groups >= 0) & (groups < len(table))  # "none of the labels" comes after them, and is nobody's
+        return table[torch.where(known, groups, 0)] & known.unsqueeze(-1)
 
     def weights(self, state: State) -> Tensor:
         """Weights, shape (..., K); equal where no present teacher knows the instance."""

@@ -11,6 +11,7 @@ from rlkd.weighting.base import WeightingBuilder
 from rlkd.weighting.controls import PolicyMean, PolicyShuffle
 from rlkd.weighting.fitted import CalibratedUniform, LrDev, LrTrain
 from rlkd.weighting.fixed import BestTeacher, Fixed, Labels, RandomTeacher, Uniform
+from rlkd.weighting.gate import Gate
 from rlkd.weighting.gradient import AekdBatchMean, AekdFlat, Govern
 from rlkd.weighting.heuristic import (
     Agreement,
@@ -51,6 +52,7 @@ WEIGHTINGS: dict[str, WeightingBuilder] = {
     "mt_bert_raw": MtBertRaw,
     "best_per_instance": BestPerInstance,
     "hedge": Hedge,
+    "gate": Gate,
     "oracle": Oracle,
     "router": Router,
     AUTO: Auto,

@@ -1,7 +1,4 @@
-"""The distillation loss, in its one home: the trainer and the environment both call :func:`distillation_loss`.
-
-Losses are per instance and reduced once, by the caller.
-"""
+"""The distillation loss of instances that have one of C classes each, and what it is made of."""
 
 import torch
 from torch import Tensor
@@ -9,9 +6,6 @@ from torch.nn import functional as F
 
 from rlkd.errors import ConfigError
 from rlkd.settings import Divergence, LossSettings, Mix, check_loss_settings
-
-COLDEST, HOTTEST = 0.05, 20.0
-"""Range of fitted temperatures: a classifier without a mistake would be sharpened for ever."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -29,50 +23,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(labels >= 0, -picked, torch.zeros_like(picked))
 
 
-def likeliest_temperatures(logits: Tensor, labels: Tensor) -> Tensor:
-    """Temperature per classifier under which the labels are likeliest.
-
-    The likelihood is convex in b = 1 / T, so its slope, the mean over rows of ``E_p[z] - z_y``, is bisected.
-
-    Args:
-        logits: Finite, of K classifiers, shape (N, K, C).
-        labels: Shape (N,), all given.
-
-    Returns:
-        Shape (K,), in [0.05, 20], float32.
-    """
-    logits = logits.double()
-    at_label = logits.gather(-1, labels[:, None, None].expand(-1, logits.shape[1], 1)).squeeze(-1)
-    low = torch.full((logits.shape[1],), 1 / HOTTEST, dtype=torch.float64, device=logits.device)
-    high = torch.full_like(low, 1 / COLDEST)
-    for _ in range(50):
-        middle = (low * high).sqrt()
-        p = F.softmax(logits * middle[:, None], dim=-1)
-        rising = ((p * logits).sum(-1) - at_label).mean(0) > 0
-        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
-    return (low * high).rsqrt().float()
-
-
-def refined_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy to the label of a classifier whose temperature is refitted on these rows.
-
-    What is left cannot be mended by making the classifier more or less sure of itself, so that it follows accuracy
-    where plain cross entropy follows confidence.
-
-    Args:
-        logits: Shape (N, C).
-        labels: Shape (N,), all given.
-
-    Returns:
-        Nats per instance, shape (N,), float32.
-
-    Source:
-        Berta, Holzmueller, Jordan, Bach 2025, arXiv:2501.19195: the refinement error, estimated by the loss after
-        temperature scaling.
-    """
-    return cross_entropy(logits / likeliest_temperatures(logits.unsqueeze(1), labels), labels)
-
-
 def teacher_cross_entropy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy of every teacher to the label.
 
@@ -84,92 +34,6 @@ def teacher_cross_entropy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
         Nats, shape (..., K), float32.
     """
     return cross_entropy(teacher_logits, labels.unsqueeze(-1).expand(teacher_logits.shape[:-1]))
-
-
-def logit_gain(student_logits: Tensor, gradient: Tensor, labels: Tensor) -> Tensor:
-    """First-order drop of an instance's own cross entropy when its logits move against ``gradient``.
-
-    The step moves the logits against the gradient of the loss that the student is trained with, see
-    :func:`loss_gradient`; the cross entropy falls by the inner product with its own gradient ``p - y``. For a student
-    taught by the mixture q alone, at temperature 1, it is ``(p - q) . (p - y)``. Linear in the gradient: the gain of a
-    mixture of probabilities is the mixture of the gains.
-
-    Args:
-        student_logits: Shape (..., C).
-        gradient: Of the loss at these logits, shape (..., C).
-        labels: Shape (...), -1 for unlabelled (gives zero).
-
-    Returns:
-        Gain per unit of learning rate, shape (...); in [-2, 2] at temperature 1.
-    """
-    p = F.softmax(student_logits.float(), dim=-1)
-    gain: Tensor = (gradient * (p - _one_hot(labels, p))).sum(-1)
-    return torch.where(labels >= 0, gain, torch.zeros_like(gain))
-
-
-def loss_gradient(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    weights: Tensor,
-    labels: Tensor,
-    *,
-    temperature: float = LossSettings.temperature,
-    kd_ratio: float = LossSettings.kd_ratio,
-    mix: Mix = LossSettings.mix,
-    scale_by_temperature: bool = LossSettings.scale_by_temperature,
-    scale: Tensor | None = None,
-    divergence: Divergence = LossSettings.divergence,
-) -> Tensor:
-    """Gradient of :func:`distillation_loss` at the student's logits, in closed form: no backward pass.
-
-    ``T (p - q)`` of ``T ** 2 * KL(q || p)``, both sides softened by T, or ``2 (z - mixture)`` of the squared error;
-    ``p - y`` of the cross entropy. Arguments are those of :func:`distillation_loss`.
-
-    Returns:
-        Shape (..., C), float32.
-    """
-    logits = student_logits.detach().float()
-    if divergence == "kl":
-        targets = soft_targets(teacher_logits, weights, temperature=temperature, mix=mix)
-        factor = temperature if scale_by_temperature else 1 / temperature
-        gradient = factor * (F.softmax(logits / temperature, dim=-1) - targets)
-    else:
-        gradient = 2 * _difference(logits, _mixed(weights, teacher_logits.detach().float()), divergence)
-    if scale is not None:
-        gradient = gradient * scale.detach().unsqueeze(-1)
-    p = F.softmax(logits, dim=-1)
-    certain = torch.where((labels >= 0).unsqueeze(-1), p - _one_hot(labels, p), torch.zeros_like(p))
-    gradient = torch.where(_has_teacher(weights).unsqueeze(-1), gradient, certain)
-    return gradient if kd_ratio == 1 else (1 - kd_ratio) * certain + kd_ratio * gradient
-
-
-def divergence_gradients(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float = LossSettings.temperature,
-    divergence: Divergence = LossSettings.divergence,
-) -> Tensor:
-    """Gradient of every teacher's own divergence at the student's logits: no backward pass.
-
-    ``T (p - q_k)`` of ``T ** 2 * KL(q_k || p)``, both sides softened by T, or ``2 (z - z_k)`` of the squared error,
-    as in :func:`distillation_loss`.
-
-    Args:
-        student_logits: Shape (..., C).
-        teacher_logits: Shape (..., K, C).
-        temperature: T > 0, of ``"kl"``.
-        divergence: See :func:`distillation_loss`.
-
-    Returns:
-        Shape (..., K, C), float32, or float64 if the logits are: where the student is near its teachers the
-        difference has the digits that the logits leave it.
-    """
-    wide = torch.promote_types(student_logits.dtype, torch.float32)
-    student, teachers = student_logits.to(wide).unsqueeze(-2), teacher_logits.to(wide)
-    if divergence != "kl":
-        return 2 * _difference(student, teachers, divergence)
-    return temperature * (F.softmax(student / temperature, dim=-1) - F.softmax(teachers / temperature, dim=-1))
 
 
 def soft_targets(
@@ -199,26 +63,28 @@ def soft_targets(
     """
     logits = teacher_logits.detach().float()
     if mix == "logit":
-        targets = F.softmax(_mixed(weights, logits) / temperature, dim=-1)
+        targets = F.softmax(mixed(weights, logits) / temperature, dim=-1)
     else:
-        targets = _mixed(weights, F.softmax(logits / temperature, dim=-1))
+        targets = mixed(weights, F.softmax(logits / temperature, dim=-1))
     if labels is None:
         return targets
-    certain = _one_hot(labels, targets)
-    alone = ~_has_teacher(weights) & (labels >= 0)
+    certain = one_hot(labels, targets)
+    alone = ~has_teacher(weights) & (labels >= 0)
     return torch.where(alone.unsqueeze(-1), certain, targets)
 
 
-def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
+def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     """Labels (...) as rows of ``like`` (..., C); class 0 where the label is -1."""
     return F.one_hot(labels.clamp_min(0), like.shape[-1]).to(like.dtype)
 
 
-def _has_teacher(weights: Tensor) -> Tensor:
+def has_teacher(weights: Tensor) -> Tensor:
+    """Whether weights (..., K) are more than zeros, shape (...)."""
     return weights.detach().sum(-1) > 0
 
 
-def _mixed(weights: Tensor, values: Tensor) -> Tensor:
+def mixed(weights: Tensor, values: Tensor) -> Tensor:
+    """The mean of values (..., K, C) under weights (..., K), shape (..., C)."""
     # scaled by K on the way, so that equal weights give the plain mean to the last bit
     teachers = weights.shape[-1]
     shares = (weights.detach().float() * teachers).unsqueeze(-1)
@@ -272,7 +138,7 @@ def cost_of_mixture(
         cost = -(targets * log_student).sum(-1) * temperature**2
     else:
         cost = squared_error_to_mixture(student_logits, teacher_logits, weights, centred=divergence == "mse_centred")
-    return torch.where(_has_teacher(weights), cost, cross_entropy(student_logits, labels))
+    return torch.where(has_teacher(weights), cost, cross_entropy(student_logits, labels))
 
 
 def squared_error_to_mixture(
@@ -296,14 +162,15 @@ def squared_error_to_mixture(
         Tang et al. 2019, arXiv:1903.12136, section 3.2; Liu et al. 2019 (MKD), arXiv:1911.03588: no temperature.
         Deviation: the sum over classes, of several teachers, centred on request.
     """
-    target = _mixed(weights, teacher_logits.detach().float())
-    error: Tensor = _difference(student_logits.float(), target, "mse_centred" if centred else "mse").square().sum(-1)
+    target = mixed(weights, teacher_logits.detach().float())
+    error: Tensor = difference(student_logits.float(), target, "mse_centred" if centred else "mse").square().sum(-1)
     return error
 
 
-def _difference(logits: Tensor, others: Tensor, divergence: Divergence) -> Tensor:
-    difference = logits - others
-    return difference - difference.mean(-1, keepdim=True) if divergence == "mse_centred" else difference
+def difference(logits: Tensor, others: Tensor, divergence: Divergence) -> Tensor:
+    """Logits (..., C) minus others, less their mean over classes for ``"mse_centred"``."""
+    apart = logits - others
+    return apart - apart.mean(-1, keepdim=True) if divergence == "mse_centred" else apart
 
 
 def distillation_loss(
@@ -362,17 +229,24 @@ def distillation_loss(
         distance = squared_error_to_mixture(
             student_logits, teacher_logits, weights, centred=divergence == "mse_centred"
         )
+    certain = None if labels is None else cross_entropy(student_logits, labels)
+    return beside_the_label(distance, certain, weights, kd_ratio, scale)
+
+
+def beside_the_label(
+    distance: Tensor, certain: Tensor | None, weights: Tensor, kd_ratio: float, scale: Tensor | None
+) -> Tensor:
+    """A distillation term beside what the label teaches, which stands alone without a teacher; None: nobody has one."""
     if scale is not None:
         distance = distance * scale.detach()
-    if labels is None:
+    if certain is None:
         if kd_ratio < 1:
             raise ConfigError(f"kd_ratio {kd_ratio} needs labels, got none; pass labels or set kd_ratio=1")
-        if not _has_teacher(weights).all():
+        if not has_teacher(weights).all():
             raise ConfigError("a row of zero weights is taught by its label, got no labels; pass labels")
         return distance
-    certain = cross_entropy(student_logits, labels)
-    distance = torch.where(_has_teacher(weights), distance, certain)
+    distance = torch.where(has_teacher(weights), distance, certain)
     if kd_ratio == 1:
         return distance
-    mixed: Tensor = (1 - kd_ratio) * certain + kd_ratio * distance
-    return mixed
+    both: Tensor = (1 - kd_ratio) * certain + kd_ratio * distance
+    return both
