@@ -1,9 +1,10 @@
 """What a name in a Python program is: a set of token classification made of the standard library's source files.
 
-``ast`` says of every name what it is, in twelve classes: the name of a function or class that is defined, a parameter,
-the keyword of a call, an attribute, a method or a function that is called, a module, a name that is imported, a
-variable that is set or read, an exception that is raised or caught or a class that is a base. The same word is many of
-them, so only its neighbours tell. Other tokens are read and have no class.
+``ast`` says of every name what it is, in fourteen classes: the name of a function or class that is defined, a
+parameter, the keyword or an argument of a call, an attribute or the object that has it, a method or a function that is
+called, a module, a name that is imported, a variable that is set or read elsewhere, an exception that is raised or
+caught or a class that is a base. The same word is many of them, so only its neighbours tell. Other tokens are read and
+have no class.
 
 A token is a word; numbers, strings and ends of lines are one word each, comments none. Files of up to 60,000 bytes in
 plain ASCII, without those of tests, are taken in an order drawn once, cut into windows of 32 tokens, of which 30 at
@@ -25,8 +26,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 CLASSES = (
-    *("function", "class", "parameter", "keyword", "attribute", "method"),
-    *("call", "module", "imported", "set", "read", "exception"),
+    *("function", "class", "parameter", "keyword", "argument", "attribute", "object"),
+    *("method", "call", "module", "imported", "set", "read", "exception"),
 )
 LENGTH, MOST_WINDOWS, MOST_BYTES = 32, 30, 60_000
 VOCABULARY = 4000
@@ -107,8 +108,9 @@ def classes_by_place(tree: ast.AST) -> dict[Place, str]:
 def named_inside(node: ast.AST) -> Iterator[tuple[str, Place]]:
     """Names whose class a node tells."""
     match node:
-        case ast.Call(func=func):
+        case ast.Call(func=func, args=args):
             yield from ends_of("method" if isinstance(func, ast.Attribute) else "call", [func])
+            yield from ends_of("argument", args)
         case ast.ClassDef(bases=bases):
             yield from ends_of("exception", bases)
         case ast.Raise() | ast.ExceptHandler():
@@ -121,8 +123,9 @@ def named_inside(node: ast.AST) -> Iterator[tuple[str, Place]]:
         case ast.arg() | ast.keyword(arg=str()):
             name = "parameter" if isinstance(node, ast.arg) else "keyword"
             yield name, (node.lineno, node.col_offset)
-        case ast.Attribute():
+        case ast.Attribute(value=value):
             yield from ends_of("attribute", [node])
+            yield from ends_of("object", [value])
         case ast.Name():
             yield from ends_of("read" if isinstance(node.ctx, ast.Load) else "set", [node])
 

@@ -1,8 +1,8 @@
 """Specialists by class on token classification, in the plain trainer: ``python benchmarks/tokens.py``.
 
-The set is ``python_names.py``: what a name in a Python program is, twelve classes. Three small BERT networks each learn
-half of the classes from files of their own; where a name is of another class they say one of theirs all the same.
-Students, smaller ones, learn from them on other files, a weight for every name and teacher.
+The set is ``python_names.py``: what a name in a Python program is, one of fourteen classes. Three small BERT networks
+each learn half of the classes from files of their own; where a name is of another class they say one of theirs all the
+same. Students, smaller ones, learn from them on other files, a weight for every name and teacher.
 
 Of the students' windows 200 have labels. ``router``, ``router:gain`` and ``policy`` are fitted on these with
 :func:`rlkd.labelled_answers`, and ``labels`` learns from them alone; ``auto`` is the policy that is shipped, unchanged,
@@ -57,8 +57,9 @@ SIZES: Mapping[str, Mapping[str, int]] = {
     "teacher": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192},
     "student": {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128},
 }
-TEACHER_STEPS, STUDENT_STEPS = 500, 300
-BATCH, RATE = 32, 2e-3
+STEPS = {"teacher": 500, "student": 300}
+BATCH = 32
+RATES = {"teacher": 2e-3, "student": 1e-2}
 ARMS = (
     *("uniform", "entropy", "auto", "shuffle"),
     *("labels", "router", "router:gain", "policy", "oracle"),
@@ -115,14 +116,14 @@ def encoded(rows: Sequence[Window], tokenizer: PreTrainedTokenizerFast) -> Rows:
     ]
 
 
-def arguments(folder: str, steps: int, seed: int, **of_loss: Any) -> rlkd.DistillationArguments:
+def arguments(folder: str, kind: str, seed: int, **of_loss: Any) -> rlkd.DistillationArguments:
     """Of teachers and students alike."""
     return rlkd.DistillationArguments(
         folder,
-        max_steps=steps,
+        max_steps=STEPS[kind],
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=128,
-        learning_rate=RATE,
+        learning_rate=RATES[kind],
         seed=seed,
         use_cpu=True,
         report_to="none",
@@ -167,7 +168,7 @@ def specialist(rows: Rows, tokenizer: PreTrainedTokenizerFast, known: Sequence[i
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             network("teacher", len(tokenizer), seed),
-            arguments(folder, TEACHER_STEPS, seed),
+            arguments(folder, "teacher", seed),
             train_dataset=own,
             data_collator=DataCollatorForTokenClassification(tokenizer),
         )
@@ -179,7 +180,7 @@ def student(bench: Bench, folder: str, seed: int, weighting: Any, rows: Rows, **
     """The trainer of a student."""
     return rlkd.DistillationTrainer(
         network("student", len(bench.tokenizer), seed),
-        arguments(folder, STUDENT_STEPS, seed, **of_loss),
+        arguments(folder, "student", seed, **of_loss),
         train_dataset=rows,
         data_collator=DataCollatorForTokenClassification(bench.tokenizer),
         teachers={f"teacher-{place}": teacher for place, teacher in enumerate(bench.teachers)},

@@ -1,6 +1,6 @@
 """What teachers say of labelled instances, or tokens, of a trainer's data: a task and a cache to fit a weighting on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -54,22 +54,36 @@ def labelled_answers(
     """
     check_one_process("labelled answers are asked for")
     chosen, mine = some_rows(data, rows), cast(Any, trainer)
-    most, random = max(1, rows // max(1, len(chosen))), torch.Generator().manual_seed(seed)
-    parts: list[tuple[Tensor, ...]] = []
-    start = 0
-    for batch in mine.get_test_dataloader(chosen):
-        fields = dict(mine._prepare_inputs(batch))
+    if len(chosen) == 0:
+        raise TaskError("expected labelled rows to fit a weighting on, got none; pass some")
+    parts = [torch.cat(part).numpy() for part in zip(*_asked(mine, chosen, rows, seed), strict=True)]
+    splits = dealt_rows(parts[0], seed)
+    order, ends = np.concatenate(list(splits.values())), np.cumsum([0, *map(len, splits.values())])
+    labels, said, vectors = (part[order] for part in parts[1:])
+    task = Task(
+        name="labelled",
+        label_names=class_names(mine.model, said.shape[-1]),
+        table=Table(labels=labels, domains=np.zeros_like(order), vectors=vectors),
+        splits={split: np.arange(start, end) for split, start, end in zip(splits, ends, ends[1:], strict=False)},
+    )
+    return task, LogitCache([said[:, k] for k in range(said.shape[1])], mine.teachers.names).measured(task)
+
+
+def _asked(trainer: Any, data: Any, rows: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
+    """Of every batch its labelled places: row of the data (N,), label (N,), logits (N, K, C) and vector (N, D)."""
+    most, random, start = max(1, rows // len(data)), torch.Generator().manual_seed(seed), 0
+    for batch in trainer.get_test_dataloader(data):
+        fields = dict(trainer._prepare_inputs(batch))
         carried = fields.pop(CARRIED, {})
-        positions = mine._positions(fields)
+        positions = trainer._positions(fields)
         size = len(fields.pop("labels", ()))
         labels = _classes(positions.labels, size)
-        said = mine.teachers.state(fields, carried, positions.pick).teacher_logits
+        said = trainer.teachers.state(fields, carried, positions.pick).teacher_logits
+        vectors = positions.pick(places_as_vectors(trainer.model, fields, positions))
         source = start + row_of_places(positions, size)
         kept = ((labels >= 0).cpu() & at_most(source, most, random)).nonzero().squeeze(1)
-        found = positions.pick(places_as_vectors(mine.model, fields, positions))
-        parts.append((source[kept], *(values[kept.to(values.device)].cpu() for values in (labels, said, found))))
+        yield source[kept], *(values[kept.to(values.device)].cpu() for values in (labels, said, vectors))
         start += size
-    return _as_task(mine, *(torch.cat(part).numpy() for part in zip(*parts, strict=True)), seed=seed)
 
 
 def _classes(labels: Tensor | None, size: int) -> Tensor:
@@ -104,7 +118,7 @@ def places_as_vectors(student: nn.Module, fields: Mapping[str, Any], positions: 
         values = [value for value in fields.values() if isinstance(value, Tensor) and value.is_floating_point()]
         return values[0].flatten(1).float()
     embeddings = cast(Any, student).get_input_embeddings()
-    found = embeddings(ids).float() / embeddings.weight.float().std().clamp_min(1e-6)
+    found: Tensor = embeddings(ids).float() / embeddings.weight.float().std().clamp_min(1e-6)
     if found.shape[-1] > WIDTH:  # distances are kept: as many numbers as small students can do with
         drawn = torch.randn(found.shape[-1], WIDTH, generator=torch.Generator().manual_seed(0)) / WIDTH**0.5
         found = found @ drawn.to(found.device)
@@ -114,38 +128,29 @@ def places_as_vectors(student: nn.Module, fields: Mapping[str, Any], positions: 
     if positions.taken is None:
         return found.sum(1) / shown.sum(1, keepdim=True).clamp_min(1)
     before, after = (2 * NEIGHBOURS, 0) if positions.causal else (NEIGHBOURS, NEIGHBOURS)
-    around = F.pad(found, (0, 0, before, after)).unfold(1, before + after + 1, 1)
+    around: Tensor = F.pad(found, (0, 0, before, after)).unfold(1, before + after + 1, 1)
     return around.flatten(2)
 
 
-def _as_task(
-    trainer: Any,
-    source: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    said: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    *,
-    seed: int,
-) -> tuple[Task, LogitCache]:
-    names = getattr(trainer.model.config, "id2label", {})
-    classes = said.shape[-1]
-    told = [str(names[place]) for place in range(classes)] if len(names) == classes else list(map(str, range(classes)))
+def dealt_rows(source: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Which places each split has, of the rows of the data (N,) that they are of.
+
+    Raises:
+        TaskError: There are too few rows.
+    """
     rows = np.unique(source)
     counts = {split: max(1, round(share * len(rows))) for split, share in SHARES.items()}
     if sum(counts.values()) >= len(rows):
         raise TaskError(
-            f"expected more than {sum(counts.values())} rows with a label to fit a weighting on, got {len(rows)}"
+            f"expected more than {sum(counts.values())} rows with a label to fit a weighting on, got {len(rows)}; "
+            "label some more"
         )
-    dealt = np.random.default_rng(seed).permutation(rows)
     bounds = np.cumsum([len(rows) - sum(counts.values()), *counts.values()])[:-1]
-    parts = [np.flatnonzero(np.isin(source, some)) for some in np.split(dealt, bounds)]
-    order, ends = np.concatenate(parts), np.cumsum([0, *map(len, parts)])
-    table = Table(labels=labels[order], domains=np.zeros(len(order), dtype=np.int64), vectors=vectors[order])
-    task = Task(
-        name="labelled",
-        label_names=tuple(told),
-        table=table,
-        splits={split: np.arange(*ends[place : place + 2]) for place, split in enumerate(("train", *SHARES))},
-    )
-    arrays = said[order]
-    return task, LogitCache([arrays[:, k] for k in range(arrays.shape[1])], trainer.teachers.names).measured(task)
+    parts = np.split(np.random.default_rng(seed).permutation(rows), bounds)
+    return {split: np.flatnonzero(np.isin(source, part)) for split, part in zip(("train", *SHARES), parts, strict=True)}
+
+
+def class_names(student: Any, classes: int) -> tuple[str, ...]:
+    """Of a student; those of a causal model, which are tokens, are their numbers."""
+    names = getattr(student.config, "id2label", None) or {}
+    return tuple(str(names[place] if len(names) == classes else place) for place in range(classes))
