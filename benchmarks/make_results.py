@@ -85,6 +85,8 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     if TOKENS.exists():
         files[tokens], tables[tokens] = TOKENS, _tokens(_rows(TOKENS))
     notes = {caption: _file_note(path) for caption, path in files.items()}
+    if TOKENS.exists():
+        notes[tokens] += f" {TOLD_OF_TOKENS}"
     made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
         made_of |= dict.fromkeys(blocks, suite)
@@ -158,6 +160,12 @@ def _drawn_sets(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+TOLD_OF_TOKENS = (
+    "Made by `python benchmarks/tokens.py`, which says how. `auto` is the policy that is shipped, unchanged: it reads "
+    "no label, nor do `uniform` and `entropy`; `shuffle` gives a name what `auto` says of another. **What a stranger "
+    "may lack**: `router`, `router:gain` and `policy` are fitted on 200 labelled windows, from which `labels` learns "
+    "alone; `oracle` knows the class of every name, and which teacher was told it."
+)
 NEEDS = {"labels": "200 windows", "router": "200 windows", "router:gain": "200 windows", "policy": "200 windows"}
 """What weightings of tokens need beside the teachers."""
 
