@@ -16,7 +16,7 @@ from rlkd.report.benchmark import write_benchmark_report
 from rlkd.report.origins import SHORT, untraced
 from rlkd.report.plots import as_file, forest_plot, plot_style
 from rlkd.report.wording import points
-from rlkd.stats import STATISTICS_SEED, TaskRuns, group_runs, mean_interval, rival_row, task_rows, verdict
+from rlkd.stats import STATISTICS_SEED, Panel, TaskRuns, group_runs, mean_interval, rival_row, task_rows, verdict
 from rlkd.workflow.bench import HEADROOM, read_suites
 
 HERE = Path(__file__).parent
@@ -26,6 +26,7 @@ PUBLISHED = RESULTS / "published-algorithms.json"
 DRAWN = RESULTS / "drawn-sets.json"
 AGENTS = RESULTS / "agents.json"
 KINDS = RESULTS / "kinds.json"
+TOKENS = RESULTS / "tokens.json"
 PICTURE = HERE / "quickstart.svg"
 PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
 """The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
@@ -90,7 +91,12 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
         several, single = _kinds(rows, "multi-label classification"), _kinds(rows, "regression")
         tables |= {"Several labels at once, specialists": several, "Numbers, specialists": single}
         files |= dict.fromkeys(("Several labels at once, specialists", "Numbers, specialists"), KINDS)
+    tokens = "Specialists by class on tokens, in the plain trainer"
+    if TOKENS.exists():
+        files[tokens], tables[tokens] = TOKENS, _tokens(_rows(TOKENS))
     notes = {caption: _file_note(path) for caption, path in files.items()}
+    if TOKENS.exists():
+        notes[tokens] += f" {TOLD_OF_TOKENS}"
     made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
         made_of |= dict.fromkeys(blocks, suite)
@@ -208,6 +214,54 @@ def _kinds(rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]
         for row in rows
         if row["kind"] == kind
     ]
+
+
+TOLD_OF_TOKENS = (
+    "Made by `python benchmarks/tokens.py`, which says how. `auto` is the policy that is shipped, unchanged: it reads "
+    "no label, nor do `uniform` and `entropy`; `shuffle` gives a name what `auto` says of another. **What a stranger "
+    "may lack**: `router`, `router:gain` and `policy` are fitted on 200 labelled windows, from which `labels` learns "
+    "alone; `oracle` knows the class of every name, and which teacher was told it."
+)
+NEEDS = {"labels": "200 windows", "router": "200 windows", "router:gain": "200 windows", "policy": "200 windows"}
+"""What weightings of tokens need beside the teachers."""
+
+
+def _tokens(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy of students and of their teachers on names of files that none has seen; an interval's instance is one.
+
+    What a file adds to the accuracy is its right names over the mean number of names of a file.
+    """
+    names = np.array(next(row["names"] for row in rows if "names" in row))
+    found: dict[str, dict[int, Any]] = {}
+    for row in rows:
+        if "seed" in row:
+            found.setdefault(row["arm"], {})[row["seed"]] = np.array(row["right"]) / names.mean()
+    panel = Panel(found)
+    made = [
+        {"arm": arm, "labels": "every one" if arm == "oracle" else NEEDS.get(arm, "none"), "seeds": len(found[arm])}
+        | {"accuracy": _estimated(panel.score(arm), 1, "")}
+        | {f"over {other}, points": _lead(panel, arm, other) for other in ("uniform", "entropy", "auto", "router")}
+        | {"share of the gap": "-" if arm == "oracle" else _estimated(panel.gap_share(arm, "uniform", "oracle"), 1, "")}
+        | {"CPU s to fit": f"{np.mean([row['fit_cpu_seconds'] for row in rows if row['arm'] == arm]):.1f}"}
+        for arm in found
+    ]
+    own = "{score:.3f}, of its own classes {score_of_own:.3f}"
+    return made + [
+        {"arm": row["arm"], "labels": "of its classes", "accuracy": own.format(**row)} for row in rows if "names" in row
+    ]
+
+
+def _lead(panel: Panel, arm: str, other: str) -> str:
+    return "-" if arm == other else _estimated(panel.difference(arm, other), 100, "+")
+
+
+def _estimated(figure: Any, scale: float, sign: str) -> str:
+    estimate = None if figure is None else figure.estimate()
+    if estimate is None:
+        return "-" if figure is None else f"{scale * figure.value:{sign}.3g}"
+    digits = 1 if scale > 1 else 3
+    mean, low, high = (f"{scale * value:{sign}.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def _points(values: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rlkd.features import ObservationConfig, usual_sureness
     from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache
     from rlkd.models import load_student, load_teachers, train_teachers
-    from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
+    from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer, labelled_answers
     from rlkd.types import State
     from rlkd.weighting import Policy, Weighting, build_weighting, load_weighting
 
@@ -30,6 +30,7 @@ _HOMES = {
     "Weighting": "rlkd.weighting",
     "build_cache": "rlkd.logit_cache",
     "build_weighting": "rlkd.weighting",
+    "labelled_answers": "rlkd.trainer",
     "load_cache": "rlkd.logit_cache",
     "load_student": "rlkd.models",
     "load_task": "rlkd.data",
@@ -54,6 +55,7 @@ __all__ = [
     "Weighting",
     "build_cache",
     "build_weighting",
+    "labelled_answers",
     "load_cache",
     "load_student",
     "load_task",

@@ -152,7 +152,7 @@ def usual_sureness(logits: Tensor | NDArray[Any], mask: Tensor | None = None) ->
     Returns:
         Shape (K,), float32, >= 0; 0 of a teacher that is never there.
     """
-    first, second = finite_logits(torch.as_tensor(logits)).double().topk(2, dim=-1).values.unbind(-1)
+    first, second = finite_logits(torch.as_tensor(logits)).topk(2, dim=-1).values.double().unbind(-1)
     lead = first - second
     if mask is None:
         return lead.mean(0).float()

@@ -1,6 +1,6 @@
 """What a weighting sees, what gives logits, and what acts in an environment: the seams of the house."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -72,6 +72,26 @@ def on_device(state: State, device: torch.device) -> State:
     tensors = {name: getattr(state, name) for name in state.available()}
     moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
     return replace(state, **moved)
+
+
+def in_parts(state: State, most: int) -> Iterator[State]:
+    """The instances of a batch (B,), so many at once; one part where they are no more, whatever the leading axes.
+
+    Args:
+        state: The batch.
+        most: At least 1.
+    """
+    if state.teacher_logits.ndim != 3 or len(state.teacher_logits) <= most:
+        yield state
+        return
+    by_row = {
+        name: value
+        for name in state.available()
+        if isinstance(value := getattr(state, name), Tensor) and (name != "sureness" or value.ndim > 1)
+    }
+    for start in range(0, len(state.teacher_logits), most):
+        part: dict[str, Any] = {name: value[start : start + most] for name, value in by_row.items()}
+        yield replace(state, **part)
 
 
 def pick_teachers(state: State, chosen: Tensor) -> State:

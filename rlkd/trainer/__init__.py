@@ -6,6 +6,7 @@ Every distillation goes through here, in ``compare`` and in the benchmarks too: 
 from rlkd.trainer.arguments import DistillationArguments
 from rlkd.trainer.batch_teachers import BatchTeachers, GivenLogits
 from rlkd.trainer.distillation_trainer import DistillationTrainer
+from rlkd.trainer.labelled import labelled_answers
 from rlkd.trainer.making import MetricsCallback, make_trainer, training_arguments, without_printer
 from rlkd.trainer.task_trainer import FEATURES, IDS, InstanceDataset, TaskTrainer
 from rlkd.trainer.training import WEIGHT_FILE, WEIGHTING_FILE, DistillationMixin
@@ -23,6 +24,7 @@ __all__ = [
     "InstanceDataset",
     "MetricsCallback",
     "TaskTrainer",
+    "labelled_answers",
     "make_trainer",
     "training_arguments",
     "without_printer",

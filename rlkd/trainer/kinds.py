@@ -106,8 +106,8 @@ class KnownOfBatches:
 
     def __getattr__(self, field: str) -> Any:
         where = (
-            "fit it there and pass the policy (rlkd train-policy, rlkd compare), or make the trainer with "
-            "DistillationTrainer.from_task"
+            "fit it there and pass the policy (rlkd train-policy, rlkd compare), fit it on labelled "
+            "rows (rlkd.labelled_answers), or make the trainer with DistillationTrainer.from_task"
             if self._kind is Kind
             else f"tasks are of {Kind.name}"
         )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rlkd.errors import PolicyError, WeightingError
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.records import digest
-from rlkd.types import State
+from rlkd.types import State, in_parts
 from rlkd.weighting.base import Evidence, masked_softmax, require_argument
 from rlkd.weighting.card import CARD, card_parts
 from rlkd.weighting.exporting import export_graph
@@ -41,6 +41,11 @@ def action_weights(actions: Tensor, present: Tensor) -> Tensor:
         Rows on the simplex, shape (..., K), float32.
     """
     return masked_softmax(SHARPNESS * actions.clamp(-1, 1), present)
+
+
+AT_ONCE = 2**23
+"""Logits, of all teachers, that are looked at at once: with a vocabulary for classes the features of a batch of tokens
+would take five times the room of all logits together."""
 
 
 class Policy(SavedPolicy, model_card_template=CARD):
@@ -200,7 +205,9 @@ class Policy(SavedPolicy, model_card_template=CARD):
             raise PolicyError(
                 "a State has its own teacher_mask and sureness, got them beside it; leave mask= and sureness= out"
             )
-        return self.following(state)._weighed(state, self.following(state)._actions)
+        policy, (*_, teachers, classes) = self.following(state), state.teacher_logits.shape
+        most = max(TILE, AT_ONCE // max(1, teachers * classes))
+        return torch.cat([policy._weighed(part, policy._actions) for part in in_parts(state, most)])
 
     def _weighed(self, state: State, actions: Callable[[Tensor], Tensor]) -> Tensor:
         """Weights of a batch of which actions, shape (..., K), follow from features (..., K, F)."""
