@@ -23,11 +23,12 @@ from rlkd.features import ObservationConfig, usual_sureness
 from rlkd.kinds import MultiLabelClassification
 from rlkd.logit_cache import LogitCache
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
+from rlkd.settings import LossSettings
 from rlkd.trainer import DistillationTrainer
 from rlkd.types import Knowledge, State
 from rlkd.weighting import WEIGHTINGS, Policy, mixture
 from rlkd.weighting.fitted import CalibratedUniform
-from rlkd.weighting.fixed import Uniform
+from rlkd.weighting.fixed import Fixed, Uniform
 from rlkd.weighting.gate import Gate
 from rlkd.weighting.heuristic import CrossEntropy, Entropy, Oracle
 
@@ -62,7 +63,7 @@ def rows_of(kind, count=ROWS):
     return [row | {"id": place} for place, row in enumerate(rows)]
 
 
-def trainer_of(kind, weighting, folder, *, rows=None, teachers=None, outputs=None, **values):
+def trainer_of(kind, weighting, folder, *, rows=None, teachers=None, outputs=None, data_collator=None, **values):
     outputs = outputs or KINDS[kind][1]
     return DistillationTrainer(
         Linear(outputs),
@@ -70,6 +71,7 @@ def trainer_of(kind, weighting, folder, *, rows=None, teachers=None, outputs=Non
         train_dataset=rows if rows is not None else rows_of(kind),
         teachers=teachers if teachers is not None else [Linear(outputs, seed) for seed in range(1, 1 + TEACHERS)],
         weighting=weighting,
+        data_collator=data_collator,
     )
 
 
@@ -200,6 +202,31 @@ def test_a_teacher_that_lacks_a_label_is_left_out_there(tmp_path):
         both = by_hand(own[place][:2], first, np.array([0.5, 0.3, 0.2]), nan[:2], 1.0)
         losses.append((2 * both + by_hand(own[place][2:], last, np.array([0.625, 0.375]), nan[:1], 1.0)) / 3)
     assert trainer.state.log_history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_label_that_the_chosen_teacher_lacks_is_taught_by_those_that_have_it_and_are_there():
+    covers = torch.tensor([[True, True], [True, True], [True, False]])
+    logits = torch.tensor([[[0.0, 2.0], [0.0, -50.0], [0.0, 7.0]]])
+    told = State(teacher_logits=logits, teacher_mask=torch.tensor([[True, False, True]]))
+    kind, student = MultiLabelClassification(covers), torch.tensor([[0.0, 0.5]])
+    state = kind.state(told, student, None)
+    taught = mixture(Fixed(torch.tensor([0.0, 0.0, 1.0])), state)
+    by_the_first = by_hand(np.array([0.5]), np.array([[2.0]]), np.array([1.0]), [np.nan], 1.0)
+    assert kind.losses(student, state, taught, LossSettings()).item() == pytest.approx(by_the_first / 2, rel=1e-5)
+
+
+def test_a_collator_of_ones_own_may_make_the_labels_what_they_are(tmp_path):
+    """Rows with lists of integers look like tokens until there is a batch."""
+    rows = [row | {"labels": [int(y) for y in row["labels"]]} for row in rows_of("multi-label classification")]
+
+    def collate(batch):
+        x, labels = (torch.tensor(np.stack([row[name] for row in batch])) for name in ("x", "labels"))
+        return {"x": x, "labels": labels.float()}
+
+    trainer = trainer_of("multi-label classification", "hedge", tmp_path, rows=rows, data_collator=collate)
+    trainer.train()
+    assert trainer.weighting.own.gains.shape == (4, TEACHERS)
+    assert trainer.weighting.own.counts.sum() >= 8
 
 
 def test_controls_of_several_labels(policy, tmp_path):

@@ -42,7 +42,7 @@ class Kind:
     """Single-label classification: an instance has one of C classes. Other kinds say where they differ."""
 
     covers: Tensor | None = None
-    """Which of its outputs each teacher tells at all, bool, shape (K, D). None: all. Read where outputs are alone."""
+    """Which outputs each teacher tells, bool, shape (K, D); None: all. Read where they are told one by one."""
     name: ClassVar[str] = "single-label classification"
     answers: ClassVar[Answers] = "classes"
     lacks: ClassVar[frozenset[str]] = frozenset({"targets"})

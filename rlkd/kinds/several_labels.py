@@ -24,8 +24,8 @@ class MultiLabelClassification(Kind):
 
     Why not the two-class choices themselves, with weights (..., L, K)? Most labels are absent of most instances, and
     every teacher is sure of that, those that never saw such an instance surest of all. Averaged over the labels of an
-    instance, weights of formulas and policies then come out equal (``benchmarks/kinds.py`` has the figures), while
-    among all labels a teacher that knows none of an instance's is plainly unsure which.
+    instance, weights of formulas and policies then come out nearly equal (``benchmarks/kinds.py`` has the figures),
+    while among all labels a teacher that knows none of an instance's is plainly unsure which.
     """
 
     name = "multi-label classification"
