@@ -40,7 +40,7 @@ def test_states_that_are_held_are_those_that_are_read(device, task, cache, monke
     monkeypatch.setattr("rlkd.logit_cache.held.AT_ONCE", 64)
     held = HeldStates(read_all(lambda ids: read_state(task, cache, ids), len(task.table), device))
     ids = torch.tensor([7, 0, 399, 7])
-    expected, found = read_state(task, cache, ids), held.of(ids.to(device))
+    expected, found = read_state(task, cache, ids), held.of(ids)
     assert found.available() == expected.available() >= {"affinity", "embeddings", "reliability", "sureness", "labels"}
     for name in expected.available():
         assert getattr(found, name).device.type == device.type

@@ -20,14 +20,15 @@ EXPANDED = ("reliability", "sureness")
 
 
 class HeldStates:
-    """The states of N instances on one device; of a batch they are picked there, by ids that lie there."""
+    """The states of N instances on one device; of a batch they are picked there."""
 
     def __init__(self, states: State) -> None:
         """Hold them: fields of shape (N, ...), those that are the same for all instances (1, ...)."""
         self._all = states
 
     def of(self, ids: Tensor) -> State:
-        """The states of the instances ``ids`` (B,), which lie on the same device."""
+        """The states of the instances ``ids`` (B,), on the device."""
+        ids = ids.to(self._all.teacher_logits.device, non_blocking=True)
         held = {name: getattr(self._all, name) for name in self._all.available()}
         picked = {
             name: value.expand(len(ids), *value.shape[1:]) if name in EXPANDED else value.index_select(0, ids)
