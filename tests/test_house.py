@@ -120,10 +120,11 @@ HASHED = {
     "models/identity.py": "weights",
     "report/origins.py": "the lines of a report",
     "report/plots.py": "drawings",
+    "trainer/row_keys.py": "what teachers read of rows",
     "systems/meta_kd/distillation.py": "scores and weights",
     "weighting/by_row.py": "rows of a cache",
     "weighting/fixed.py": "draws of weights",
-    "logit_cache/answers.py": "rows",
+    "logit_cache/answers.py": "answers of teachers",
     "weighting/policy_files.py": "weights",
     "weighting/subsets.py": "draws of teachers",
 }

@@ -20,7 +20,7 @@ from rlkd.records.files import (
 )
 from rlkd.records.finished import Finished, finished, once
 from rlkd.records.lines import append_jsonl, read_jsonl
-from rlkd.records.locks import LOCKS_FOLDER, claim, file_lock, held
+from rlkd.records.locks import LOCKS_FOLDER, claim, file_lock, held, lock_open_file
 from rlkd.records.names import check_folder_name, folder_of
 from rlkd.records.processes import (
     check_launcher,
@@ -62,6 +62,7 @@ __all__ = [
     "folder_of",
     "hash_sources",
     "held",
+    "lock_open_file",
     "newest_verified",
     "once",
     "pack_bits",

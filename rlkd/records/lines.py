@@ -9,14 +9,7 @@ from typing import Any
 
 from rlkd.errors import OutputDirectoryError
 from rlkd.records.files import cannot_write, parse_object, plain
-
-
-def _lock(descriptor: int) -> None:
-    """Take the file's lock where the platform and the filesystem have one."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+from rlkd.records.locks import lock_open_file
 
 
 def _tail(descriptor: int, size: int) -> bytes:
@@ -48,7 +41,8 @@ def append_jsonl(path: str | Path, record: Mapping[str, object]) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor)
+            with suppress(ImportError, OSError):  # without one, lines are whole all the same
+                lock_open_file(descriptor)
             _append_line(descriptor, line)
         finally:
             os.close(descriptor)

@@ -19,6 +19,18 @@ _KEPT: "list[BaseFileLock]" = []
 the process ends."""
 
 
+def lock_open_file(descriptor: int) -> None:
+    """Take the lock of an open file, and wait for it; it ends when the file is closed.
+
+    Raises:
+        OSError: The file system has none.
+        ImportError: The platform has none.
+    """
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 def file_lock(path: Path) -> "BaseFileLock":
     """A lock on a file, not yet held; the file's directory must exist when it is."""
     from filelock import FileLock  # loads asyncio, and whoever loads a policy reads records

@@ -1,6 +1,7 @@
 """Who teaches the batches of a trainer: networks that read its inputs or texts of their own, functions, a cache."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,6 @@ from rlkd.logit_cache.held import held_states
 from rlkd.models.fitting import fit
 from rlkd.models.identity import estimator_identity, network_identity
 from rlkd.models.labels import MISSING, aligned_logits
-from rlkd.models.networks import forward_inputs
 from rlkd.models.probabilities import FEWEST_ROWS, check_log_odds, check_logits, log_odds
 from rlkd.models.teachers import estimator_logits
 from rlkd.types import State
@@ -42,8 +42,12 @@ class BatchTeachers(Protocol):
     def gives(self) -> frozenset[str]:
         """Fields of a state that they know beside the logits."""
 
-    def carry(self, rows: Rows) -> dict[str, Any]:
-        """What goes with a batch for them, of these rows of the data.
+    def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What goes with a batch for them.
+
+        Args:
+            rows: Of the data, with ``columns``.
+            inputs: What the student reads of them, every tensor (B, ...).
 
         Raises:
             TeacherError: A row lacks one of ``columns``.
@@ -68,6 +72,9 @@ class AskingTeacher(Protocol):
     name: str
     reads_text: bool
     """Whether it reads texts, not what the student reads."""
+
+    def reads(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What it reads of what the student reads."""
 
     def carry(self, texts: Sequence[Any]) -> Any:
         """What goes with a batch of B texts, or pairs of texts, for it."""
@@ -111,6 +118,7 @@ class NetworkTeacher:
         own = next(model.parameters(), torch.zeros(0)).device
         self.device = device if own.type == "cpu" else own
         self.model = model.eval().requires_grad_(False)
+        self._fields = frozenset(signature(model.forward).parameters)
         self._offload, self._max_length = offload, max_length
         if tokenizer is not None and isinstance(model, PreTrainedModel):
             tokenizer = fit(model, tokenizer, who=f"teacher {name!r}", error=TeacherError)
@@ -124,8 +132,12 @@ class NetworkTeacher:
         if isinstance(self.model, PreTrainedModel):
             network = network_identity(self.model, self._tokenizer, ())
         else:
-            network = estimator_identity([type(self.model), self.model.state_dict()], ())
+            network = estimator_identity(self.model, ())
         return network if self._tokenizer is None else f"{network}:{self._max_length}"
+
+    def reads(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The fields that its ``forward`` names."""
+        return {name: value for name, value in inputs.items() if name in self._fields}
 
     def carry(self, texts: Sequence[Any]) -> Any:
         """The tokens of texts, or of pairs of texts."""
@@ -139,7 +151,7 @@ class NetworkTeacher:
 
     def logits(self, read: Mapping[str, Tensor]) -> Tensor:
         """Its answers, (B, ..., its own classes), float32."""
-        moved = {name: value.to(self.device) for name, value in forward_inputs(self.model, read).items()}
+        moved = {name: value.to(self.device) for name, value in self.reads(read).items()}
         self.model.eval()
         if self._offload:
             self.model.to(self.device)
@@ -158,6 +170,7 @@ class FunctionTeacher:
         name: Its name.
         function: Of a list of texts, or of pairs of texts, if ``reads_text``, else of the student's inputs by name.
         reads_text: What it reads.
+        made_of: What decides its answers: an estimator, the function, or a name and a version of it.
         columns: Its own column of each of the student's classes; None: they are the student's.
     """
 
@@ -167,15 +180,20 @@ class FunctionTeacher:
         function: Callable[[Any], Any],
         *,
         reads_text: bool,
+        made_of: Any,
         columns: NDArray[np.int64] | None = None,
     ) -> None:
         self.name, self.reads_text, self.columns = name, reads_text, columns
-        self._function = function
+        self._function, self._made_of = function, made_of
 
     @property
     def identity(self) -> str:
-        """Its own attribute ``identity``, or a hash of its code and of what that holds."""
-        return str(getattr(self._function, "identity", None) or estimator_identity(self._function, ()))
+        """Hash of what it is made of: of a function its code and what that holds."""
+        return estimator_identity(self._made_of, ())
+
+    def reads(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """All of it."""
+        return inputs
 
     def carry(self, texts: Sequence[Any]) -> Any:
         """The texts."""
@@ -270,11 +288,13 @@ class AskedTeachers:
         """The columns of texts, if one of the teachers reads them."""
         return self._text_columns if any(teacher.reads_text for teacher in self._teachers) else ()
 
-    def carry(self, rows: Rows) -> dict[str, Any]:
+    def texts(self, rows: Rows) -> list[Any]:
+        """The texts, or pairs of texts, of rows, if one of the teachers reads them."""
+        return [_texts_of(row, self._text_columns) for row in rows] if self.columns else []
+
+    def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """What each of those that read texts reads of these rows."""
-        if not self.columns:
-            return {}
-        texts = [texts_of(row, self._text_columns) for row in rows]
+        texts = self.texts(rows)
         return {teacher.name: teacher.carry(texts) for teacher in self._teachers if teacher.reads_text}
 
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
@@ -293,6 +313,11 @@ class AskedTeachers:
         logits = pick(self._said(teacher, inputs, carried).to(device))
         if self._classes == 1 and logits.ndim == 1:
             logits = logits.unsqueeze(-1)
+        self._check_answer(teacher, logits)
+        return logits if teacher.columns is None else aligned_logits(logits, teacher.columns)
+
+    def _check_answer(self, teacher: AskingTeacher, logits: Tensor) -> None:
+        """Refuse what are no logits of instances or tokens, (N, the teacher's own classes)."""
         own = self._classes if teacher.columns is None else logits.shape[-1]
         if logits.ndim != 2 or logits.shape[-1] != own:
             raise TeacherError(
@@ -302,7 +327,6 @@ class AskedTeachers:
         if self._check and teacher.name in self._unknown and len(logits) >= FEWEST_ROWS:
             self._check(teacher.name, logits.cpu().numpy())  # once: it would wait for the device
             self._unknown.remove(teacher.name)
-        return logits if teacher.columns is None else aligned_logits(logits, teacher.columns)
 
     def _said(self, teacher: AskingTeacher, inputs: Mapping[str, Tensor], carried: Mapping[str, Any]) -> Tensor:
         return teacher.logits(carried[teacher.name] if teacher.reads_text else inputs)
@@ -326,7 +350,7 @@ class CachedTeachers:
         more = {"affinity": cache.has_affinity, "embeddings": cache.embedding_size, "reliability": known}
         return frozenset({"ids", "sureness", *(name for name, there in more.items() if there)})
 
-    def carry(self, rows: Rows) -> dict[str, Any]:
+    def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """The ids of these rows."""
         ids = torch.tensor([_value(row, self._id_column) for row in rows])
         if ids.is_floating_point() or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self._cache)):
@@ -361,7 +385,7 @@ class GivenLogits:
         """Name the column, the K teachers and the number of classes."""
         self.names, self.columns, self._classes = tuple(names), (column,), classes
 
-    def carry(self, rows: Rows) -> dict[str, Any]:
+    def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """The logits of these rows, (B, K, C)."""
         logits = torch.as_tensor(np.array([_value(row, self.columns[0]) for row in rows], dtype=np.float32))
         if logits.shape[1:] != (len(self.names), self._classes):
@@ -385,7 +409,6 @@ def _value(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
-def texts_of(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
-    """The text of a row, or its pair of texts."""
+def _texts_of(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
     texts = tuple(_value(row, column) for column in columns)
     return texts[0] if len(texts) == 1 else texts

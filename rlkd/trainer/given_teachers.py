@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from rlkd.data.columns import KNOWN_PAIRS, TEXT_NAMES, Columns
 from rlkd.errors import ConfigError, TeacherError, one_line
 from rlkd.hub import offline_if_unreachable
-from rlkd.kinds import PROBLEM_TYPES, Kind, Regression
+from rlkd.kinds import PROBLEM_TYPES, CausalTokens, Kind, Regression
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
 from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
@@ -41,6 +41,7 @@ from rlkd.trainer.batch_teachers import (
 )
 from rlkd.trainer.image_batches import same_processing
 from rlkd.trainer.remembering import RememberedTeachers, store_folder
+from rlkd.types import ONCE
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,17 @@ class TeacherReader:
             )
         outputs = outputs_of(self._student)
         if self._cache is not None:
+            self._check_size(outputs)
             return RememberedTeachers(asked, self._text_columns, outputs, store_folder(self._cache), self._kind)
         return AskedTeachers(asked, self._text_columns, outputs, self._kind)
+
+    def _check_size(self, outputs: int) -> None:
+        if self._kind is CausalTokens:
+            size = 4e-6 * outputs * self._max_length
+            raise ConfigError(
+                f"cache would keep all {outputs} logits of every token of causal teachers, {size:.0f} MB for a row of "
+                f"{self._max_length} tokens, got {str(self._cache)!r}; leave it out: they are asked in every epoch"
+            )
 
     def _opened(self, folder: Path) -> LogitCache:
         labels = tuple(read_manifest(folder)["labels"])
@@ -154,16 +164,18 @@ class TeacherReader:
             return self._estimator(name, given.model, given.label_names)
         if isinstance(given, CallableTeacher):
             columns = self._columns(name, given.label_names)
-            return FunctionTeacher(name, given.function, reads_text=bool(self._text_columns), columns=columns)
+            made_of = given.function if given.identity.startswith(ONCE) else given.identity
+            return self._function(name, given.function, made_of, columns)
         model, tokenizer = parts_of(given)
         if isinstance(model, nn.Module):
             return self._network(name, model, tokenizer)
         if _is_estimator(given):
             return self._estimator(name, given)
         if self._kind is Regression and hasattr(given, "predict"):
-            return FunctionTeacher(name, reader_of_batches(name, given, Regression), reads_text=self._reads_text)
+            read = reader_of_batches(name, given, Regression)
+            return FunctionTeacher(name, read, reads_text=self._reads_text, made_of=given)
         if callable(given):
-            return FunctionTeacher(name, given, reads_text=bool(self._text_columns))
+            return self._function(name, given, getattr(given, "identity", None) or given)
         raise TeacherError(
             "expected a model, a pair of model and tokenizer, a path, a hub id, a scikit-learn classifier or a "
             f"function as teacher {name!r}, got {type(given).__name__}"
@@ -241,6 +253,9 @@ class TeacherReader:
                 f"{problem_type!r} in its config; set problem_type of the student's config, or leave this teacher out"
             )
 
+    def _function(self, name: str, function: Any, made_of: Any, columns: Any = None) -> FunctionTeacher:
+        return FunctionTeacher(name, function, reads_text=bool(self._text_columns), made_of=made_of, columns=columns)
+
     def _estimator(self, name: str, model: Any, label_names: Sequence[str] | None = None) -> FunctionTeacher:
         classes = np.asarray(model.classes_)
         if classes.ndim != 1:
@@ -253,7 +268,7 @@ class TeacherReader:
         else:
             columns = self._columns(name, label_names or [str(label) for label in classes])
         read = reader_of_batches(name, model, self._kind)
-        return FunctionTeacher(name, read, reads_text=self._reads_text, columns=columns)
+        return FunctionTeacher(name, read, reads_text=self._reads_text, made_of=model, columns=columns)
 
     @property
     def _reads_text(self) -> bool:

@@ -1,5 +1,6 @@
 """Teachers of a trainer that are asked about a row once, in this run or an earlier one."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,21 +8,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from transformers import TrainerCallback
 
-from rlkd.errors import CacheError, TeacherError
+from rlkd.errors import TeacherError
 from rlkd.kinds import Kind
-from rlkd.logit_cache.answers import AnswerStore, Fingerprints, fingerprint
-from rlkd.trainer.batch_teachers import AskedTeachers, AskingTeacher, Rows, texts_of
+from rlkd.logit_cache.answers import AnswerStore, Keys
+from rlkd.trainer.batch_teachers import AskedTeachers, AskingTeacher, Rows
+from rlkd.trainer.row_keys import keys_of_fields, keys_of_texts, token_mask
 from rlkd.types import ONCE
 
+log = logging.getLogger(__name__)
+
 AUTO_CACHE = "auto"
-OF_INPUTS, OF_TEXTS, TEXTS = "fingerprints_of_inputs", "fingerprints_of_texts", "texts"
+FEWEST_FOUND = 0.05
+"""Share of the rows of an epoch that were met before: where it is lower, rows are others whenever they are read."""
 
 
 def store_folder(cache: str | Path) -> Path:
-    """Where answers are kept: the folder that is named, or of ``auto`` one that all runs of a user share."""
-    if str(cache) != AUTO_CACHE:
+    """Where answers are kept: the folder that is named, or of ``auto`` one that all runs of a user share.
+
+    That is ``answers`` in ``$RLKD_CACHE``, or in ``~/.cache/rlkd``.
+    """
+    if cache != AUTO_CACHE:
         return Path(cache)
     return Path(os.environ.get("RLKD_CACHE") or "~/.cache/rlkd").expanduser() / "answers"
 
@@ -29,8 +39,9 @@ def store_folder(cache: str | Path) -> Path:
 class RememberedTeachers(AskedTeachers):
     """Teachers that are asked about rows that their stores do not know: :class:`~rlkd.trainer.BatchTeachers`.
 
-    A row is known by what a teacher reads of it, so that another order, another batch and another run find it; its
-    answer is that of the batch that it was first asked in, where padding may have rounded it otherwise.
+    A row is what a teacher reads of it, after the data collator and without padding, so that another order, another
+    batch and another run find it. Its answer is float32 and the one that was given in the batch in which the row came
+    first: among other rows, with more padding, a network would have rounded differently.
     """
 
     def __init__(
@@ -55,52 +66,103 @@ class RememberedTeachers(AskedTeachers):
             CacheError: A store is damaged.
         """
         super().__init__(teachers, text_columns, classes, kind)
-        self._stores = {teacher.name: self._opened(teacher, folder) for teacher in teachers}
+        self._folder = folder
+        self._stores = {teacher.name: _opened(teacher, folder) for teacher in teachers}
+        self._seen = self._found = self._before = 0
+        self._may_warn = True
 
-    @staticmethod
-    def _opened(teacher: AskingTeacher, folder: Path) -> AnswerStore:
-        identity = teacher.identity
-        if identity.startswith(ONCE):
-            raise TeacherError(
-                f"answers are kept by what a teacher is, and of teacher {teacher.name!r} that cannot be told; give the "
-                "function an attribute identity (a name and a version), or leave the cache out"
+    def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Keys of these rows for each teacher, and their texts if one of them reads those."""
+        texts = self.texts(rows)
+        return {"texts": texts, "keys": self._keys(inputs, texts)}
+
+    def epoch_ended(self) -> None:
+        """Warn, once, if what an epoch read was new although others had gone before."""
+        if self._may_warn and self._found < FEWEST_FOUND * min(self._seen, self._before):
+            log.warning(
+                "teachers were asked about %d of the %d rows of an epoch that was not the first: rows are others "
+                "whenever they are read, as where they are augmented at random; their answers fill %s and are of no "
+                "use, leave the cache out",
+                self._seen - self._found,
+                self._seen,
+                self._folder,
             )
-        return AnswerStore(folder / identity.replace(":", "-"), identity)
+            self._may_warn = False
+        self._before += self._seen
+        self._seen = self._found = 0
 
-    def carry(self, rows: Rows) -> dict[str, Any]:
-        """Fingerprints of what is read of these rows, and the texts that may have to be."""
-        texts = [texts_of(row, self._text_columns) for row in rows] if self.columns else []
-        inputs = [{name: value for name, value in row.items() if name not in self._text_columns} for row in rows]
-        carried: dict[str, Any] = {OF_INPUTS: _tensor([fingerprint(row) for row in inputs])}
-        if texts:
-            carried |= {TEXTS: texts, OF_TEXTS: _tensor([fingerprint(text) for text in texts])}
-        return carried
+    def _keys(self, inputs: Mapping[str, Tensor], texts: Sequence[Any]) -> dict[str, Keys]:
+        """Keys by teacher, made once for those that read the same."""
+        made: dict[tuple[str, ...] | None, Keys] = {}
+        keys = {}
+        for teacher in self._teachers:
+            fields = {} if teacher.reads_text else teacher.reads(inputs)
+            read = None if teacher.reads_text else tuple(sorted(fields))
+            if read not in made:
+                made[read] = keys_of_texts(texts) if read is None else keys_of_fields(fields)
+            keys[teacher.name] = made[read]
+        return keys
 
     def _said(self, teacher: AskingTeacher, inputs: Mapping[str, Tensor], carried: Mapping[str, Any]) -> Tensor:
+        """What a teacher says of a batch: read where it is known, else asked."""
         store = self._stores[teacher.name]
-        keys: Fingerprints = carried[OF_TEXTS if teacher.reads_text else OF_INPUTS].cpu().numpy()
-        unknown = np.flatnonzero(~store.known(keys))
-        if len(unknown):
-            store.add(keys[unknown], self._asked(teacher, inputs, carried, unknown))
-        return store.get(keys)
+        keys = (carried["keys"] if carried else self._keys(inputs, ()))[teacher.name]  # a loader of one's own has none
+        places = store.find(keys)
+        new = np.flatnonzero(places < 0)
+        self._seen += len(keys)
+        self._found += len(keys) - len(new)
+        if len(new):
+            rows = new[np.sort(np.unique(keys[new], axis=0, return_index=True)[1])]
+            if teacher.reads_text:
+                read = teacher.carry([carried["texts"][row] for row in rows])
+            else:
+                read = {name: value[torch.from_numpy(rows)] for name, value in teacher.reads(inputs).items()}
+            self._ask(teacher, read, keys[rows])
+            places = store.find(keys)
+        logits = torch.from_numpy(store.answers(places))
+        if not store.of_tokens:
+            return logits
+        mask = token_mask(teacher.reads(inputs)).to(logits.device)
+        laid_out = logits.new_zeros(*mask.shape, logits.shape[-1])
+        laid_out[mask] = logits
+        return laid_out
 
-    def _asked(
-        self, teacher: AskingTeacher, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], rows: Any
-    ) -> Tensor:
-        if teacher.reads_text:
-            logits = teacher.logits(teacher.carry([carried[TEXTS][row] for row in rows]))
-        else:
-            device = next(iter(inputs.values())).device
-            index = torch.from_numpy(rows).to(device)
-            logits = teacher.logits({name: value.index_select(0, index) for name, value in inputs.items()})
-        logits = logits.unsqueeze(-1) if logits.ndim == 1 else logits  # of numbers
-        if logits.ndim != 2:
-            raise CacheError(
-                f"answers are kept of instances, (B, C), teacher {teacher.name!r} gives {tuple(logits.shape)}, of "
-                "tokens; leave the cache out"
+    def _ask(self, teacher: AskingTeacher, read: Any, keys: Keys) -> None:
+        """Ask a teacher about different rows, and keep its answers."""
+        logits = teacher.logits(read).cpu()
+        counts: NDArray[np.int64] = np.ones(len(keys), dtype=np.int64)
+        of_tokens = logits.ndim == 3 and not teacher.reads_text
+        if of_tokens:
+            mask = token_mask(read).cpu()
+            logits, counts = logits[mask], mask.sum(1).numpy()
+        elif logits.ndim == 1:
+            logits = logits.unsqueeze(-1)
+        self._check_answer(teacher, logits)
+        if len(logits) != counts.sum() or not logits.isfinite().all():
+            raise TeacherError(
+                f"expected finite logits of {counts.sum()} rows from teacher {teacher.name!r}, got those of "
+                f"{len(logits)}, NaN or infinity among them"
             )
-        return logits
+        self._stores[teacher.name].add(keys, logits.numpy(), counts, of_tokens=of_tokens)
 
 
-def _tensor(keys: Sequence[tuple[int, int]]) -> Tensor:
-    return torch.tensor(keys, dtype=torch.int64)
+class EpochsOf(TrainerCallback):
+    """Tells teachers when an epoch has ended."""
+
+    def __init__(self, teachers: RememberedTeachers) -> None:
+        """Hold them."""
+        self._teachers = teachers
+
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Tell them."""
+        self._teachers.epoch_ended()
+
+
+def _opened(teacher: AskingTeacher, folder: Path) -> AnswerStore:
+    identity = teacher.identity
+    if identity.startswith(ONCE):
+        raise TeacherError(
+            f"answers are kept by what a teacher is, and of teacher {teacher.name!r} that cannot be told; give the "
+            "function an attribute identity (a name and a version), or leave the cache out"
+        )
+    return AnswerStore(folder / identity.replace(":", "-"), identity)

@@ -70,7 +70,7 @@ class TaskTeachers:
         self.names = tuple(source.teacher_names)
         self._held = held_states(self._read, len(task.table), device) if type(source) is LogitCache else None
 
-    def carry(self, rows: Rows) -> dict[str, Any]:
+    def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """Nothing: the ids go with every batch."""
         return {}
 

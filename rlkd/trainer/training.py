@@ -21,7 +21,7 @@ from rlkd.trainer.batch_teachers import BatchTeachers, Rows
 from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.logged import Sums
-from rlkd.trainer.remembering import RememberedTeachers
+from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
 from rlkd.trainer.resuming import ResumableTrainer, saved
 from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
 from rlkd.types import State, on_device
@@ -73,12 +73,14 @@ class DistillationMixin:
             *trainer_args: Of the Trainer.
             teachers: One or several, a list or a mapping by name: models (which read what the student reads), pairs of
                 model and tokenizer, paths, hub ids, fitted scikit-learn classifiers, functions of texts; or a
-                :class:`~rlkd.logit_cache.LogitCache` or the folder of one, read by a column of row numbers. Their
-                classes are found by name. None: those of the arguments.
+                :class:`~rlkd.logit_cache.LogitCache` or the folder of one, read by a column of row numbers; or any
+                :class:`~rlkd.trainer.BatchTeachers`, such as :class:`~rlkd.trainer.GivenLogits` of a column. Classes
+                are found by name. None: those of the arguments.
             weighting: An object, a name or the path or hub id of a policy. None: that of the arguments, by default
                 ``auto``, the policy that is shipped. One that learns online is copied first.
-            cache: A folder, or ``auto``, one of the user's: what live teachers say of a row is kept there, and neither
-                a later epoch nor a later run asks again. None: that of the arguments, by default nothing is kept.
+            cache: A folder, or ``auto``, one for all runs, see :func:`~rlkd.trainer.remembering.store_folder`: what
+                live teachers say of a row is kept there, and neither a later epoch nor a later run asks again. None:
+                that of the arguments, by default nothing is kept.
             **kwargs: Of the Trainer.
 
         Raises:
@@ -102,6 +104,8 @@ class DistillationMixin:
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
+        if isinstance(self.teachers, RememberedTeachers):
+            cast(Any, self).add_callback(EpochsOf(self.teachers))
         if self.teachers.columns or isinstance(self.teachers, RememberedTeachers):
             self.data_collator = CarryingCollator(self.data_collator, self.teachers)
 
@@ -207,11 +211,12 @@ class DistillationMixin:
         count = torch.tensor(sum(counts), device=device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
         self._evaluating = True
+        fields = {name: value for name, value in inputs.items() if name != CARRIED}
         try:
-            return cast(Any, super()).prediction_step(*args, **kwargs)
+            return cast(Any, super()).prediction_step(model, fields, *args, **kwargs)
         finally:
             self._evaluating = False
 
@@ -382,9 +387,11 @@ class CarryingCollator:
     def __call__(self, rows: Rows) -> Any:
         """A batch; rows without the teachers' columns, as those of an evaluation may be, get none of it."""
         columns = set(self.teachers.columns)
-        batch = self.own([{name: value for name, value in row.items() if name not in columns} for row in rows])
-        if columns <= set(rows[0]):
-            batch[CARRIED] = self.teachers.carry(rows)
+        own = [{n: value for n, value in row.items() if n not in columns} for row in rows] if columns else rows
+        batch = self.own(own)
+        if not columns or columns <= set(rows[0]):
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            batch[CARRIED] = self.teachers.carry(rows, inputs)
         return batch
 
 
