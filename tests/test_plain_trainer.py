@@ -339,6 +339,30 @@ def test_what_cannot_be_is_refused_by_name(change, error, message, data, tokeniz
         DistillationTrainer(student(tokenizer), plain_arguments(tmp_path, **values), **{**given, **of_trainer})
 
 
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        (lambda n: torch.full((n, 3), torch.nan), "expected finite logits from teacher 'bad', got NaN or infinity"),
+        (lambda n: torch.tensor([[0.2, 0.3, 0.5]]).expand(n, 3), "expected logits from teacher 'bad', got probab"),
+        (lambda n: torch.zeros(n, 2), "expected logits .* from teacher 'bad'"),
+    ],
+)
+def test_what_are_no_logits_is_not_taught(says, message, data, tokenizer, teachers, tmp_path):
+    bad = {"good": teachers[0], "bad": lambda texts: says(len(texts))}
+    with pytest.raises(TeacherError, match=message):
+        distilled(tmp_path, data, tokenizer, bad, max_steps=1)
+
+
+def test_the_logged_cross_entropy_is_of_those_that_have_a_label(data, tokenizer, teachers, tmp_path):
+    some = data.select(range(8)).map(lambda row: {"label": row["label"] if row["id"] % 4 else -100})
+    trainer = distilled(tmp_path, some, tokenizer, teachers, max_steps=1, logging_steps=1, learning_rate=0.0)
+    fields = tokenizer(some["text"][:], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = trainer.model.eval()(**fields).logits
+    expected = F.cross_entropy(logits, torch.tensor(some["label"][:]))  # which leaves -100 out
+    assert trainer.state.log_history[0]["cross_entropy"] == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_student_without_names_of_classes_is_told_to_have_some(data, tokenizer, teachers, tmp_path):
     nameless = student(tokenizer)
     nameless.config.id2label = {place: f"LABEL_{place}" for place in range(3)}

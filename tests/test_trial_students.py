@@ -1,6 +1,7 @@
 """The students that policies are trained with and chosen by are the students that are reported."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rlkd_envs.together import can_be_stacked, trial_losses_at_once
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
+from rlkd.agents.trials import TrialStudents
 from rlkd.benchmark.policies import SuitePolicy, policy_kind, policy_kinds
 from rlkd.data import load_task
 from rlkd.data.planted import planted, planted_logits
@@ -110,6 +112,10 @@ def test_students_trained_at_once_are_those_trained_alone(refined, tmp_path, mon
     at_once = env.trial_losses_at_once(policy, trials, refined=refined)
     for trial, found in zip(trials, at_once, strict=True):
         torch.testing.assert_close(found, env.trial_losses(policy, trial, refined=refined), rtol=2e-4, atol=1e-5)
+    students = TrialStudents(pytest.fail, at_once=partial(env.trial_losses_at_once, refined=refined))
+    known = students.losses("policy", policy, 3)
+    assert all(torch.allclose(one, found) for one, found in zip(known, at_once, strict=False))
+    assert students.losses("policy", policy, 2) == known[:2]
     assert all(can_be_stacked(one.setup) for one in env._episodes)
     recurrent = TeacherWeightingVectorEnv(16, task=tasks[0], cache=caches[0], student="rlkd/bilstm")
     assert not can_be_stacked(recurrent.episode.setup)

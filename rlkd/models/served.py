@@ -273,13 +273,11 @@ def kind_of_silence(choice: Any) -> Kind:
 
 
 def named_label(text: str, labels: Sequence[str]) -> int | None:
-    """Which label an answer names: it is one, or one alone stands in it; case and punctuation do not count."""
+    """Which label an answer names: one alone stands in it, or in none but that; case and punctuation do not count."""
     words = f" {_words(text)} "
     named = [place for place, label in enumerate(labels) if f" {_words(label)} " in words]
-    exact = [place for place in named if f" {_words(labels[place])} " == words]
     longest = [place for place in named if not any(_inside(labels[place], labels[other]) for other in named)]
-    chosen = exact or longest
-    return chosen[0] if len(chosen) == 1 else None
+    return longest[0] if len(longest) == 1 else None
 
 
 def _inside(label: str, other: str) -> bool:
