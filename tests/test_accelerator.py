@@ -1,17 +1,20 @@
 """On an accelerator: the same weights, states and students as on the CPU, and no step that waits for a copy."""
 
+import copy
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from networks import WORDS, network, tokenizer_for
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 from rlkd.data.planted import planted, planted_logits
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.logit_cache.held import HeldStates, held_states, read_all
 from rlkd.settings import StudentSettings
-from rlkd.trainer import make_trainer
+from rlkd.trainer import DistillationArguments, DistillationTrainer, make_trainer
 from rlkd.types import Knowledge, on_device
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import WEIGHTINGS, build_weighting, load_policy, mixture
@@ -111,3 +114,47 @@ def test_trial_students_are_trained_at_once(task, cache):
     alone = torch.stack([env.trial_losses(uniform, trial) for trial in range(16)]).mean(1)
     assert abs(float((at_once - alone).mean())) < 4 * float((at_once - alone).std()) / 4  # they differ in dropout alone
     assert float((at_once - alone).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize("device", [CPU, pytest.param(FOUND, marks=needs_one)])
+def test_live_teachers_kept_answers_and_a_cache_teach_the_same(device, tmp_path):
+    """The plain trainer, with the shipped policy, which is told how sure teachers usually are."""
+    tokenizer = tokenizer_for("bert", model_max_length=40)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 1 + row % 9)) for row in range(40)]
+    data = datasets.Dataset.from_dict(
+        {**tokenizer(texts), "text": texts, "label": [row % 3 for row in range(40)], "id": list(range(40))}
+    )
+    live = [network("bert", tokenizer) for _ in range(2)]
+    read = {name: value.to(device) for name, value in tokenizer(texts, padding=True, return_tensors="pt").items()}
+    with torch.no_grad():
+        arrays = [one.to(device)(**read).logits.cpu().numpy() for one in live]
+    first = network("bert", tokenizer, hidden_size=8, num_hidden_layers=1)
+    for module in first.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def distilled(teachers, **kept):
+        args = DistillationArguments(
+            str(tmp_path),
+            max_steps=10,
+            learning_rate=1e-3,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=device.type == "cpu",
+            dataloader_pin_memory=device.type != "cpu",
+        )
+        student = copy.deepcopy(first)
+        trainer = DistillationTrainer(
+            student, args, train_dataset=data, processing_class=tokenizer, teachers=teachers, **kept
+        )
+        trainer.train()
+        assert trainer.weight_record.counts.sum() == 10 * 8
+        return torch.cat([p.detach().flatten().cpu() for p in student.parameters()])
+
+    expected = distilled(live)
+    kept = [distilled(live, cache=tmp_path / "kept") for _ in range(2)]
+    for found in (distilled(LogitCache(arrays, ["a", "b"])), *kept):
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)  # Adam makes much of rounding
+        assert float((found - expected).abs().mean()) < 1e-5
