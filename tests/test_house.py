@@ -47,6 +47,7 @@ FLOORS = (
     "weight_record",
     "trainer",
     "choosing",
+    "asking",
     "envs",
     "agents",
     "benchmark",

@@ -1,0 +1,33 @@
+"""The contract of a strategy: which instances, and which teachers, while the budget lasts."""
+
+from typing import Protocol
+
+from rlkd.asking.bank import TeacherBank
+from rlkd.asking.pool import Pool
+
+
+class Strategy(Protocol):
+    """Anything that asks teachers about instances until it has asked enough, or may not ask more."""
+
+    def run(self, pool: Pool, bank: TeacherBank, seed: int) -> None:
+        """Ask.
+
+        A bank may hold answers of an interrupted run: what is asked again costs nothing, so that a strategy that is a
+        function of pool, answers and seed goes the same way, for free, until it is where it was.
+
+        Args:
+            pool: What is known before.
+            bank: Is asked; a budget that is spent ends the run.
+            seed: Of what is drawn.
+        """
+
+
+class StrategyBuilder(Protocol):
+    """An entry of the registry: a class that makes a strategy from ``name:argument``."""
+
+    def build(self, argument: str | None) -> Strategy:
+        """Make it; a class method.
+
+        Raises:
+            ConfigError: The argument is missing, unexpected or malformed.
+        """
