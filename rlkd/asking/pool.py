@@ -9,8 +9,9 @@ from rlkd.asking.bank import Ids
 from rlkd.data.task import UNLABELLED, Task, joined_inputs
 from rlkd.errors import TaskError
 from rlkd.prototypes import unit_rows
+from rlkd.types import Knowledge
 
-VECTOR_SIZE = 64
+VECTOR_SIZE = 128
 """Length of the vectors by which instances are near one another, unless the task has fewer words or numbers."""
 
 
@@ -23,21 +24,30 @@ class Pool:
         vectors: Of all N instances of the task, unit rows, float32, shape (N, D).
         labels: Of all N, -1 where a strategy knows none, shape (N,).
         classes: Number of classes C.
+        right: Bool, shape (N, K): who was trained on an instance's class or domain, where that is known; for controls.
     """
 
     ids: Ids
     vectors: NDArray[np.float32]
     labels: NDArray[np.int64]
     classes: int
+    right: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, task: Task, labelled: Ids | None = None, vectors: NDArray[np.float32] | None = None) -> "Pool":
+    def of(
+        cls,
+        task: Task,
+        labelled: Ids | None = None,
+        vectors: NDArray[np.float32] | None = None,
+        knowledge: Knowledge | None = None,
+    ) -> "Pool":
         """The train rows of a task.
 
         Args:
             task: The task.
             labelled: Rows whose labels may be read; None: all train rows that have one.
             vectors: See the class; None: :func:`instance_vectors`.
+            knowledge: Of the teachers, for controls.
 
         Raises:
             TaskError: A row to be labelled has no label.
@@ -48,7 +58,11 @@ class Pool:
         labels = np.full(len(task.table), UNLABELLED)
         labels[rows] = task.table.labels[rows]
         known = instance_vectors(task) if vectors is None else vectors
-        return cls(ids=task.splits["train"], vectors=known, labels=labels, classes=task.num_classes)
+        right = None
+        if knowledge is not None:
+            groups = task.table.labels if knowledge.by == "class" else task.table.domains
+            right = knowledge.matrix.T[groups]
+        return cls(ids=task.splits["train"], vectors=known, labels=labels, classes=task.num_classes, right=right)
 
     @property
     def labelled(self) -> Ids:

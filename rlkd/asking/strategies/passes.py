@@ -1,0 +1,72 @@
+"""How many teachers are asked about an instance: everybody, one, or another one where the first is unsure."""
+
+import numpy as np
+
+from rlkd.asking.bank import Ids, TeacherBank
+from rlkd.asking.strategies.choosing import Chooser
+from rlkd.asking.strategies.rows import RowOrder
+from rlkd.asking.trust import confidence
+
+
+def ask_each(bank: TeacherBank, ids: Ids, teachers: np.ndarray) -> bool:
+    """Ask about each instance (n,) its own teacher (n,); whether the budget sufficed."""
+    for teacher in np.unique(teachers):
+        mine = ids[teachers == teacher]
+        if len(bank.ask(int(teacher), mine)) < len(mine):
+            return False
+    return True
+
+
+def ask_everybody(bank: TeacherBank, ids: Ids, budget: float = np.inf) -> Ids:
+    """Ask everybody about instances, one after the other, while a budget in all lasts; the instances asked about."""
+    count = len(bank.teacher_names)
+    most = min(budget, bank.budget)
+    new = (~bank.answers.asked[ids] * bank.prices).sum(1)
+    told = ids[bank.spent + np.cumsum(new) <= most * (1 + 1e-12)]
+    for teacher in range(count):
+        told = bank.ask(teacher, told)
+    return told
+
+
+def ask_one(bank: TeacherBank, left: Ids, order: RowOrder, chooser: Chooser, threshold: float | None = None) -> None:
+    """Ask one teacher about every instance while the budget lasts, and others where nobody asked is sure enough.
+
+    Args:
+        bank: Is asked.
+        left: The instances, (M,).
+        order: Which of them are next.
+        chooser: Whom.
+        threshold: The next teacher is asked while nobody asked reaches this confidence, in [0, 1]; None: one is asked.
+    """
+    while len(left):
+        ids = order(left)
+        left = np.setdiff1d(left, ids, assume_unique=True)
+        if not ask_each(bank, ids, chooser.scores(ids).argmax(1)):
+            return
+        unsure = ids
+        while threshold is not None:
+            unsure = unsure[confidence(bank.answers, unsure).max(1) < threshold]
+            unsure = unsure[~bank.answers.asked[unsure].all(1)]
+            if not len(unsure):
+                break
+            if not ask_next(bank, unsure, chooser):
+                return
+        chooser.learn(ids)
+
+
+def ask_next(bank: TeacherBank, ids: Ids, chooser: Chooser) -> bool:
+    """Ask about instances the best of those that were not asked; whether the budget sufficed."""
+    scores = np.where(bank.answers.asked[ids], -np.inf, chooser.scores(ids))
+    return ask_each(bank, ids, scores.argmax(1))
+
+
+def spend_the_rest(bank: TeacherBank, ids: Ids, chooser: Chooser) -> None:
+    """Ask further teachers about the instances of which those asked are least sure, until the budget is spent."""
+    while True:
+        open_ = ids[bank.answers.asked[ids].any(1) & ~bank.answers.asked[ids].all(1)]
+        if not len(open_):
+            return
+        some = open_[np.argsort(confidence(bank.answers, open_).max(1), kind="stable")]
+        some = some[: max(1, len(some) // 8)]
+        if not ask_next(bank, some, chooser):
+            return

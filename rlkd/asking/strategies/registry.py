@@ -1,0 +1,80 @@
+"""Strategies by name, ``[ROWS*]NAME[+threshold][:ARGUMENT]``, or ``package.module:Name`` of one's own.
+
+``ROWS`` says which instances come first, ``random`` (unless another is named), ``margin`` or ``spread``.
+"""
+
+import importlib
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rlkd.asking.base import Strategy
+from rlkd.asking.strategies import rules
+from rlkd.asking.strategies.rows import ROWS
+from rlkd.errors import ConfigError, one_line, unknown_name
+
+THRESHOLD = 0.5
+"""Confidence, in [0, 1], below which ``+threshold`` asks another teacher."""
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "none": rules.AskNobody,
+    "all": rules.AskAll,
+    "random": rules.AskRandom,
+    "best": rules.AskBest,
+    "explore": rules.Explore,
+    "router": rules.ByRouter,
+    "bandit": rules.ByBandit,
+    "thompson": partial(rules.ByBandit, thompson=True),
+    "oracle": rules.AskOracle,
+}
+WITH_THRESHOLD = ("explore", "router")
+NAME = re.compile(r"(?:(?P<rows>\w+)\*)?(?P<name>\w+)(?P<cascade>\+threshold)?(?::(?P<argument>.+))?")
+
+
+def build_strategy(spec: str) -> Strategy:
+    """Make a strategy from its name.
+
+    Args:
+        spec: See the module.
+
+    Raises:
+        UnknownNameError: There is no such strategy, or no such order of rows.
+        ConfigError: An argument is missing, malformed or would be ignored.
+    """
+    if re.fullmatch(r"\w+(\.\w+)+:\w+", spec):
+        return _own(spec)
+    found = NAME.fullmatch(spec)
+    if found is None or found["name"] not in STRATEGIES:
+        raise unknown_name("strategy", spec if found is None else found["name"], STRATEGIES)
+    if found["rows"] is not None and found["rows"] not in ROWS:
+        raise unknown_name("order of rows", found["rows"], ROWS)
+    settings: dict[str, Any] = {"rows": found["rows"] or "random"}
+    if found["cascade"]:
+        if found["name"] not in WITH_THRESHOLD:
+            raise ConfigError(f"a threshold goes with {' and '.join(WITH_THRESHOLD)}, got {spec!r}; leave it out")
+        settings["threshold"] = THRESHOLD
+    return STRATEGIES[found["name"]](**settings, **_argument(found["name"], found["argument"]))
+
+
+def _argument(name: str, argument: str | None) -> dict[str, Any]:
+    if name == "explore":
+        try:
+            share = float(argument or 0.1)
+        except ValueError:
+            share = -1.0
+        if not 0 < share <= 1:
+            raise ConfigError(f"strategy 'explore' takes a share in (0, 1], got {argument!r}; write 'explore:0.1'")
+        return {"share": share}
+    if argument is not None:
+        raise ConfigError(f"strategy {name!r} takes no argument, got {argument!r}; write just {name!r}")
+    return {}
+
+
+def _own(spec: str) -> Strategy:
+    module, _, name = spec.partition(":")
+    try:
+        made: Strategy = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"expected a class at {spec!r}, got {one_line(error)}; check the name") from error
+    return made

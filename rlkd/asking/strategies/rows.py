@@ -1,0 +1,78 @@
+"""Which instances are asked about next."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rlkd.asking.bank import Ids, TeacherBank
+from rlkd.asking.linear_student import LinearStudent, margin
+from rlkd.asking.pool import Pool
+from rlkd.asking.trust import trust
+
+CHUNK = 64
+"""Instances that are chosen at once."""
+CANDIDATES = 1024
+"""Instances among which the next are looked for."""
+
+RowOrder = Callable[[Ids], Ids]
+"""From the instances that are left, (M,), to the next of them, (m,), m <= CHUNK."""
+
+
+def at_random(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> RowOrder:
+    """In a random order."""
+    order = random.permutation(pool.ids)
+    place = np.empty(len(pool.vectors), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return lambda left: left[np.argsort(place[left], kind="stable")[:CHUNK]]
+
+
+def by_margin(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> RowOrder:
+    """First those whose class a student of what was answered so far is least sure of.
+
+    Source:
+        Settles 2009, Active learning literature survey, section 3.1 (margin sampling).
+    """
+    student, taught = LinearStudent(pool.vectors.shape[1], pool.classes), np.zeros(len(pool.vectors), dtype=bool)
+
+    def chosen(left: Ids) -> Ids:
+        new = np.flatnonzero(bank.answers.answered.any(1) & ~taught)
+        taught[new] = True
+        if len(new):
+            student.learn(pool.vectors[new], mixtures(pool, bank, new))
+        some = random.permutation(left)[:CANDIDATES]
+        if not student.taught:
+            return some[:CHUNK]
+        return some[np.argsort(margin(student.probabilities(pool.vectors[some])), kind="stable")[:CHUNK]]
+
+    return chosen
+
+
+def by_spread(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> RowOrder:
+    """First those that lie farthest from what was chosen before.
+
+    Source:
+        Sener, Savarese 2018, arXiv:1708.00489 (greedy k-center), among candidates drawn at random.
+    """
+    nearest = np.full(len(pool.vectors), -np.inf)
+
+    def chosen(left: Ids) -> Ids:
+        some, found = random.permutation(left)[:CANDIDATES], []
+        for _ in range(min(CHUNK, len(some))):
+            pick = int(some[np.argmin(nearest[some])])
+            found.append(pick)
+            np.maximum(nearest, pool.vectors @ pool.vectors[pick], out=nearest)
+            nearest[pick] = np.inf
+        return np.asarray(found)
+
+    return chosen
+
+
+def mixtures(pool: Pool, bank: TeacherBank, ids: Ids) -> np.ndarray:
+    """What a student would be taught of instances that were answered, probabilities (B, C)."""
+    logits = bank.answers.logits[ids].astype(np.float64)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    return np.asarray((trust(pool, bank.answers, ids)[..., None] * p).sum(1))
+
+
+ROWS = {"random": at_random, "margin": by_margin, "spread": by_spread}
