@@ -46,6 +46,12 @@ def trust(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
     return weights
 
 
+def mixtures(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
+    """What a student would be taught of instances, probabilities (B, C); zeros where nobody answered."""
+    p = torch.from_numpy(answers.logits[ids]).double().softmax(-1).numpy()
+    return np.asarray((trust(pool, answers, ids)[..., None] * p).sum(1))
+
+
 def label_probabilities(answers: Answers, ids: Ids, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """The probability that each teacher gives the label, shape (B, K); 0 of who gave no answer."""
     p = torch.from_numpy(answers.logits[ids]).double().softmax(-1)

@@ -1,11 +1,21 @@
 """How many teachers are asked about an instance: everybody, one, or another one where the first is unsure."""
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from rlkd.asking.bank import Ids, TeacherBank
 from rlkd.asking.strategies.choosing import Chooser
 from rlkd.asking.strategies.rows import RowOrder
 from rlkd.asking.trust import confidence
+
+Sureness = Callable[[Ids], NDArray[np.float64]]
+
+
+def most_confident(bank: TeacherBank) -> Sureness:
+    """How sure the surest of those is that answered."""
+    return lambda ids: np.asarray(confidence(bank.answers, ids).max(1))
 
 
 def ask_each(bank: TeacherBank, ids: Ids, teachers: np.ndarray) -> bool:
@@ -28,7 +38,14 @@ def ask_everybody(bank: TeacherBank, ids: Ids, budget: float = np.inf) -> Ids:
     return told
 
 
-def ask_one(bank: TeacherBank, left: Ids, order: RowOrder, chooser: Chooser, threshold: float | None = None) -> None:
+def ask_one(
+    bank: TeacherBank,
+    left: Ids,
+    order: RowOrder,
+    chooser: Chooser,
+    threshold: float | None = None,
+    sure: Sureness | None = None,
+) -> None:
     """Ask one teacher about every instance while the budget lasts, and others where nobody asked is sure enough.
 
     Args:
@@ -36,8 +53,10 @@ def ask_one(bank: TeacherBank, left: Ids, order: RowOrder, chooser: Chooser, thr
         left: The instances, (M,).
         order: Which of them are next.
         chooser: Whom.
-        threshold: The next teacher is asked while nobody asked reaches this confidence, in [0, 1]; None: one is asked.
+        threshold: The next teacher is asked while ``sure`` is below it, in [0, 1]; None: one is asked.
+        sure: How good the answers to instances (B,) are, (B,), in [0, 1]; None: the largest confidence.
     """
+    sure = sure or most_confident(bank)
     while len(left):
         ids = order(left)
         left = np.setdiff1d(left, ids, assume_unique=True)
@@ -45,7 +64,7 @@ def ask_one(bank: TeacherBank, left: Ids, order: RowOrder, chooser: Chooser, thr
             return
         unsure = ids
         while threshold is not None:
-            unsure = unsure[confidence(bank.answers, unsure).max(1) < threshold]
+            unsure = unsure[sure(unsure) < threshold]
             unsure = unsure[~bank.answers.asked[unsure].all(1)]
             if not len(unsure):
                 break
@@ -60,13 +79,14 @@ def ask_next(bank: TeacherBank, ids: Ids, chooser: Chooser) -> bool:
     return ask_each(bank, ids, scores.argmax(1))
 
 
-def spend_the_rest(bank: TeacherBank, ids: Ids, chooser: Chooser) -> None:
+def spend_the_rest(bank: TeacherBank, ids: Ids, chooser: Chooser, sure: Sureness | None = None) -> None:
     """Ask further teachers about the instances of which those asked are least sure, until the budget is spent."""
+    sure = sure or most_confident(bank)
     while True:
         open_ = ids[bank.answers.asked[ids].any(1) & ~bank.answers.asked[ids].all(1)]
         if not len(open_):
             return
-        some = open_[np.argsort(confidence(bank.answers, open_).max(1), kind="stable")]
+        some = open_[np.argsort(sure(open_), kind="stable")]
         some = some[: max(1, len(some) // 8)]
         if not ask_next(bank, some, chooser):
             return

@@ -22,13 +22,15 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "all": rules.AskAll,
     "random": rules.AskRandom,
     "best": rules.AskBest,
+    "only": rules.AskOnly,
     "explore": rules.Explore,
     "router": rules.ByRouter,
     "bandit": rules.ByBandit,
     "thompson": partial(rules.ByBandit, thompson=True),
+    "verify": rules.Verify,
     "oracle": rules.AskOracle,
 }
-WITH_THRESHOLD = ("explore", "router")
+WITH_THRESHOLD, WITH_SHARE = ("explore", "router"), ("explore", "verify")
 NAME = re.compile(r"(?:(?P<rows>\w+)\*)?(?P<name>\w+)(?P<cascade>\+threshold)?(?::(?P<argument>.+))?")
 
 
@@ -58,17 +60,21 @@ def build_strategy(spec: str) -> Strategy:
 
 
 def _argument(name: str, argument: str | None) -> dict[str, Any]:
-    if name == "explore":
-        try:
-            share = float(argument or 0.1)
-        except ValueError:
-            share = -1.0
-        if not 0 < share <= 1:
-            raise ConfigError(f"strategy 'explore' takes a share in (0, 1], got {argument!r}; write 'explore:0.1'")
-        return {"share": share}
-    if argument is not None:
+    if name == "only":
+        if not argument:
+            raise ConfigError("strategy 'only' needs the name of a teacher; write for example 'only:large'")
+        return {"name": argument}
+    if argument is None:
+        return {}
+    if name not in WITH_SHARE:
         raise ConfigError(f"strategy {name!r} takes no argument, got {argument!r}; write just {name!r}")
-    return {}
+    try:
+        share = float(argument)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise ConfigError(f"strategy {name!r} takes a share in (0, 1], got {argument!r}; write '{name}:0.1'")
+    return {"share": share}
 
 
 def _own(spec: str) -> Strategy:

@@ -7,7 +7,7 @@ import numpy as np
 from rlkd.asking.bank import Ids, TeacherBank
 from rlkd.asking.linear_student import LinearStudent, margin
 from rlkd.asking.pool import Pool
-from rlkd.asking.trust import trust
+from rlkd.asking.trust import mixtures
 
 CHUNK = 64
 """Instances that are chosen at once."""
@@ -38,7 +38,7 @@ def by_margin(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> Row
         new = np.flatnonzero(bank.answers.answered.any(1) & ~taught)
         taught[new] = True
         if len(new):
-            student.learn(pool.vectors[new], mixtures(pool, bank, new))
+            student.learn(pool.vectors[new], mixtures(pool, bank.answers, new))
         some = random.permutation(left)[:CANDIDATES]
         if not student.taught:
             return some[:CHUNK]
@@ -65,14 +65,6 @@ def by_spread(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> Row
         return np.asarray(found)
 
     return chosen
-
-
-def mixtures(pool: Pool, bank: TeacherBank, ids: Ids) -> np.ndarray:
-    """What a student would be taught of instances that were answered, probabilities (B, C)."""
-    logits = bank.answers.logits[ids].astype(np.float64)
-    p = np.exp(logits - logits.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    return np.asarray((trust(pool, bank.answers, ids)[..., None] * p).sum(1))
 
 
 ROWS = {"random": at_random, "margin": by_margin, "spread": by_spread}

@@ -9,8 +9,9 @@ from rlkd.asking.pool import Pool
 from rlkd.asking.strategies.choosing import Always, AtRandom, Bandit, Router
 from rlkd.asking.strategies.passes import ask_everybody, ask_one, spend_the_rest
 from rlkd.asking.strategies.rows import CHUNK, ROWS, RowOrder
+from rlkd.asking.strategies.verifying import Verifier
 from rlkd.asking.trust import trust
-from rlkd.errors import ConfigError
+from rlkd.errors import ConfigError, unknown_name
 
 KNOWN_SHARE = 0.05
 """Of the budget, to learn who is best where no label is known."""
@@ -71,6 +72,25 @@ class AskBest(Rule):
         """See :class:`Rule`."""
         known = ask_everybody(bank, seen(pool, order, bank), bank.spent + _share_left(bank, pool, KNOWN_SHARE))
         ask_one(bank, pool.ids, order, Always(trust(pool, bank.answers, known).sum(0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskOnly(Rule):
+    """One teacher about every instance, always the same.
+
+    Attributes:
+        name: Of the teacher.
+    """
+
+    name: str
+
+    def ask(self, pool: Pool, bank: TeacherBank, order: RowOrder, random: np.random.Generator) -> None:
+        """See :class:`Rule`."""
+        if self.name not in bank.teacher_names:
+            raise unknown_name("teacher", self.name, bank.teacher_names)
+        ask_one(
+            bank, pool.ids, order, Always(np.array([name == self.name for name in bank.teacher_names], dtype=float))
+        )
 
 
 class AskOracle(Rule):
@@ -135,6 +155,32 @@ class ByRouter(Routed):
         if not len(pool.labelled):
             raise ConfigError("strategy 'router' learns from labels, there are none; label some rows, or use 'explore'")
         return pool.labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Rule):
+    """Everybody about a share of the instances, which tell when an answer is right; then others until one likely is.
+
+    See :class:`~rlkd.asking.strategies.verifying.Verifier`. What is left of the budget when every instance has an
+    answer goes to those whose answers are least likely right.
+
+    Attributes:
+        share: Of the instances, in (0, 1]; at most a quarter of the budget is spent on them.
+        threshold: How likely an answer is to be right, in [0, 1].
+    """
+
+    share: float = 0.04
+    threshold: float = 0.75
+
+    def ask(self, pool: Pool, bank: TeacherBank, order: RowOrder, random: np.random.Generator) -> None:
+        """See :class:`Rule`."""
+        verifier = Verifier(pool, bank)
+        ids = first(pool.ids, order, max(CHUNK, round(self.share * len(pool.ids))))
+        ids = np.concatenate([pool.labelled, np.setdiff1d(ids, pool.labelled)])
+        told = ask_everybody(bank, ids, bank.spent + _share_left(bank, pool, 0.25))
+        verifier.study(random.permutation(told))
+        ask_one(bank, np.setdiff1d(pool.ids, told), order, verifier, self.threshold, verifier.sure)
+        spend_the_rest(bank, pool.ids, verifier, verifier.sure)
 
 
 @dataclass(frozen=True, kw_only=True)
