@@ -111,19 +111,38 @@ class Kind:
         """
         return replace(known, labels=known.labels if labels is None else labels, student_logits=student.detach())
 
-    def losses(self, student: Tensor, state: State, taught: Mixture, settings: LossSettings) -> Tensor:
-        """The loss of every instance, shape (...), of the student's own outputs, whose gradient is wanted."""
-        return class_losses(student, state.labels, taught, settings)
+    def losses(
+        self, student: Tensor, state: State, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+    ) -> Tensor:
+        """The loss of every instance, shape (...), of the student's own outputs, whose gradient is wanted.
+
+        Args:
+            student: Outputs, (..., D).
+            state: What the weighting saw.
+            taught: What it said.
+            settings: Of the loss.
+            certain: Of :meth:`label_losses`, with its gradient where labels teach; None: it is computed here.
+        """
+        return class_losses(student, state.labels, taught, settings, certain)
 
     def label_losses(self, student: Tensor, state: State) -> tuple[Tensor, Tensor] | None:
         """Loss to the label of every instance, 0 where it has none, and whether it has one; None: nobody has."""
         return None if state.labels is None else (cross_entropy(student, state.labels), state.labels >= 0)
 
 
-def class_losses(student: Tensor, labels: Tensor | None, taught: Mixture, settings: LossSettings) -> Tensor:
+def class_losses(
+    student: Tensor, labels: Tensor | None, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+) -> Tensor:
     """:func:`rlkd.losses.distillation_loss` with the settings of a run."""
     return distillation_loss(
-        student, taught.teacher_logits, taught.weights, labels, scale=taught.scale, **of_settings(settings)
+        student,
+        taught.teacher_logits,
+        taught.weights,
+        labels,
+        scale=taught.scale,
+        certain=certain,
+        complete=taught.complete,
+        **of_settings(settings),
     )
 
 

@@ -63,7 +63,9 @@ class Regression(Kind):
             reliability=None,
         )
 
-    def losses(self, student: Tensor, state: State, taught: Mixture, settings: LossSettings) -> Tensor:
+    def losses(
+        self, student: Tensor, state: State, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+    ) -> Tensor:
         """Squared errors to the teachers' mean and to the label."""
         return regression_loss(
             student,

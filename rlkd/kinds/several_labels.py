@@ -91,7 +91,9 @@ class MultiLabelClassification(Kind):
             reliability=None,
         )
 
-    def losses(self, student: Tensor, state: State, taught: Mixture, settings: LossSettings) -> Tensor:
+    def losses(
+        self, student: Tensor, state: State, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+    ) -> Tensor:
         """Every label's own loss under the weights of the instance; a teacher that lacks a label is left out there."""
         log_odds = taught.teacher_logits[..., :-1] - taught.teacher_logits[..., -1:]
         weights = taught.weights.unsqueeze(-2).expand(*student.shape, -1)

@@ -352,8 +352,10 @@ class CachedTeachers:
 
     def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """The ids of these rows."""
-        ids = torch.tensor([_value(row, self._id_column) for row in rows])
-        if ids.is_floating_point() or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self._cache)):
+        values = [_value(row, self._id_column) for row in rows]
+        ids = torch.stack(values) if _are_whole(values) else torch.tensor(values)
+        numbers = ids.tolist()
+        if ids.is_floating_point() or (numbers and not 0 <= min(numbers) <= max(numbers) < len(self._cache)):
             raise CacheError(
                 f"expected numbers of rows of the cache, 0 to {len(self._cache) - 1}, in column {self._id_column!r}, "
                 f"got {ids.min().item()} to {ids.max().item()}; name the column that holds them"
@@ -398,6 +400,11 @@ class GivenLogits:
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
         """The logits that came with the batch."""
         return State(teacher_logits=carried["logits"])
+
+
+def _are_whole(values: Sequence[Any]) -> bool:
+    """Whether all values are tensors of one whole number."""
+    return all(isinstance(one, Tensor) and one.ndim == 0 and one.dtype == torch.int64 for one in values)
 
 
 def _value(row: Mapping[str, Any], column: str) -> Any:

@@ -83,6 +83,8 @@ class Mixture:
     """Factor of each instance's divergence, shape (...); None: 1."""
     checked: bool = False
     """Whether the weights were checked when they were computed, and need not be again."""
+    complete: bool = False
+    """Whether it is known that every row has a teacher: none is of zeros, which its label would teach alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +259,12 @@ def mixture(weighting: BaseWeighting, state: State) -> Mixture:
     if taught.checked:
         return taught
     check_taught_logits(taught.teacher_logits, state, name)
-    check_weights(taught.weights, state, name, taught.scale)
+    complete = check_weights(taught.weights, state, name, taught.scale)
     return Mixture(
         teacher_logits=taught.teacher_logits,
         weights=taught.weights.detach().float(),
         scale=None if taught.scale is None else taught.scale.detach().float(),
+        complete=complete,
     )
 
 
