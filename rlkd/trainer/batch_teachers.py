@@ -352,8 +352,9 @@ class CachedTeachers:
 
     def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """The ids of these rows."""
-        values = [_value(row, self._id_column) for row in rows]
-        ids = torch.stack(values) if _are_whole(values) else torch.tensor(values)
+        values = [row[self._id_column] if self._id_column in row else _value(row, self._id_column) for row in rows]
+        whole = {(getattr(value, "dtype", None), getattr(value, "ndim", None)) for value in values}
+        ids = torch.stack(values) if whole == {(torch.int64, 0)} else torch.tensor(values)
         numbers = ids.tolist()
         if ids.is_floating_point() or (numbers and not 0 <= min(numbers) <= max(numbers) < len(self._cache)):
             raise CacheError(
@@ -400,11 +401,6 @@ class GivenLogits:
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
         """The logits that came with the batch."""
         return State(teacher_logits=carried["logits"])
-
-
-def _are_whole(values: Sequence[Any]) -> bool:
-    """Whether all values are tensors of one whole number."""
-    return all(isinstance(one, Tensor) and one.ndim == 0 and one.dtype == torch.int64 for one in values)
 
 
 def _value(row: Mapping[str, Any], column: str) -> Any:

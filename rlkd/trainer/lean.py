@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 ABSENT = ("lomo_optim",)
 """Packages that accelerate looks for on the disk, twice in every step of an optimizer."""
-SMALL = 1e-6
-"""What torch adds to a norm before it divides by it, see :func:`torch.nn.utils.clip_grads_with_norm_`."""
+SMALL, SURELY_BELOW = 1e-6, 0.9999
+"""What torch adds to a norm before it divides by it, see :func:`torch.nn.utils.clip_grads_with_norm_`; and the share of
+the largest norm up to which the factor, rounded as it may be, is then at least one, which it never exceeds."""
 
 
 @contextmanager
@@ -47,8 +48,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """
     held = [one for one in parameters if one.grad is not None]
     total: Tensor = nn.utils.get_total_norm([one.grad for one in held if one.grad is not None])
-    if total.device.type != "cpu" or not max_norm / (total + SMALL) >= 1:
-        nn.utils.clip_grads_with_norm_(held, max_norm, total)
+    if total.device.type == "cpu" and total.item() <= SURELY_BELOW * max_norm - SMALL:
+        return total
+    nn.utils.clip_grads_with_norm_(held, max_norm, total)
     return total
 
 

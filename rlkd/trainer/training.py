@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, 
 
 from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError
 from rlkd.features import usual_sureness
-from rlkd.kinds import Kind, Positions, class_losses
+from rlkd.kinds import Kind, Measured, Positions, as_measured, class_losses
 from rlkd.settings import LossSettings, StepSettings
 from rlkd.settings.knobs import names_of
 from rlkd.trainer.arguments import check_arguments
@@ -276,11 +276,15 @@ class DistillationMixin(LeanMixin):
         student = positions.pick(logits)
         state = self.batch_state(student, positions, fields, carried)
         taught = self._batch_taught(state)
-        label_teaches = self.loss_settings.kd_ratio < 1 or not taught.complete
-        told = self._kind.label_losses(student if label_teaches else student.detach(), state)
-        certain = None if told is None else told[0]
-        losses = self._kind.losses(student, state, taught, self.loss_settings, certain)
-        self._since_logged.add(losses, taught.weights, self._kind.measured, told)
+        kind, settings = self._kind, self.loss_settings
+        label_teaches = settings.kd_ratio < 1 or not taught.complete
+        told = kind.label_losses(student, state) if label_teaches else None
+        losses = kind.losses(student, state, taught, settings, None if told is None else told[0])
+        if told is None:
+            measured = kind.measured_later(student, state)
+        else:
+            measured = Measured(kind.measured, as_measured, told[0].detach(), told[1])
+        self._since_logged.add(losses.detach(), taught.weights, measured)
         return losses
 
     def batch_state(

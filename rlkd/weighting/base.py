@@ -170,7 +170,9 @@ class BaseWeighting:
         Returns:
             Logits (..., K, C), weights (..., K), and a scale (...) >= 0 where the divergence is to be multiplied.
         """
-        return Mixture(teacher_logits=state.teacher_logits, weights=self.weights(state))
+        right = state.teacher_mask is None and vars(type(self)).get("plainly_right", False)
+        weights = self.weights(state)
+        return Mixture(teacher_logits=state.teacher_logits, weights=weights, checked=right, complete=right)
 
 
 class AdaptedWeighting(BaseWeighting):

@@ -29,6 +29,7 @@ class Uniform(BaseWeighting):
 
     name: ClassVar[str] = "uniform"
     answers: ClassVar[Answers] = "either"
+    plainly_right: ClassVar[bool] = True
 
     def weights(self, state: State) -> Tensor:
         """Equal weights over the present teachers, shape (..., K)."""
