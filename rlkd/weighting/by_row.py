@@ -45,7 +45,7 @@ class RowWeights(BaseWeighting):
         self.own = own
         self._place = torch.full((int(ids.max(initial=-1)) + 1,), len(ids))  # of others: out of range, an error
         self._place[torch.from_numpy(ids)] = torch.arange(len(ids))
-        self._weights = weights
+        self._weights, self._complete = weights, bool((weights.sum(-1) > 0).all())
 
     @property
     def requires(self) -> frozenset[str]:
@@ -77,7 +77,9 @@ class RowWeights(BaseWeighting):
         """The logits as they are; where teachers are absent that were there before, the weighting is asked anew."""
         if state.teacher_mask is not None:
             return self.own.taught(state)
-        return Mixture(teacher_logits=state.teacher_logits, weights=self.weights(state), checked=True)
+        return Mixture(
+            teacher_logits=state.teacher_logits, weights=self.weights(state), checked=True, complete=self._complete
+        )
 
 
 def is_by_row(weighting: BaseWeighting) -> bool:
