@@ -57,8 +57,10 @@ WHOLE = 1.0
 LABELS = (0, 30, 100)
 WITH_LABELS = {
     30: ("none", "all", "explore+threshold:0.1", "verify", "router+threshold"),
-    100: ("none", "all", "margin*all", "random", "explore+threshold:0.1", "verify", "margin*verify", "oracle")
-    + ("router", "router+threshold", "margin*router+threshold"),
+    100: (
+        *("none", "all", "margin*all", "random", "explore+threshold:0.1", "verify", "margin*verify", "oracle"),
+        *("router", "router+threshold", "margin*router+threshold"),
+    ),
 }
 """Rules that are also run with so many labels; policies always are."""
 STUDENT_VECTOR, HIDDEN, STEPS, BATCH, RATE = 400, 128, 600, 64, 5e-3
