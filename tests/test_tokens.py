@@ -168,7 +168,9 @@ def test_a_policy_is_trained_on_labelled_rows_of_texts_too(tmp_path):
         teachers=teachers,
         weighting="uniform",
     )
+    before = torch.get_rng_state()
     task, cache = rlkd.labelled_answers(trainer, data)
+    assert torch.equal(torch.get_rng_state(), before)  # a student that is trained next is the same
     assert len(task.table) == sum(label >= 0 for label in data["label"])
     assert task.label_names == tuple(learner.config.id2label.values())
     episode = {"horizon": 4, "batch_size": 8}

@@ -3,9 +3,12 @@
 import copy
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hub import TOKEN, running
@@ -22,9 +25,10 @@ from test_plain_trainer import (  # noqa: F401 (fixtures)
     tokenizer,
 )
 from torch.nn import functional as F
-from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, HfArgumentParser, TrainerCallback
 
 from rlkd.errors import ConfigError
+from rlkd.logit_cache import LogitCache
 from rlkd.trainer import DistillationArguments, DistillationTrainer
 from rlkd.weighting import BaseWeighting
 
@@ -249,6 +253,66 @@ def test_the_best_student_is_loaded_and_training_stops_early(data, tokenizer, te
     assert trainer.state.best_global_step == 4
     assert torch.equal(parameters(trainer), kept[4])
     assert not torch.equal(kept[8], kept[4])
+
+
+# --- chance
+
+
+class Drawing:
+    """A collator that draws from all generators, as one that augments rows does."""
+
+    def __init__(self, tokenizer):
+        self.own = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, rows):
+        random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002
+        return self.own(rows)
+
+
+def drops_out(tokenizer):
+    """A student whose training draws from the generator of torch."""
+    model = student(tokenizer)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    return model
+
+
+@pytest.mark.parametrize("weighting", [None, "entropy"])  # the first is told how sure teachers usually are
+def test_who_answers_for_the_teachers_changes_no_draw(weighting, data, tokenizer, teachers, tmp_path):
+    """Live teachers, their kept answers and a cache; the collator's draws, of the rows that are asked about, too."""
+    fields = tokenizer(data["text"][:], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        arrays = [one(**fields).logits.numpy() for one in teachers]
+    kept = {"cache": tmp_path / "kept"}
+    ways = {
+        "live": (teachers, {}),
+        "asked once": (teachers, kept),
+        "not asked": (teachers, kept),
+        "a cache": (LogitCache(arrays, ["a", "b", "c"]), {}),
+    }
+    found = {}
+    for way, (given, how) in ways.items():
+        more = {**how, "data_collator": Drawing(tokenizer)}
+        learner = drops_out(tokenizer)
+        trainer = trainer_of(tmp_path, data, tokenizer, given, model=learner, weighting=weighting, given=more)
+        trainer.train()
+        drawn = [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+        found[way] = torch.cat([parameters(trainer), torch.tensor(drawn)])
+    for way, what in found.items():
+        torch.testing.assert_close(what, found["live"], rtol=0, atol=1e-5, msg=lambda told, way=way: f"{way}: {told}")
+
+
+def test_a_student_with_dropout_resumes_to_what_it_would_have_been(data, tokenizer, teachers, tmp_path):
+    """Who resumes measures again how sure teachers usually are."""
+    found = []
+    for resume in (False, True):
+        values = {"save_strategy": "steps", "save_steps": 3}
+        trainer = trainer_of(tmp_path, data, tokenizer, teachers, model=drops_out(tokenizer), weighting=None, **values)
+        trainer.train(resume_from_checkpoint=resume)
+        found.append(parameters(trainer))
+        shutil.rmtree(tmp_path / "checkpoint-6")
+    assert torch.equal(*found)
 
 
 # --- data

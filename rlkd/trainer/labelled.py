@@ -14,6 +14,7 @@ from rlkd.errors import TaskError
 from rlkd.kinds.base import Positions
 from rlkd.logit_cache import LogitCache
 from rlkd.records import check_one_process
+from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.training import CARRIED, DistillationMixin, some_rows
 
 ROWS = 4096
@@ -57,7 +58,8 @@ def labelled_answers(
     chosen, mine = some_rows(data, rows), cast(Any, trainer)
     if len(chosen) == 0:
         raise TaskError("expected labelled rows to fit a weighting on, got none; pass some")
-    parts = [torch.cat(part).numpy() for part in zip(*_asked(mine, chosen, rows, seed), strict=True)]
+    with generators_as_they_were():
+        parts = [torch.cat(part).numpy() for part in zip(*_asked(mine, chosen, rows, seed), strict=True)]
     splits = dealt_rows(parts[0], seed)
     order, ends = np.concatenate(list(splits.values())), np.cumsum([0, *map(len, splits.values())])
     labels, said, vectors = (part[order] for part in parts[1:])

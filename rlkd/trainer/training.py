@@ -21,6 +21,7 @@ from rlkd.trainer.batch_teachers import BatchTeachers, Rows
 from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.logged import Sums
+from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
 from rlkd.trainer.resuming import ResumableTrainer, saved
 from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
@@ -287,9 +288,13 @@ class DistillationMixin:
         )
 
     def usual_sureness(self) -> Tensor:
-        """How sure each teacher usually is, shape (K,): on rows of the training data, evenly spaced, measured once."""
+        """How sure each teacher usually is, shape (K,): on rows of the training data, evenly spaced, measured once.
+
+        That draws nothing that the student would draw, who is the same as with a cache, which needs no measuring.
+        """
         if self._sureness is None:
-            self._sureness = self._measured_sureness()
+            with generators_as_they_were():
+                self._sureness = self._measured_sureness()
         return self._sureness
 
     def _measured_sureness(self) -> Tensor:
