@@ -692,7 +692,7 @@ def make_teacher(kind: str, chain: Chain, path: Path) -> Path:
         ("no weights", r"expected a classifier with safetensors weights in '.*teacher', got"),
         (
             "missing",
-            r"expected a directory with config.json, teacher.skops, endpoint.json or train.npy, or a .npy file; got",
+            r"a directory with config.json, .*, teacher.skops, endpoint.json or train.npy, a .npy file or a hub id",
         ),
     ],
 )

@@ -22,13 +22,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rlkd.data.columns import KNOWN_PAIRS, TEXT_NAMES, Columns
 from rlkd.errors import ConfigError, TeacherError, one_line
-from rlkd.hub import offline_if_unreachable
+from rlkd.hub import may_be_id, snapshot
 from rlkd.kinds import PROBLEM_TYPES, CausalTokens, Kind, Regression
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
+from rlkd.models.adapters import base_of, is_adapter, load_adapted
 from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
 from rlkd.models.networks import load_image_processor, load_tokenizer, quiet_transformers
-from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
+from rlkd.models.teacher_files import SKLEARN_FILE, has_tokenizer, load_sklearn
+from rlkd.models.teacher_info import read_info
 from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher
 from rlkd.trainer.batch_teachers import (
     AskedTeachers,
@@ -116,6 +118,13 @@ class TeacherReader:
             raise TeacherError(
                 "expected at least one teacher, got none (K = 0); pass models, paths, hub ids or a cache"
             )
+        names = [name for name, _ in named]
+        for name in names:
+            if names.count(name) > 1:
+                raise TeacherError(
+                    f"expected teachers with different names, got {name!r} {names.count(name)} times; pass a mapping "
+                    "from names to teachers"
+                )
         asked = [self._teacher(name, one) for name, one in named]
         readers = [teacher.name for teacher in asked if teacher.reads_text]
         if readers and not self._text_columns:
@@ -182,31 +191,29 @@ class TeacherReader:
         )
 
     def _from_path(self, name: str, path: str | Path) -> AskingTeacher:
-        if (Path(path) / SKLEARN_FILE).is_file():
-            loaded = load_sklearn(Path(path))
-            return self._estimator(name, loaded.model, loaded.label_names)
         auto = auto_class(self._student)
+        if may_be_id(path):
+            folder = f"a folder that {auto.__name__} loads as teacher {name!r}"
+            path = snapshot(str(path), expected=folder, error=TeacherError)
+        place = Path(path)
+        if (place / SKLEARN_FILE).is_file():
+            loaded = load_sklearn(place)
+            return self._estimator(name, loaded.model, loaded.label_names)
+        info, beneath = read_info(place), base_of(place) if is_adapter(place) else None
+        label_names = None if info is None else info.label_names
         try:
-            with quiet_transformers(), offline_if_unreachable(str(path), "model"):
-                model, report = auto.from_pretrained(
-                    path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-                )
+            with quiet_transformers():
+                model = _loaded(auto, name, place, beneath, label_names)
+        except TeacherError:
+            raise
         except Exception as error:
-            # transformers raises many kinds of errors for damaged folders and unknown ids
+            # transformers raises many kinds of errors for damaged folders
             raise TeacherError(
                 f"expected a folder or a hub id that {auto.__name__} loads as teacher {name!r}, got {str(path)!r} "
                 f"({one_line(error)})"
             ) from error
-        if report["missing_keys"]:
-            raise TeacherError(
-                f"expected all weights of teacher {name!r}, but {min(report['missing_keys'])!r} is missing, as in a "
-                "model that was never fine-tuned; train it first"
-            )
-        try:
-            own = load_image_processor(path) if auto is AutoModelForImageClassification else load_tokenizer(path)
-        except (OSError, ValueError):
-            own = None  # a model of vectors, or saved without
-        return self._network(name, model, own)
+        own = _reader(auto, place if beneath is None or has_tokenizer(place) else beneath)
+        return self._network(name, model, own, label_names)
 
     def _network(
         self, name: str, model: nn.Module, tokenizer: Any, label_names: Sequence[str] | None = None
@@ -289,6 +296,39 @@ class TeacherReader:
         if lacking:
             log.warning("teacher %r says nothing of %s; there the others teach", name, ", ".join(lacking[:8]))
         return columns
+
+
+def _loaded(auto: Any, name: str, place: Path, beneath: Path | None, label_names: Sequence[str] | None) -> Any:
+    """The network of a folder, or of an adapter's folder and the one of the model beneath."""
+
+    def load(folder: Path, **options: Any) -> Any:
+        return auto.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            local_files_only=True,
+            **options,
+        )
+
+    if beneath is not None:
+        return load_adapted(place, beneath, load, label_names)
+    model, report = load(place)
+    if report["missing_keys"]:
+        raise TeacherError(
+            f"expected all weights of teacher {name!r}, but {min(report['missing_keys'])!r} is missing, as in a "
+            "model that was never fine-tuned; train it first"
+        )
+    return model
+
+
+def _reader(auto: Any, place: Path) -> Any:
+    """The tokenizer or image processor of a folder; None of a model of vectors, or one that was saved without."""
+    try:
+        return load_image_processor(place) if auto is AutoModelForImageClassification else load_tokenizer(place)
+    except (OSError, ValueError):
+        return None
 
 
 def base_model(model: nn.Module) -> Any:
