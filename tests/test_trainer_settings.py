@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -20,14 +21,17 @@ from test_plain_trainer import (  # noqa: F401 (fixtures)
     distilled,
     parameters,
     plain_arguments,
+    renumbered_tokens,
     student,
     teachers,
     tokenizer,
 )
 from torch.nn import functional as F
+from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, HfArgumentParser, TrainerCallback
 
-from rlkd.errors import ConfigError
+from rlkd.errors import ConfigError, TeacherError
+from rlkd.kinds import MultiLabelClassification
 from rlkd.logit_cache import LogitCache
 from rlkd.trainer import DistillationArguments, DistillationTrainer
 from rlkd.weighting import BaseWeighting
@@ -318,13 +322,94 @@ def test_a_student_with_dropout_resumes_to_what_it_would_have_been(data, tokeniz
 # --- data
 
 
-def test_a_stream_is_distilled_live(data, tokenizer, teachers, tmp_path):
-    streamed = data.to_iterable_dataset()
-    trainer = trainer_of(tmp_path, streamed, tokenizer, teachers, weighting=None)
-    trainer.train()
-    whole = trainer_of(tmp_path, data, tokenizer, teachers, weighting=None, train_sampling_strategy="sequential")
-    whole.train()
-    torch.testing.assert_close(parameters(trainer), parameters(whole), rtol=0, atol=1e-6)
+def of_texts(tokenizer, teacher):
+    """The teacher behind a tokenizer of its own."""
+    other, renumbered = renumbered_tokens(tokenizer, teacher)
+    return renumbered, other
+
+
+class Rows(IterableDataset):
+    """A stream of rows that begins anew whenever it is read, or goes on where it was."""
+
+    def __init__(self, rows, *, anew=True):
+        self.rows, self.anew = list(rows), anew
+        self.one = iter(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows) if self.anew else self.one
+
+
+def bare(data):
+    return data.select_columns(["text", "label"])
+
+
+STREAMS = {
+    "of a table": lambda data, tokenizer: data.to_iterable_dataset(),
+    "made on the way": lambda data, tokenizer: bare(data).to_iterable_dataset().map(lambda r: tokenizer(r["text"])),
+    "of a generator": lambda data, tokenizer: datasets.IterableDataset.from_generator(lambda: iter(data)),
+    "shuffled": lambda data, tokenizer: data.to_iterable_dataset().shuffle(seed=1, buffer_size=20),
+    "of torch": lambda data, tokenizer: Rows(data),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_distilled_live(name, data, tokenizer, teachers, tmp_path):
+    """As its rows in their order, with a teacher that reads texts, how sure they usually are, and dropout."""
+    asked = {"a": of_texts(tokenizer, teachers[0]), "b": teachers[1]}
+    found = []
+    for rows in (STREAMS[name](data, tokenizer), datasets.Dataset.from_list(list(STREAMS[name](data, tokenizer)))):
+        order = {} if isinstance(rows, IterableDataset) else {"train_sampling_strategy": "sequential"}
+        learner = drops_out(tokenizer)
+        trainer = trainer_of(tmp_path, rows, tokenizer, asked, model=learner, weighting=None, **order)
+        assert trainer.teachers.columns == ("text",)
+        trainer.train()
+        found.append(parameters(trainer))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+def test_a_stream_resumes_to_what_it_would_have_been(data, tokenizer, teachers, tmp_path):
+    found = []
+    for resume in (False, True):
+        values = {"save_strategy": "steps", "save_steps": 4, "max_steps": 9}  # into a second epoch
+        trainer = trainer_of(tmp_path, Rows(data), tokenizer, teachers, model=drops_out(tokenizer), **values)
+        trainer.train(resume_from_checkpoint=resume)
+        found.append(parameters(trainer))
+        for last in (8, 9):
+            shutil.rmtree(tmp_path / f"checkpoint-{last}")
+    assert torch.equal(*found)
+
+
+def test_a_stream_that_is_read_once_loses_no_row(data, tokenizer, teachers, tmp_path):
+    seen = []
+
+    def function(texts):
+        seen.extend(texts)
+        return torch.zeros(len(texts), 3)
+
+    with pytest.raises(ConfigError, match=r"a stream that begins anew .* got Rows, whose first rows would be lost"):
+        trainer_of(tmp_path, Rows(data, anew=False), tokenizer, teachers, weighting=None).train()
+    once = Rows(data, anew=False)
+    with pytest.raises(TeacherError, match="name it with text_columns"):  # the first row is not looked at either
+        trainer_of(tmp_path, once, tokenizer, [of_texts(tokenizer, teachers[0])])
+    trainer_of(tmp_path, once, tokenizer, [function], text_columns=["text"]).train()
+    assert seen == data["text"][:48]
+
+
+def test_what_a_stream_cannot_have_is_refused_by_name(data, tokenizer, teachers, tmp_path):
+    stream = STREAMS["made on the way"](data, tokenizer)
+    for strategy in ("group_by_length", "batch_rebalance"):
+        with pytest.raises(ConfigError, match=f"train_sampling_strategy would be ignored, got '{strategy}': rows of a"):
+            trainer_of(tmp_path, stream, tokenizer, teachers, train_sampling_strategy=strategy)
+    with pytest.raises(ValueError, match="max_steps has to be specified"):
+        trainer_of(tmp_path, stream, tokenizer, teachers, max_steps=-1)
+    cache = LogitCache([np.zeros((52, 3), dtype=np.float32)], ["a"])
+    with pytest.raises(TeacherError, match="teachers read the column 'id', the training data has text, label, input"):
+        trainer_of(tmp_path, stream, tokenizer, cache)
+
+
+def test_of_which_kind_a_stream_is_its_first_row_says(data, tokenizer, teachers, tmp_path):
+    several = Rows({**row, "label": [1.0, 0.0, 1.0]} for row in data)
+    assert isinstance(trainer_of(tmp_path, several, tokenizer, teachers)._kind, MultiLabelClassification)
 
 
 def test_columns_are_kept_that_teachers_read(data, tokenizer, teachers, tmp_path):

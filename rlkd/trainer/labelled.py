@@ -15,7 +15,8 @@ from rlkd.kinds.base import Positions
 from rlkd.logit_cache import LogitCache
 from rlkd.records import check_one_process
 from rlkd.trainer.randomness import generators_as_they_were
-from rlkd.trainer.training import CARRIED, DistillationMixin, some_rows
+from rlkd.trainer.rows import some_rows
+from rlkd.trainer.training import CARRIED, DistillationMixin
 
 ROWS = 4096
 """Labelled instances, or tokens, that are asked about."""

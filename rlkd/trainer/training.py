@@ -3,15 +3,14 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import RandomSampler, SequentialSampler
 
-from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError
+from rlkd.errors import ConfigError, NonFiniteLossError
 from rlkd.features import usual_sureness
 from rlkd.kinds import Kind, Positions, class_losses
 from rlkd.settings import LossSettings, StepSettings
@@ -24,6 +23,7 @@ from rlkd.trainer.logged import Sums
 from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
 from rlkd.trainer.resuming import ResumableTrainer, saved
+from rlkd.trainer.rows import check_columns, check_order, columns_of, first_row, is_stream, some_rows
 from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
@@ -96,9 +96,12 @@ class DistillationMixin:
         self.loss_settings = loss_settings(self.args)
         given = teachers if teachers is not None else getattr(self.args, "teachers", None)
         kept = cache if cache is not None else getattr(self.args, "cache", None)
-        kind = self._likely_kind(kwargs.get("train_dataset"))
-        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, kwargs, kind)
-        check_columns(self.teachers, columns_of(kwargs.get("train_dataset")))
+        data = kwargs.get("train_dataset")
+        check_order(data, getattr(self.args, "train_sampling_strategy", "random"))
+        first = first_row(data)
+        kind, columns = self._likely_kind(first), columns_of(data, first)
+        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, columns, kind)
+        check_columns(self.teachers, columns)
         self._chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
         self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
@@ -111,9 +114,9 @@ class DistillationMixin:
             self.data_collator = CarryingCollator(self.data_collator, self.teachers)
 
     def _read_teachers(
-        self, given: Any, cache: str | Path | None, kwargs: Mapping[str, Any], kind: type[Kind]
+        self, given: Any, cache: str | Path | None, columns: Sequence[str], kind: type[Kind]
     ) -> BatchTeachers:
-        args, data = self.args, kwargs.get("train_dataset")
+        args = self.args
         reader = TeacherReader(
             self.model,
             getattr(self, "processing_class", None),
@@ -121,15 +124,15 @@ class DistillationMixin:
             max_length=getattr(args, "max_length", StepSettings.max_length),
             offload=getattr(args, "offload_teachers", False),
             text_columns=getattr(args, "text_columns", None),
-            data_columns=columns_of(data),
+            data_columns=columns,
             id_column=getattr(args, "id_column", "id"),
             cache=cache,
             kind=kind,
         )
         return reader.read(given)
 
-    def _likely_kind(self, data: Any) -> type[Kind]:
-        return likely_kind(self.model, data)
+    def _likely_kind(self, first: Mapping[str, Any] | None) -> type[Kind]:
+        return likely_kind(self.model, first)
 
     def _set_kind(self, kind: type[Kind]) -> None:
         """Be of a kind of task, if teachers, weighting and settings are."""
@@ -171,14 +174,14 @@ class DistillationMixin:
         """
         mine, args = cast(Any, self), self.args
         data = mine.train_dataset
-        rebalanced = getattr(args, "train_sampling_strategy", None) == "batch_rebalance"  # knows of processes itself
-        if args.world_size == 1 or data is None or rebalanced:
-            return cast(Any, super()).get_train_dataloader()
-        if isinstance(data, IterableDataset):
+        if args.world_size > 1 and data is not None and is_stream(data):
             raise ConfigError(
                 f"one process is needed for a data set that is a stream, got {args.world_size}; load its rows, or "
                 "start without a launcher"
             )
+        rebalanced = getattr(args, "train_sampling_strategy", None) == "batch_rebalance"  # knows of processes itself
+        if args.world_size == 1 or data is None or rebalanced:
+            return cast(Any, super()).get_train_dataloader()
         self.args = copy.copy(args)
         self.args.per_device_train_batch_size *= args.world_size  # what a sampler may group rows by
         sampler = mine._get_train_sampler(data)
@@ -415,34 +418,3 @@ def all_in_one(state: State) -> Tensor:
 def loss_settings(args: Any) -> LossSettings:
     """The settings of the loss; of plain ``TrainingArguments``, which have none, the defaults."""
     return LossSettings(**{name: getattr(args, name) for name in names_of(LossSettings) if hasattr(args, name)})
-
-
-def columns_of(data: Any) -> Sequence[str]:
-    """Columns of a data set, as far as they are known without reading it all."""
-    names = getattr(data, "column_names", None)
-    if names is not None:
-        return list(names)
-    first = data[0] if data is not None and hasattr(data, "__getitem__") and len(data) else None
-    return list(first) if isinstance(first, Mapping) else []
-
-
-def check_columns(teachers: BatchTeachers, there: Sequence[str]) -> None:
-    """Refuse training data that lack a column which teachers read, where its columns are known.
-
-    Raises:
-        TeacherError: One is missing.
-    """
-    missing = [column for column in teachers.columns if there and column not in there]
-    if missing:
-        raise TeacherError(
-            f"teachers read the column {missing[0]!r}, the training data has {', '.join(map(str, there))}; keep it in "
-            "the data set, or name the column that holds it"
-        )
-
-
-def some_rows(data: Any, count: int) -> Any:
-    """At most so many rows of a data set, evenly spaced; of a stream the first."""
-    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
-        return list(islice(iter(data), count))
-    places = range(0, len(data), -(-len(data) // count))
-    return data.select(places) if hasattr(data, "select") else Subset(data, places)
