@@ -28,12 +28,12 @@ from test_plain_trainer import (  # noqa: F401 (fixtures)
 )
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, HfArgumentParser, TrainerCallback
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerCallback
 
 from rlkd.errors import ConfigError, TeacherError
 from rlkd.kinds import MultiLabelClassification
 from rlkd.logit_cache import LogitCache
-from rlkd.trainer import DistillationArguments, DistillationTrainer
+from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
 from rlkd.weighting import BaseWeighting
 
 needs_accelerator = pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
@@ -282,6 +282,54 @@ def drops_out(tokenizer):
     return model
 
 
+class Mine(DistillationMixin, Trainer):
+    """A trainer of one's own."""
+
+
+def looking(trainer_class):
+    """A trainer that predicts and evaluates whenever it likes, by a callback."""
+
+    class Looking(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            trainer = self.trainer
+            trainer.predict(trainer.eval_dataset)
+            trainer.evaluate(trainer.eval_dataset.select(range(3)), metric_key_prefix="few")
+
+    class Trained(trainer_class):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            callback = Looking()
+            callback.trainer = self
+            self.add_callback(callback)
+
+    return Trained
+
+
+@pytest.mark.parametrize("trainer_class", [DistillationTrainer, Mine])
+def test_an_evaluation_changes_no_bit_of_the_student(trainer_class, data, tokenizer, teachers, tmp_path):
+    def metrics(prediction):
+        return {"drawn": random.random() + np.random.rand() + float(torch.rand(()))}  # noqa: NPY002
+
+    found = []
+    often = {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
+    for kind, values in ((trainer_class, {}), (trainer_class, often), (looking(trainer_class), {})):
+        trainer = kind(
+            drops_out(tokenizer),
+            arguments(tmp_path, **values),
+            train_dataset=data,
+            eval_dataset=data,
+            processing_class=tokenizer,
+            compute_metrics=metrics,
+            teachers=teachers,
+            weighting="entropy",
+        )
+        trainer.train()
+        drawn = [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+        found.append(torch.cat([parameters(trainer), torch.tensor(drawn)]))
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
+
+
 @pytest.mark.parametrize("weighting", [None, "entropy"])  # the first is told how sure teachers usually are
 def test_who_answers_for_the_teachers_changes_no_draw(weighting, data, tokenizer, teachers, tmp_path):
     """Live teachers, their kept answers and a cache; the collator's draws, of the rows that are asked about, too."""
@@ -470,6 +518,100 @@ def test_adapters_are_distilled_and_saved_as_adapters(data, tokenizer, teachers,
         torch.testing.assert_close(again.eval()(**fields).logits, learner.eval()(**fields).logits)
 
 
+class Drifting(BaseWeighting):
+    """Goes from the first teacher to the last, a step a batch that it is told of."""
+
+    def __init__(self):
+        self.told = 0
+
+    def weights(self, state):
+        chosen = torch.full(state.present.shape, 0.2 / state.present.shape[-1])
+        chosen[..., self.told % state.present.shape[-1]] += 0.8
+        return chosen
+
+    def update(self, state):
+        self.told += 1
+
+    def state_dict(self):
+        return {"told": self.told}
+
+    def load_state_dict(self, values):
+        self.told = values["told"]
+
+
+@pytest.mark.parametrize("trainer_class", [DistillationTrainer, Mine])
+def test_what_was_broken_off_resumes_with_what_the_weighting_had_learned(
+    trainer_class, data, tokenizer, teachers, tmp_path
+):
+    found = []
+    for resume in (False, True):
+        values = {"save_strategy": "steps", "save_steps": 4, "logging_steps": 3, "max_steps": 9}
+        trainer = trainer_class(
+            drops_out(tokenizer),
+            arguments(tmp_path, **values),
+            train_dataset=data,
+            processing_class=tokenizer,
+            teachers=teachers,
+            weighting=Drifting(),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        ours = {"distillation_loss", "weight_entropy", *(f"weight/{name}" for name in trainer.teachers.names)}
+        logged = [{n: line[n] for n in line.keys() & ours} for line in trainer.state.log_history[:3]]
+        found.append((parameters(trainer), trainer.weight_record.sums, logged))
+        for last in (8, 9):
+            shutil.rmtree(tmp_path / f"checkpoint-{last}")
+    assert torch.equal(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+
+
+def search_trainer(folder, data, tokenizer, teachers, **values):
+    return DistillationTrainer(
+        args=arguments(folder, **{"max_steps": 3, "save_strategy": "steps", "save_steps": 2, **values}),
+        model_init=lambda: drops_out(tokenizer),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=tokenizer,
+        teachers=teachers,
+    )
+
+
+TRIALS = (
+    {"learning_rate": 0.1},
+    {"learning_rate": 0.3, "temperature": 3.0, "seed": 5},
+    {"learning_rate": 0.1},
+    {"learning_rate": 0.3, "weighting": "uniform", "kd_ratio": 0.25, "per_device_train_batch_size": 4},
+)
+
+
+def test_a_trial_of_a_search_is_the_run_alone(data, tokenizer, teachers, tmp_path):
+    """Whatever the trials before it set; settings of the loss and the weighting are searched over too."""
+    pytest.importorskip("optuna")
+    alone = []
+    for place, values in enumerate((*TRIALS, {})):
+        trainer = search_trainer(tmp_path / f"alone-{place}", data, tokenizer, teachers, **values)
+        trainer.train()
+        alone.append(trainer.evaluate()["eval_loss"])
+    losses = []
+    trainer = search_trainer(tmp_path / "search", data, tokenizer, teachers)
+    trainer.hyperparameter_search(
+        lambda trial: TRIALS[trial.number],
+        n_trials=len(TRIALS),
+        compute_objective=lambda metrics: losses.append(metrics["eval_loss"]) or metrics["eval_loss"],
+        backend="optuna",
+    )
+    trainer.train()  # with the arguments as they were
+    losses.append(trainer.evaluate()["eval_loss"])
+    assert losses == alone
+    assert len(set(losses)) == 4
+    assert {path.name for path in (tmp_path / "search").iterdir()} >= {f"run-{place}" for place in range(len(TRIALS))}
+    for name in ("teachers", "cache", "text_columns"):
+        with pytest.raises(ConfigError, match=f"{name} would be ignored, it became"):
+            search_trainer(tmp_path / "search", data, tokenizer, teachers).hyperparameter_search(
+                lambda trial, name=name: {name: ["b"]}, n_trials=1, backend="optuna"
+            )
+
+
 def test_a_search_makes_a_student_a_trial_and_keeps_its_teachers(data, tokenizer, teachers, tmp_path):
     pytest.importorskip("optuna")
     online = []
@@ -519,7 +661,7 @@ def test_a_search_makes_a_student_a_trial_and_keeps_its_teachers(data, tokenizer
 PUSH = """
 import sys, datasets
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from rlkd.trainer import DistillationArguments, DistillationTrainer
+from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
 small, data, teacher = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(small)
 rows = datasets.load_from_disk(data)
@@ -575,6 +717,41 @@ def test_teachers_and_weighting_come_from_a_parser(how, tmp_path):
         path.write_text(json.dumps(values))  # of which YAML is a superset
         (args,) = getattr(parser, f"parse_{how}_file")(str(path))
     assert {name: getattr(args, name) for name in values} == values
+
+
+def test_what_the_trainer_takes_by_place_is_taken_by_place(data, tokenizer, teachers, tmp_path):
+    """With teachers that read the column of texts, which has to be known."""
+    asked = {"a": of_texts(tokenizer, teachers[0]), "b": teachers[1]}
+    found = []
+    for kind in (DistillationTrainer, Mine):
+        for place in (0, 6):
+            given = {
+                "data_collator": None,
+                "train_dataset": data,
+                "eval_dataset": data,
+                "processing_class": tokenizer,
+                "model_init": None,
+                "compute_loss_func": None,
+            }
+            by_place = [given.pop(name) for name in list(given)[:place]]
+            model, args = student(tokenizer), arguments(tmp_path)
+            trainer = kind(model, args, *by_place, **given, teachers=asked, weighting="uniform")
+            assert trainer.teachers.columns == ("text",)
+            trainer.train()
+            found.append(parameters(trainer))
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("kind", [DistillationTrainer, Mine])
+def test_what_would_be_ignored_is_refused_by_place_too(kind, data, tokenizer, teachers, tmp_path):
+    by_place = [student(tokenizer), arguments(tmp_path), None, data, None, tokenizer, None, len]
+    with pytest.raises(ConfigError, match="compute_loss_func would be ignored"):
+        kind(*by_place, teachers=teachers)
+    with pytest.raises(TypeError, match="multiple values for argument 'train_dataset'"):
+        kind(*by_place[:-1], train_dataset=data, teachers=teachers)
+    by_place[1] = arguments(tmp_path, id_column="number")
+    with pytest.raises(TeacherError, match="teachers read the column 'number', the training data has"):
+        kind(*by_place[:6], teachers=LogitCache([np.zeros((52, 3), dtype=np.float32)], ["a"]))
 
 
 # --- refused

@@ -13,8 +13,7 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from rlkd.errors import ConfigError, NonFiniteLossError
 from rlkd.features import usual_sureness
 from rlkd.kinds import Kind, Positions, class_losses
-from rlkd.settings import LossSettings, StepSettings
-from rlkd.settings.knobs import names_of
+from rlkd.settings import StepSettings
 from rlkd.trainer.arguments import check_arguments
 from rlkd.trainer.batch_teachers import BatchTeachers, Rows
 from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
@@ -22,8 +21,9 @@ from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_o
 from rlkd.trainer.logged import Sums
 from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
-from rlkd.trainer.resuming import ResumableTrainer, saved
+from rlkd.trainer.resuming import ResumableTrainer, saved, write_state
 from rlkd.trainer.rows import check_columns, check_order, columns_of, first_row, is_stream, some_rows
+from rlkd.trainer.searching import FollowsArguments, loss_settings
 from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
@@ -40,7 +40,7 @@ BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature",
 """What every batch of a trainer tells a weighting."""
 
 
-class DistillationMixin:
+class DistillationMixin(FollowsArguments):
     """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
@@ -90,26 +90,28 @@ class DistillationMixin:
             WeightingError: The weighting needs what a trainer's batches do not tell.
         """
         super().__init__(*trainer_args, **kwargs)
-        check_arguments(self.args, kwargs)
-        if cast(Any, self).is_deepspeed_enabled or cast(Any, self).is_fsdp_enabled:
+        mine = cast(Any, self)
+        check_arguments(self.args, {**kwargs, "compute_loss_func": mine.compute_loss_func})  # by place, or by name
+        if mine.is_deepspeed_enabled or mine.is_fsdp_enabled:
             raise ConfigError("students are not sharded, got a launcher with FSDP or DeepSpeed; use torchrun")
         self.loss_settings = loss_settings(self.args)
         given = teachers if teachers is not None else getattr(self.args, "teachers", None)
         kept = cache if cache is not None else getattr(self.args, "cache", None)
-        data = kwargs.get("train_dataset")
-        check_order(data, getattr(self.args, "train_sampling_strategy", "random"))
-        first = first_row(data)
-        kind, columns = self._likely_kind(first), columns_of(data, first)
+        check_order(mine.train_dataset, getattr(self.args, "train_sampling_strategy", "random"))
+        first = first_row(mine.train_dataset)
+        kind, columns = self._likely_kind(first), columns_of(mine.train_dataset, first)
         self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, columns, kind)
         check_columns(self.teachers, columns)
         self._chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
+        self._outputs = outputs_of(self.model)  # between trials of a search there is no model
+        self._hold_arguments(weighting)
         self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
         if isinstance(self.teachers, RememberedTeachers):
-            cast(Any, self).add_callback(EpochsOf(self.teachers))
+            mine.add_callback(EpochsOf(self.teachers))
         if self.teachers.columns or isinstance(self.teachers, RememberedTeachers):
             self.data_collator = CarryingCollator(self.data_collator, self.teachers)
 
@@ -138,7 +140,7 @@ class DistillationMixin:
         """Be of a kind of task, if teachers, weighting and settings are."""
         chosen = self._chosen
         if isinstance(chosen, str | Path):
-            known = KnownOfBatches(chosen, kind, self.teachers.names, outputs_of(self.model), self.args.seed)
+            known = KnownOfBatches(chosen, kind, self.teachers.names, self._outputs, self.args.seed)
             called, self._given = str(chosen), weighting_of(chosen, known)
         else:
             self._given = adapted(chosen)
@@ -158,13 +160,26 @@ class DistillationMixin:
 
     # --- what the Trainer asks
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; each run, as each trial of a search, begins with the weighting that was passed."""
+        if trial is not None:
+            self._begin_trial(trial)
+        self._follow_arguments()
         if self._online is not None:
             self._begin()
         self.weight_record.clear()
         self._since_logged = Sums()
-        return cast(Any, super()).train(*args, **kwargs)
+        return cast(Any, super()).train(resume_from_checkpoint, trial, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; in the midst of a run it draws nothing that the student would draw."""
+        with generators_as_they_were():
+            return cast(Any, super()).evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; as :meth:`evaluate`."""
+        with generators_as_they_were():
+            return cast(Any, super()).predict(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's own batches; of several processes each gets its share of them, none a row twice.
@@ -368,9 +383,16 @@ class DistillationMixin:
             logs |= self._since_logged.means(self._over_processes)
         cast(Any, super()).log(logs, *args, **kwargs)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        mine = cast(Any, self)
+        cast(Any, super())._save_checkpoint(model, trial)
+        if not isinstance(self, ResumableTrainer):  # who writes it too
+            write_state(Path(mine._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}", self)
 
-class BatchTrainer(DistillationMixin, ResumableTrainer):
-    """Checkpoints are whole or not used, and a run that was broken off resumes to what it would have been."""
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        cast(Any, super())._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and not isinstance(self, ResumableTrainer):
+            self._read_state(Path(checkpoint))
 
     def _own_state(self) -> Mapping[str, Any]:
         logged = self._since_logged.totals(self._over_processes)
@@ -383,6 +405,10 @@ class BatchTrainer(DistillationMixin, ResumableTrainer):
         self._since_logged.load(so_far.get("since_logged", {}), self.args)
         if self._online is not None:
             self._online.load_state_dict(saved(folder / WEIGHTING_FILE, "what the weighting had learned"))
+
+
+class BatchTrainer(DistillationMixin, ResumableTrainer):
+    """Checkpoints are whole or not used, and a run that was broken off resumes to what it would have been."""
 
 
 class CarryingCollator:
@@ -413,8 +439,3 @@ def first_rows(state: State, count: int) -> State:
 def all_in_one(state: State) -> Tensor:
     """The group of every row where there is but one, (N,)."""
     return torch.zeros(len(state.teacher_logits), dtype=torch.int64)
-
-
-def loss_settings(args: Any) -> LossSettings:
-    """The settings of the loss; of plain ``TrainingArguments``, which have none, the defaults."""
-    return LossSettings(**{name: getattr(args, name) for name in names_of(LossSettings) if hasattr(args, name)})
