@@ -164,7 +164,7 @@ def test_a_name_that_is_nowhere_is_told(name, tokenizer, tmp_path):
     by_hub = name in ("user/none", "none")
     with pytest.raises(TeacherError, match="the hub gave none" if by_hub else "which is missing"):
         load_teachers([name], TASK)
-    with pytest.raises(TeacherError, match="the hub gave none" if by_hub else f"got '{name}'"):
+    with pytest.raises(TeacherError, match="the hub gave none" if by_hub else f"got '{name}', which is no folder"):
         trainer_of(tokenizer, [name], tmp_path)
 
 

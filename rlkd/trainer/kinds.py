@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from rlkd.errors import ConfigError, TeacherError, WeightingError
 from rlkd.kinds import CausalTokens, Kind, TokenClassification, kind_of_instances
-from rlkd.trainer.given_teachers import auto_class, base_model
+from rlkd.trainer.student_class import auto_class, base_model
 from rlkd.weighting import BaseWeighting, Evidence, WeightingSpec, adapted, load_weighting
 
 LABELS = ("labels", "label", "label_ids")

@@ -14,9 +14,10 @@ from rlkd.errors import TaskError
 from rlkd.kinds.base import Positions
 from rlkd.logit_cache import LogitCache
 from rlkd.records import check_one_process
+from rlkd.trainer.collating import CARRIED
 from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.rows import some_rows
-from rlkd.trainer.training import CARRIED, DistillationMixin
+from rlkd.trainer.training import DistillationMixin
 
 ROWS = 4096
 """Labelled instances, or tokens, that are asked about."""

@@ -1,46 +1,43 @@
 """The trainer of a student: :class:`transformers.Trainer` with the weighted multi-teacher distillation loss."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler, SequentialSampler
 
 from rlkd.errors import ConfigError, NonFiniteLossError
-from rlkd.features import usual_sureness
 from rlkd.kinds import Kind, Positions, class_losses
 from rlkd.settings import StepSettings
 from rlkd.trainer.arguments import check_arguments
-from rlkd.trainer.batch_teachers import BatchTeachers, Rows
-from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
+from rlkd.trainer.batch_teachers import BatchTeachers
+from rlkd.trainer.collating import CARRIED, CarryingCollator
+from rlkd.trainer.dealing import DealsBatches
+from rlkd.trainer.given_teachers import TeacherReader
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.logged import Sums
 from rlkd.trainer.randomness import generators_as_they_were
+from rlkd.trainer.recording import KeepsRecords
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
-from rlkd.trainer.resuming import ResumableTrainer, saved, write_state
-from rlkd.trainer.rows import check_columns, check_order, columns_of, first_row, is_stream, some_rows
+from rlkd.trainer.resuming import ResumableTrainer
+from rlkd.trainer.rows import check_columns, check_order, columns_of, first_row
 from rlkd.trainer.searching import FollowsArguments, loss_settings
-from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
+from rlkd.trainer.shares import WHOLE, Shares, first_rows, part_of, share_of
+from rlkd.trainer.student_class import base_model, is_causal, outputs_of
+from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.types import State, on_device
-from rlkd.weight_record import WeightRecord
+from rlkd.weight_record import WeightRecord, all_in_one
 from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, check_state, mixture
 from rlkd.weighting.by_row import is_by_row
 
-WEIGHT_FILE = "weights.json"
-WEIGHTING_FILE = "weighting.json"
-CARRIED = "rlkd_teachers"
-"""Of a batch: what goes with it for the teachers."""
-SURENESS_ROWS = 512
-"""Rows of the training data that live teachers are asked about beforehand: how sure each usually is."""
 BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature", "divergence", "teacher_mask"})
 """What every batch of a trainer tells a weighting."""
 
 
-class DistillationMixin(FollowsArguments):
+class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsRecords):
     """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
@@ -181,39 +178,6 @@ class DistillationMixin(FollowsArguments):
         with generators_as_they_were():
             return cast(Any, super()).predict(*args, **kwargs)
 
-    def get_train_dataloader(self) -> Any:
-        """The Trainer's own batches; of several processes each gets its share of them, none a row twice.
-
-        Raises:
-            ConfigError: There are several, and the data set is a stream.
-        """
-        mine, args = cast(Any, self), self.args
-        data = mine.train_dataset
-        if args.world_size > 1 and data is not None and is_stream(data):
-            raise ConfigError(
-                f"one process is needed for a data set that is a stream, got {args.world_size}; load its rows, or "
-                "start without a launcher"
-            )
-        rebalanced = getattr(args, "train_sampling_strategy", None) == "batch_rebalance"  # knows of processes itself
-        if args.world_size == 1 or data is None or rebalanced:
-            return cast(Any, super()).get_train_dataloader()
-        self.args = copy.copy(args)
-        self.args.per_device_train_batch_size *= args.world_size  # what a sampler may group rows by
-        sampler = mine._get_train_sampler(data)
-        self.args = args
-        alike = isinstance(sampler, RandomSampler | SequentialSampler)
-        return self._dealt(data, sampler if alike else ToldOrder(sampler), mine._train_batch_size)
-
-    def _dealt(self, data: Any, sampler: Any, batch_size: int) -> Any:
-        """Batches of so many rows a process."""
-        mine, collate = cast(Any, self), self.data_collator
-        if hasattr(data, "remove_columns"):
-            data = mine._remove_unused_columns(data, description="training")
-        else:
-            collate = mine._get_collator_with_removed_columns(collate, description="training")
-        numbered = Numbered(data, collate)
-        return whole_batches(numbered, sampler, numbered.batch, batch_size * self.args.world_size, self.args)
-
     def _set_signature_columns_if_needed(self) -> None:
         trainer = cast(Any, super())
         trainer._set_signature_columns_if_needed()
@@ -305,36 +269,6 @@ class DistillationMixin(FollowsArguments):
             divergence=self.loss_settings.divergence,
         )
 
-    def usual_sureness(self) -> Tensor:
-        """How sure each teacher usually is, shape (K,): on rows of the training data, evenly spaced, measured once.
-
-        That draws nothing that the student would draw, who is the same as with a cache, which needs no measuring.
-        """
-        if self._sureness is None:
-            with generators_as_they_were():
-                self._sureness = self._measured_sureness()
-        return self._sureness
-
-    def _measured_sureness(self) -> Tensor:
-        total = torch.zeros(len(self.teachers.names) + 1, dtype=torch.float64, device=self.args.device)
-        for batch in self._sureness_batches():
-            fields = dict(cast(Any, self)._prepare_inputs(batch))
-            carried = fields.pop(CARRIED, {})
-            positions = self._positions(fields)
-            fields = {name: value for name, value in fields.items() if name not in ("labels", WHOLE)}
-            logits = self._kind.choices(self.teachers.state(fields, carried, positions.pick).teacher_logits)
-            if len(logits):
-                total[:-1] += usual_sureness(logits).double().to(total.device) * len(logits)
-                total[-1] += len(logits)
-        total = self._over_processes(total)
-        return (total[:-1] / total[-1]).float()
-
-    def _sureness_batches(self) -> Any:
-        rows = some_rows(cast(Any, self).train_dataset, SURENESS_ROWS)
-        if self.args.world_size == 1:
-            return cast(Any, self).get_test_dataloader(rows)
-        return self._dealt(rows, SequentialSampler(cast(Any, rows)), self.args.eval_batch_size)
-
     def _over_processes(self, sums: Tensor) -> Tensor:
         """Sums over what each process has, in all of them."""
         return self.accelerator.reduce(sums) if self.args.world_size > 1 else sums
@@ -373,69 +307,6 @@ class DistillationMixin(FollowsArguments):
                 "these rows"
             )
 
-    # --- records
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the mean weight per teacher since the start of the run to the training logs."""
-        if "loss" in logs:
-            total = self.weight_record.sums.sum((0, 1)) / max(self.weight_record.counts.sum(), 1)
-            logs |= {f"weight/{n}": float(w) for n, w in zip(self.teachers.names, total, strict=True)}
-            logs |= self._since_logged.means(self._over_processes)
-        cast(Any, super()).log(logs, *args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        mine = cast(Any, self)
-        cast(Any, super())._save_checkpoint(model, trial)
-        if not isinstance(self, ResumableTrainer):  # who writes it too
-            write_state(Path(mine._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}", self)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        cast(Any, super())._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and not isinstance(self, ResumableTrainer):
-            self._read_state(Path(checkpoint))
-
-    def _own_state(self) -> Mapping[str, Any]:
-        logged = self._since_logged.totals(self._over_processes)
-        weights = {WEIGHT_FILE: self.weight_record.state() | {"since_logged": logged}}
-        return weights if self._online is None else {**weights, WEIGHTING_FILE: self._online.state_dict()}
-
-    def _read_state(self, folder: Path) -> None:
-        so_far = saved(folder / WEIGHT_FILE, "the weights so far")
-        self.weight_record.load(so_far)
-        self._since_logged.load(so_far.get("since_logged", {}), self.args)
-        if self._online is not None:
-            self._online.load_state_dict(saved(folder / WEIGHTING_FILE, "what the weighting had learned"))
-
 
 class BatchTrainer(DistillationMixin, ResumableTrainer):
     """Checkpoints are whole or not used, and a run that was broken off resumes to what it would have been."""
-
-
-class CarryingCollator:
-    """Makes a batch as the trainer's own collator does, and puts beside it what teachers read of its rows."""
-
-    def __init__(self, own: Callable[[Any], Any], teachers: BatchTeachers) -> None:
-        """Hold the trainer's own collator, and the teachers."""
-        self.own, self.teachers = own, teachers
-
-    def __call__(self, rows: Rows) -> Any:
-        """A batch; rows without the teachers' columns, as those of an evaluation may be, get none of it."""
-        columns = set(self.teachers.columns)
-        own = [{n: value for n, value in row.items() if n not in columns} for row in rows] if columns else rows
-        batch = self.own(own)
-        if not columns or columns <= set(rows[0]):
-            inputs = {name: value for name, value in batch.items() if name != "labels"}
-            batch[CARRIED] = self.teachers.carry(rows, inputs)
-        return batch
-
-
-def first_rows(state: State, count: int) -> State:
-    """What is known of the first rows of a batch."""
-    known = {name: getattr(state, name) for name in state.available()}
-    fewer: dict[str, Any] = {name: value[:count] for name, value in known.items() if isinstance(value, Tensor)}
-    return replace(state, **fewer)
-
-
-def all_in_one(state: State) -> Tensor:
-    """The group of every row where there is but one, (N,)."""
-    return torch.zeros(len(state.teacher_logits), dtype=torch.int64)
