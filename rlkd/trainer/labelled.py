@@ -14,7 +14,8 @@ from rlkd.errors import TaskError
 from rlkd.kinds.base import Positions
 from rlkd.logit_cache import LogitCache
 from rlkd.records import check_one_process
-from rlkd.trainer.training import CARRIED, DistillationMixin, some_rows
+from rlkd.trainer.columns import CARRIED, some_rows
+from rlkd.trainer.training import DistillationMixin
 
 ROWS = 4096
 """Labelled instances, or tokens, that are asked about."""

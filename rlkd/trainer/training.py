@@ -2,23 +2,23 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
-from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError
+from rlkd.errors import ConfigError, NonFiniteLossError
 from rlkd.features import usual_sureness
 from rlkd.kinds import Kind, Measured, Positions, as_measured, class_losses
 from rlkd.settings import LossSettings, StepSettings
 from rlkd.settings.knobs import names_of
 from rlkd.trainer.arguments import check_arguments
-from rlkd.trainer.batch_teachers import BatchTeachers, Rows
+from rlkd.trainer.batch_teachers import BatchTeachers
+from rlkd.trainer.columns import CARRIED, CarryingCollator, check_columns, columns_of, some_rows
 from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.lean import LeanMixin
@@ -33,8 +33,6 @@ from rlkd.weighting.by_row import is_by_row
 
 WEIGHT_FILE = "weights.json"
 WEIGHTING_FILE = "weighting.json"
-CARRIED = "rlkd_teachers"
-"""Of a batch: what goes with it for the teachers."""
 SURENESS_ROWS = 512
 """Rows of the training data that live teachers are asked about beforehand: how sure each usually is."""
 BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature", "divergence", "teacher_mask"})
@@ -104,6 +102,8 @@ class DistillationMixin(LeanMixin):
         self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
         self._counted: list[tuple[Tensor, int, Positions]] = []
+        self._last_kind: tuple[Any, type[Kind]] | None = None
+        self._last_count: tuple[int, torch.device, Tensor] | None = None
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
@@ -162,7 +162,7 @@ class DistillationMixin(LeanMixin):
         if self._online is not None:
             self._begin()
         self.weight_record.clear()
-        self._since_logged = Sums()
+        self._since_logged, self._last_kind, self._counted = Sums(), None, []
         return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
@@ -219,7 +219,7 @@ class DistillationMixin(LeanMixin):
             return cast(Any, super())._get_num_items_in_batch(batch_samples, device) if alone else None
         places = [(batch.get("labels"), self._positions(batch)) for batch in batch_samples]
         self._counted = [(labels, labels._version, found) for labels, found in places if labels is not None]
-        count = torch.tensor(sum(found.count for _, found in places), device=device)
+        count = self._counts(sum(found.count for _, found in places), device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -257,13 +257,26 @@ class DistillationMixin(LeanMixin):
 
     # --- the loss
 
+    def _kind_of(self, labels: Tensor | None) -> type[Kind]:
+        """The kind of task of a batch: looked at again where labels have another form."""
+        form = None if labels is None else (labels.dtype, labels.shape[1:])
+        if self._last_kind is None or self._last_kind[0] != form:
+            self._last_kind = form, kind_of(self.model, labels)
+        return self._last_kind[1]
+
+    def _counts(self, count: int, device: torch.device) -> Tensor:
+        """A number as a tensor: the same where it was that number before, which no device is then sent again."""
+        if self._last_count is None or self._last_count[:2] != (count, device):
+            self._last_count = count, device, torch.tensor(count, device=device)
+        return self._last_count[2]
+
     def _positions(self, batch: Mapping[str, Any]) -> Positions:
         """What is taught of a batch; nothing of a row that only keeps a process company."""
         labels = batch.get("labels")
         for counted, version, found in self._counted:
             if labels is counted and labels._version == version:
                 return found
-        kind = kind_of(self.model, labels)
+        kind = self._kind_of(labels)
         if kind is not type(self._kind) and "labels" in batch:
             self._set_kind(kind)
         positions = self._kind.positions(batch)
@@ -297,8 +310,7 @@ class DistillationMixin(LeanMixin):
         state = self._kind.state(known, student_logits, positions.labels)
         if state.sureness is None and "sureness" in self.weighting.requires:
             state = replace(state, sureness=self.usual_sureness().expand(len(student_logits), -1))
-        return replace(
-            state,
+        return state.but(
             progress=self.state.global_step / max(self.state.max_steps, 1),
             temperature=self.loss_settings.temperature,
             divergence=self.loss_settings.divergence,
@@ -396,33 +408,6 @@ class BatchTrainer(DistillationMixin, ResumableTrainer):
             self._online.load_state_dict(saved(folder / WEIGHTING_FILE, "what the weighting had learned"))
 
 
-class CarryingCollator:
-    """Makes a batch as the trainer's own collator does, and puts beside it what teachers read of its rows."""
-
-    def __init__(self, own: Callable[[Any], Any], teachers: BatchTeachers, kept: Sequence[str] | None = None) -> None:
-        """Hold the trainer's own collator, the teachers, and the columns that the collator reads; None: all others."""
-        self.own, self.teachers = own, teachers
-        self._columns = frozenset(teachers.columns)
-        self._kept = None if kept is None else frozenset(kept) - self._columns
-
-    def of_columns(self, kept: Sequence[str]) -> "CarryingCollator":
-        """The same whose own collator reads some columns only."""
-        return CarryingCollator(self.own, self.teachers, kept)
-
-    def __call__(self, rows: Rows) -> Any:
-        """A batch; rows without the teachers' columns, as those of an evaluation may be, get none of it."""
-        columns, kept = self._columns, self._kept
-        if kept is not None and isinstance(rows[0], dict):  # as the Trainer asks
-            own: Any = [{n: value for n, value in row.items() if n in kept} for row in rows]
-        else:
-            own = [{n: value for n, value in row.items() if n not in columns} for row in rows] if columns else rows
-        batch = self.own(own)
-        if not columns or columns <= set(rows[0]):
-            inputs = {name: value for name, value in batch.items() if name != "labels"}
-            batch[CARRIED] = self.teachers.carry(rows, inputs)
-        return batch
-
-
 def first_rows(state: State, count: int) -> State:
     """What is known of the first rows of a batch."""
     known = {name: getattr(state, name) for name in state.available()}
@@ -433,34 +418,3 @@ def first_rows(state: State, count: int) -> State:
 def loss_settings(args: Any) -> LossSettings:
     """The settings of the loss; of plain ``TrainingArguments``, which have none, the defaults."""
     return LossSettings(**{name: getattr(args, name) for name in names_of(LossSettings) if hasattr(args, name)})
-
-
-def columns_of(data: Any) -> Sequence[str]:
-    """Columns of a data set, as far as they are known without reading it all."""
-    names = getattr(data, "column_names", None)
-    if names is not None:
-        return list(names)
-    first = data[0] if data is not None and hasattr(data, "__getitem__") and len(data) else None
-    return list(first) if isinstance(first, Mapping) else []
-
-
-def check_columns(teachers: BatchTeachers, there: Sequence[str]) -> None:
-    """Refuse training data that lack a column which teachers read, where its columns are known.
-
-    Raises:
-        TeacherError: One is missing.
-    """
-    missing = [column for column in teachers.columns if there and column not in there]
-    if missing:
-        raise TeacherError(
-            f"teachers read the column {missing[0]!r}, the training data has {', '.join(map(str, there))}; keep it in "
-            "the data set, or name the column that holds it"
-        )
-
-
-def some_rows(data: Any, count: int) -> Any:
-    """At most so many rows of a data set, evenly spaced; of a stream the first."""
-    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
-        return list(islice(iter(data), count))
-    places = range(0, len(data), -(-len(data) // count))
-    return data.select(places) if hasattr(data, "select") else Subset(data, places)
