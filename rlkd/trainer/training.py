@@ -107,6 +107,8 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
         self._counted: list[tuple[Tensor, int, Positions]] = []
+        self._last_kind: tuple[Any, type[Kind]] | None = None
+        self._last_count: tuple[int, torch.device, Tensor] | None = None
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
@@ -168,7 +170,7 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         if self._online is not None:
             self._begin()
         self.weight_record.clear()
-        self._since_logged = Sums()
+        self._since_logged, self._last_kind, self._counted = Sums(), None, []
         return cast(Any, super()).train(resume_from_checkpoint, trial, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -202,7 +204,7 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
             return cast(Any, super())._get_num_items_in_batch(batch_samples, device) if alone else None
         places = [(batch.get("labels"), self._positions(batch)) for batch in batch_samples]
         self._counted = [(labels, labels._version, found) for labels, found in places if labels is not None]
-        count = torch.tensor(sum(found.count for _, found in places), device=device)
+        count = self._counts(sum(found.count for _, found in places), device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -240,13 +242,26 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
 
     # --- the loss
 
+    def _kind_of(self, labels: Tensor | None) -> type[Kind]:
+        """The kind of task of a batch: looked at again where labels have another form."""
+        form = None if labels is None else (labels.dtype, labels.shape[1:])
+        if self._last_kind is None or self._last_kind[0] != form:
+            self._last_kind = form, kind_of(self.model, labels)
+        return self._last_kind[1]
+
+    def _counts(self, count: int, device: torch.device) -> Tensor:
+        """A number as a tensor: the same where it was that number before, which no device is then sent again."""
+        if self._last_count is None or self._last_count[:2] != (count, device):
+            self._last_count = count, device, torch.tensor(count, device=device)
+        return self._last_count[2]
+
     def _positions(self, batch: Mapping[str, Any]) -> Positions:
         """What is taught of a batch; nothing of a row that only keeps a process company."""
         labels = batch.get("labels")
         for counted, version, found in self._counted:
             if labels is counted and labels._version == version:
                 return found
-        kind = kind_of(self.model, labels)
+        kind = self._kind_of(labels)
         if kind is not type(self._kind) and "labels" in batch:
             self._set_kind(kind)
         positions = self._kind.positions(batch)
@@ -280,8 +295,7 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         state = self._kind.state(known, student_logits, positions.labels)
         if state.sureness is None and "sureness" in self.weighting.requires:
             state = replace(state, sureness=self.usual_sureness().expand(len(student_logits), -1))
-        return replace(
-            state,
+        return state.but(
             progress=self.state.global_step / max(self.state.max_steps, 1),
             temperature=self.loss_settings.temperature,
             divergence=self.loss_settings.divergence,
