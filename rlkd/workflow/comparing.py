@@ -8,7 +8,7 @@ from typing import Any
 from rlkd.benchmark import check_comparison, compare, compared_weightings
 from rlkd.data import Task, load_task
 from rlkd.errors import ConfigError
-from rlkd.logit_cache import LogitCache, load_cache
+from rlkd.logit_cache import LogitCache, load_cache, taught_rows
 from rlkd.records import HARMLESS_KEYS, check_output_dir, read_object, write_json_atomic
 from rlkd.report import GLOSSARY, brief_sentences, task_sentences, task_table, write_report
 from rlkd.settings import CompareCommand, StudentSettings
@@ -85,7 +85,7 @@ def run_compare(
     """Distil one student per weighting and seed, paired; the table, what it says, and what to deploy."""
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     task = load_task(**task_options)
-    cache = load_cache(cache_dir, task)
+    task, cache = taught_rows(task, load_cache(cache_dir, task))
     if tell_if_alone(cache) and policy is not None:
         raise ConfigError(f"the policy {policy} has one teacher to weight and would change nothing; leave it out")
     begun = _begun(Path(output_dir)) if resume else {}
@@ -157,6 +157,8 @@ def compare_and_report(
     (runs,) = group_runs(records)
     rows = task_rows(runs)
     sentences, teachers = task_sentences(runs, rows), scores_on_test(task, cache)
+    if not any(row["rows"] for row in teachers):
+        sentences = [*sentences, "Teachers were asked about no test row: how good they are themselves is not known."]
     weightings = compared_weightings(names, task, cache, folder, settings, students=trial_students)
     advised = advice(runs, weightings, teachers, task, cache, settings, folder, inputs)
     write_json_atomic(folder / "table.json", [*rows, *teachers])
