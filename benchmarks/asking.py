@@ -55,6 +55,14 @@ BUDGETS = (0.1, 0.2, 0.35, 0.5)
 """Shares of what it costs to ask everybody about everything."""
 WHOLE = 1.0
 LABELS = (0, 30, 100)
+WITH_LABELS = {
+    30: ("none", "all", "explore+threshold:0.1", "verify", "router+threshold"),
+    100: (
+        *("none", "all", "margin*all", "random", "explore+threshold:0.1", "verify", "margin*verify", "oracle"),
+        *("router", "router+threshold", "margin*router+threshold"),
+    ),
+}
+"""Rules that are also run with so many labels; policies always are."""
 STUDENT_VECTOR, HIDDEN, STEPS, BATCH, RATE = 400, 128, 600, 64, 5e-3
 AT_ONCE = 16
 """Students that are trained at once."""
@@ -123,6 +131,10 @@ class Bench:
         """Every student of a seed; arms that mean nothing here are left out."""
         for labels in LABELS:
             for arm in arms:
+                if labels and arm in RULES and arm not in WITH_LABELS[labels]:
+                    continue
+                if labels and arm.startswith(("shuffled", "only")):
+                    continue
                 if ("router" in arm and labels == 0) or (arm == "oracle" and self.cache.knowledge is None):
                     continue
                 if arm.startswith("only:") and arm.partition(":")[2] not in self.cache.teacher_names:

@@ -69,9 +69,9 @@ class State:
 
 def on_device(state: State, device: torch.device) -> State:
     """The same state with every tensor on ``device``."""
-    tensors = {name: getattr(state, name) for name in state.available()}
-    moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
-    return replace(state, **moved)
+    there = {name: value for name, value in vars(state).items() if isinstance(value, Tensor) and value.device != device}
+    moved: dict[str, Any] = {name: value.to(device) for name, value in there.items()}
+    return replace(state, **moved) if moved else state
 
 
 def in_parts(state: State, most: int) -> Iterator[State]:

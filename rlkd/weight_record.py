@@ -1,9 +1,11 @@
 """Where a run put its weight: means per teacher and group, over its progress."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +18,7 @@ class WeightRecord:
 
     BINS = 20
     AT_ONCE = 64
-    """Batches that are fetched from an accelerator together."""
+    """Batches that are added up together, and fetched from an accelerator together."""
 
     def __init__(self, groups: Sequence[str], teachers: int) -> None:
         """Start empty: sums of shape (bins, groups, K)."""
@@ -37,12 +39,12 @@ class WeightRecord:
         self._fetch()
         return self._counts
 
-    def add(self, progress: float, groups: Tensor, weights: Tensor) -> None:
-        """Add a batch: ``groups`` (B,) (-1: none), ``weights`` (B, K).
+    def add(self, progress: float, groups: Tensor | None, weights: Tensor) -> None:
+        """Add a batch: ``groups`` (B,) (-1: none; None: all are of the one group), ``weights`` (B, K).
 
-        Those that lie on an accelerator are fetched some batches later, or when they are read.
+        They are added up some batches later, or when they are read.
         """
-        self._wait(progress, groups, weights.detach())
+        self._wait(progress, groups, weights.detach().clone())
 
     def add_total(self, progress: float, total: Tensor) -> None:
         """Add what several processes have of a batch: sums of weights and their number, (K + 1,), of the one group."""
@@ -50,20 +52,30 @@ class WeightRecord:
 
     def _wait(self, progress: float, groups: Tensor | None, values: Tensor) -> None:
         self._waiting.append((min(int(progress * self.BINS), self.BINS - 1), groups, values))
-        if values.device.type == "cpu" or len(self._waiting) >= self.AT_ONCE:
+        if len(self._waiting) >= self.AT_ONCE:
             self._fetch()
 
     def _fetch(self) -> None:
-        for bin_, groups, weights in self._waiting:
-            if groups is None:
-                self._sums[bin_, 0] += weights[:-1].cpu().numpy()
-                self._counts[bin_, 0] += float(weights[-1])
+        """Add up what waits, in its order: row after row, whatever is added together."""
+        waiting, self._waiting = self._waiting, []
+        for (bin_, has_groups, axes), batches in groupby(
+            waiting, lambda one: (one[0], one[1] is not None, one[2].ndim)
+        ):
+            together = [*batches]
+            if axes == 1:
+                for _, _, total in together:
+                    self._sums[bin_, 0] += total[:-1].cpu().numpy()
+                    self._counts[bin_, 0] += float(total[-1])
                 continue
-            numbers = groups.cpu().numpy()
+            weights = torch.cat([values for _, _, values in together]).cpu().numpy()
+            if not has_groups:  # a sum over the first axis adds row to row, in a tenth of the time of what follows
+                self._sums[bin_, 0] = np.concatenate([self._sums[bin_], weights]).sum(0)
+                self._counts[bin_, 0] += len(weights)
+                continue
+            numbers = torch.cat([groups for _, groups, _ in together if groups is not None]).cpu().numpy()
             kept = numbers >= 0
-            np.add.at(self._sums[bin_], numbers[kept], weights.cpu().numpy()[kept])
+            np.add.at(self._sums[bin_], numbers[kept], weights[kept])
             np.add.at(self._counts[bin_], numbers[kept], 1)
-        self._waiting = []
 
     def clear(self) -> None:
         """Start again."""

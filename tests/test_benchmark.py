@@ -158,6 +158,10 @@ def test_a_torn_last_line_costs_one_run(task: Task, cache: LogitCache, finished:
     assert (folder / "runs.jsonl").read_bytes().splitlines(keepends=True)[:3] == lines[:3]
 
 
+def arrays_of(cache: LogitCache) -> list[Any]:
+    return list(cache.rows(torch.arange(len(cache))).numpy().transpose(1, 0, 2))
+
+
 @pytest.mark.parametrize("change", ["settings", "data", "teachers", "weighting"])
 def test_another_comparison_in_the_same_folder_runs_anew(
     change: str, task: Task, cache: LogitCache, finished: Path, tmp_path: Path
@@ -170,7 +174,12 @@ def test_another_comparison_in_the_same_folder_runs_anew(
     elif change == "data":
         task = replace(task, label_names=tuple(f"new {name}" for name in task.label_names))
     elif change == "teachers":
-        cache = LogitCache(cache._arrays, cache.teacher_names, knowledge=cache.knowledge, identity="another")
+        cache = LogitCache(
+            list(cache.rows(torch.arange(len(cache))).numpy().transpose(1, 0, 2)),
+            cache.teacher_names,
+            knowledge=cache.knowledge,
+            identity="another",
+        )
     else:
         specs = ["fixed:1,1,1"]
     compare(task, cache, specs, settings, folder, seeds=(0,))
@@ -310,7 +319,12 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
     (again,) = compared_weightings(["router"], task, cache, tmp_path, SETTINGS)
     assert arm.name == "router"
     assert arm == again
-    changed = LogitCache(cache._arrays[::-1], cache.teacher_names, knowledge=cache.knowledge, identity="changed")
+    changed = LogitCache(
+        list(cache.rows(torch.arange(len(cache))).numpy().transpose(1, 0, 2))[::-1],
+        cache.teacher_names,
+        knowledge=cache.knowledge,
+        identity="changed",
+    )
     (other,) = compared_weightings(["router"], task, changed, tmp_path, SETTINGS)
     assert other.spec != arm.spec
     assert fitted == [len(task.training_view().table)] * 2

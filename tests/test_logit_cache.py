@@ -15,7 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from rlkd.data.task import SPLITS, Table, Task
 from rlkd.errors import CacheError, ConfigError, RlkdError, TeacherError
-from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, compute_affinity, load_cache, read_state, sources
+from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, compute_affinity, load_cache, read_state, stacks
 from rlkd.logit_cache.checks import beyond_chance, tell_of_teachers
 from rlkd.models import ArrayTeacher, CallableTeacher
 from rlkd.records import file_hash
@@ -82,9 +82,9 @@ def all_ids() -> torch.Tensor:
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_rows_are_looked_up_by_instance_id(text_task: Task, folder: Path, limit: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sources, "RAM_LIMIT", limit)
+    monkeypatch.setattr(stacks, "RAM_LIMIT", limit)
     cache = load_cache(folder, text_task)
-    assert (cache._stacked is None) == (limit == 0)
+    assert len(list(folder.glob(stacks.STACKS))) == (2 if limit == 0 else 0)
     rows = cache.rows(torch.tensor([7, 0, 7]))
     assert rows.dtype == torch.float32
     assert rows.tolist() == [[[7, k] for k in range(3)], [[0, k] for k in range(3)], [[7, k] for k in range(3)]]
@@ -96,7 +96,7 @@ def test_rows_are_looked_up_by_instance_id(text_task: Task, folder: Path, limit:
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_the_head_for_training_holds_no_test_row(text_task: Task, folder: Path, limit: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sources, "RAM_LIMIT", limit)
+    monkeypatch.setattr(stacks, "RAM_LIMIT", limit)
     kept = len(text_task.training_view().table)
     head = load_cache(folder, text_task).head(kept)
     assert kept == len(head) == ROWS - SIZES["test"]

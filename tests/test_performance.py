@@ -48,7 +48,7 @@ def test_it_measures_and_writes_what_it_prints(measure, texts, tmp_path, capsys)
     assert json.loads(output.read_text()) == records
     printed = capsys.readouterr().out
     assert all(record["name"] in printed for record in records)
-    assert [record["limit"] for record in records] == [None, None, 0.05, 0.05, 0.05, 0.05, None, None, None]
+    assert [record["limit"] for record in records] == [None, None, *2 * [1.0, 1.0, None, None, None], None, None, None]
     for record in records:
         assert math.isfinite(record["value"])
         assert 0 < record["low"] <= record["value"] <= record["high"]

@@ -92,7 +92,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *args, **kwargs: 0.01)
+    monkeypatch.setattr("rlkd.models.served.FIRST_PAUSE", 0.01)
 
 
 def served(server, labels=LABELS, **how):

@@ -30,7 +30,7 @@ from rlkd.agents.run import PolicyRun
 from rlkd.agents.training import ENV_ID
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
-from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, sources
+from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, stacks
 from rlkd.models import ArrayTeacher, HfTeacher, load_student
 from rlkd.models.networks import quiet_transformers
 from rlkd.records import commit, source, write_json_atomic
@@ -217,33 +217,45 @@ def measure_steps(bench: Bench, student: str) -> list[dict[str, Any]]:
 
 
 def measure_cache(bench: Bench, classes: int) -> list[dict[str, Any]]:
-    """64 random rows of a cache of 20,000 instances and three teachers, held in memory and memory-mapped."""
+    """64 random rows of a cache of 20,000 instances and three teachers, held in memory and memory-mapped.
+
+    Beside it what one writes by hand: the same rows of the same data in a memmap of numpy, as a tensor.
+    """
     task = planted(num_rows=CACHE_ROWS, num_classes=classes)
     logits = planted_logits(task, len(TEACHERS))
     teachers = [ArrayTeacher(name, logits[:, k]) for k, name in enumerate(TEACHERS)]
     folder, size = bench.folder / f"cache-{classes}", f"(N={CACHE_ROWS}, K={len(TEACHERS)}, C={classes})"
-    caches = {"in memory": build_cache(teachers, task, folder)}
-    limit, sources.RAM_LIMIT = sources.RAM_LIMIT, 0
+    reads = {"in memory": build_cache(teachers, task, folder).rows}
+    limit, stacks.RAM_LIMIT = stacks.RAM_LIMIT, 0
     try:
-        caches["memory-mapped"] = load_cache(folder, task)
+        reads["memory-mapped"] = load_cache(folder, task).rows
     finally:
-        sources.RAM_LIMIT = limit
+        stacks.RAM_LIMIT = limit
+    np.save(bench.folder / "plain.npy", logits.astype(np.float32))
+    plain = np.load(bench.folder / "plain.npy", mmap_mode="r")
+    reads["numpy's memmap"] = lambda ids: torch.from_numpy(plain[ids.numpy()])
+    columns = dict(zip(reads, read_in_turns(bench, list(reads.values())), strict=True))
+    by_hand = columns["numpy's memmap"]
+    return [
+        bench.record(f"{BATCH} random rows, {kind} / numpy's memmap {size}", columns[kind] / by_hand, "ratio", 1.0)
+        for kind in ("in memory", "memory-mapped")
+    ] + [bench.record(f"{BATCH} random rows, {kind} {size}", column, "ms") for kind, column in columns.items()]
+
+
+def read_in_turns(bench: Bench, reads: Sequence[Callable[[torch.Tensor], torch.Tensor]]) -> Seconds:
+    """Milliseconds that each takes to read the same random rows, shape (ways to read, rounds, 2)."""
     generator = torch.Generator().manual_seed(0)
     rounds = []
     for _ in range(bench.rounds):
         took = []
         for ids in torch.randint(CACHE_ROWS, (CACHE_CALLS + CACHE_CALLS // 10, BATCH), generator=generator):
             times = [now()]
-            for cache in caches.values():
-                cache.rows(ids)
+            for read in reads:
+                read(ids)
                 times.append(now())
             took.append(np.diff(np.stack(times), axis=0))
         rounds.append(1000 * np.median(np.stack(took[CACHE_CALLS // 10 :]), axis=0))
-    columns = np.moveaxis(np.stack(rounds), 1, 0)
-    return [
-        bench.record(f"{BATCH} random rows, {kind} {size}", column, "ms", 0.05)
-        for kind, column in zip(caches, columns, strict=True)
-    ]
+    return np.moveaxis(np.stack(rounds), 1, 0)
 
 
 class Stopwatch:

@@ -39,7 +39,8 @@ from measure import Bench, published
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from rlkd.data.planted import planted
-from rlkd.logit_cache import LogitCache, sources
+from rlkd.logit_cache import LogitCache
+from rlkd.logit_cache.stacks import StackedLogits
 from rlkd.models.architectures import BiLstmConfig, BiLstmForSequenceClassification
 from rlkd.trainer import DistillationArguments, DistillationTrainer
 from rlkd.weighting import load_policy
@@ -311,16 +312,9 @@ def in_memory(setting: Setting) -> LogitCache:
 
 def mapped(setting: Setting) -> LogitCache:
     """The teachers' answers on disk."""
-    arrays = []
-    for teacher in range(K):
-        path = setting.folder / f"logits-{teacher}.npy"
-        np.save(path, np.ascontiguousarray(setting.logits[:, teacher].numpy()))
-        arrays.append(np.load(path, mmap_mode="r"))
-    limit, sources.RAM_LIMIT = sources.RAM_LIMIT, 0
-    try:
-        return LogitCache(arrays, list("abc"))
-    finally:
-        sources.RAM_LIMIT = limit
+    path = setting.folder / "stacked.npy"
+    np.save(path, setting.logits.numpy())
+    return LogitCache(StackedLogits(np.asarray(np.load(path, mmap_mode="r"))), list("abc"))
 
 
 def textbrewer(*, caching: bool) -> Build:

@@ -135,6 +135,38 @@ class RecordedTeachers:
         return ids
 
 
+class OneRun:
+    """A bank as a strategy finds it that begins: it knows nothing, and pays nothing for what is known already.
+
+    So a run that was interrupted goes the same way again, without paying, until it is where it was: what a strategy
+    sees follows from what it has asked itself, and from nothing else that the bank knows.
+
+    Args:
+        bank: Is asked; its own budget holds for everything that was ever asked of it.
+        budget: Of this run, in which everything that it asks about counts, paid or known; None: the bank's.
+    """
+
+    def __init__(self, bank: TeacherBank, budget: float | None = None) -> None:
+        self.teacher_names = bank.teacher_names
+        self.budget, self.spent = bank.budget if budget is None else float(budget), 0.0
+        self.answers = Answers(*bank.answers.logits.shape)
+        self._bank = bank
+
+    @property
+    def prices(self) -> NDArray[np.float64]:
+        """Those of the bank."""
+        return self._bank.prices
+
+    def ask(self, teacher: int, ids: Ids) -> Ids:
+        """See :class:`TeacherBank`."""
+        told = self._bank.ask(teacher, affordable(self, teacher, ids))
+        new = told[~self.answers.asked[told, teacher]]
+        known = self._bank.answers
+        self.answers.put(teacher, new, known.logits[new, teacher], known.answered[new, teacher])
+        self.spent += len(new) * float(self.prices[teacher])
+        return told
+
+
 def affordable(bank: TeacherBank, teacher: int, ids: Ids) -> Ids:
     """The first of the instances that the budget allows to ask about, when an answer has a fixed price."""
     new = ~bank.answers.asked[ids, teacher]

@@ -12,8 +12,8 @@ class Strategy(Protocol):
     def run(self, pool: Pool, bank: TeacherBank, seed: int) -> None:
         """Ask.
 
-        A bank may hold answers of an interrupted run: what is asked again costs nothing, so that a strategy that is a
-        function of pool, answers and seed goes the same way, for free, until it is where it was.
+        A strategy is a function of pool, seed and what the bank has answered in this run, so that one that was
+        interrupted goes the same way again, without paying, until it is where it was (:class:`~rlkd.asking.OneRun`).
 
         Args:
             pool: What is known before.

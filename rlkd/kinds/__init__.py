@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from rlkd.errors import ConfigError
-from rlkd.kinds.base import Kind, Positions, class_losses
+from rlkd.kinds.base import Kind, Measured, Positions, as_measured, class_losses
 from rlkd.kinds.regression import Regression
 from rlkd.kinds.several_labels import MultiLabelClassification, by_label
 from rlkd.kinds.tokens import CausalTokens, TokenClassification
@@ -19,10 +19,12 @@ __all__ = [
     "PROBLEM_TYPES",
     "CausalTokens",
     "Kind",
+    "Measured",
     "MultiLabelClassification",
     "Positions",
     "Regression",
     "TokenClassification",
+    "as_measured",
     "by_label",
     "class_losses",
     "kind_of_instances",

@@ -1,6 +1,6 @@
 """What follows from the kind of task, and the kind that all others are shown as."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -95,7 +95,7 @@ class Kind:
 
     def known(self, labels: Tensor) -> Tensor:
         """Labels as a state has them: -1 where there is none."""
-        return torch.where(labels >= 0, labels, -1)
+        return labels.clamp_min(-1) if labels.dtype == torch.int64 else torch.where(labels >= 0, labels, -1)
 
     def choices(self, outputs: Tensor) -> Tensor:
         """Scores (..., C) of the classes that a weighting sees, of outputs of a network (..., D)."""
@@ -111,19 +111,69 @@ class Kind:
         """
         return replace(known, labels=known.labels if labels is None else labels, student_logits=student.detach())
 
-    def losses(self, student: Tensor, state: State, taught: Mixture, settings: LossSettings) -> Tensor:
-        """The loss of every instance, shape (...), of the student's own outputs, whose gradient is wanted."""
-        return class_losses(student, state.labels, taught, settings)
+    def losses(
+        self, student: Tensor, state: State, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+    ) -> Tensor:
+        """The loss of every instance, shape (...), of the student's own outputs, whose gradient is wanted.
+
+        Args:
+            student: Outputs, (..., D).
+            state: What the weighting saw.
+            taught: What it said.
+            settings: Of the loss.
+            certain: Of :meth:`label_losses`, with its gradient where labels teach; None: it is computed here.
+        """
+        return class_losses(student, state.labels, taught, settings, certain)
 
     def label_losses(self, student: Tensor, state: State) -> tuple[Tensor, Tensor] | None:
         """Loss to the label of every instance, 0 where it has none, and whether it has one; None: nobody has."""
-        return None if state.labels is None else (cross_entropy(student, state.labels), state.labels >= 0)
+        return None if state.labels is None else class_label_losses(student, state.labels)
+
+    def measured_later(self, student: Tensor, state: State) -> "Measured | None":
+        """:meth:`label_losses` without a gradient, of what is kept of a batch; None: nobody has a label."""
+        if state.labels is None:
+            return None
+        return Measured(self.measured, class_label_losses, student.detach(), state.labels)
 
 
-def class_losses(student: Tensor, labels: Tensor | None, taught: Mixture, settings: LossSettings) -> Tensor:
+@dataclass(frozen=True)
+class Measured:
+    """The loss to the label of a batch, which is computed when it is asked for, of several batches at once."""
+
+    name: str
+    """What logs call it."""
+    compute: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """From the values and labels of batches, each (M, N, ...), to losses, 0 without a label, and whether there is one,
+    each (M, N); as it would be for each by itself, to the last bit."""
+    values: Tensor
+    """Shape (N, ...)."""
+    labels: Tensor
+    """Shape (N, ...)."""
+
+
+def as_measured(losses: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses that were computed already, and whether there is a label."""
+    return losses, counted
+
+
+def class_label_losses(student: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy to the label, (...), 0 where that is -1, and whether there is one."""
+    return cross_entropy(student, labels), labels >= 0
+
+
+def class_losses(
+    student: Tensor, labels: Tensor | None, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+) -> Tensor:
     """:func:`rlkd.losses.distillation_loss` with the settings of a run."""
     return distillation_loss(
-        student, taught.teacher_logits, taught.weights, labels, scale=taught.scale, **of_settings(settings)
+        student,
+        taught.teacher_logits,
+        taught.weights,
+        labels,
+        scale=taught.scale,
+        certain=certain,
+        complete=taught.complete,
+        **of_settings(settings),
     )
 
 

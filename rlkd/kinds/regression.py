@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from rlkd.errors import ConfigError
-from rlkd.kinds.base import Kind
+from rlkd.kinds.base import Kind, Measured, as_measured
 from rlkd.losses import regression_loss, squared_error
 from rlkd.settings import LossSettings
 from rlkd.types import State
@@ -63,7 +63,9 @@ class Regression(Kind):
             reliability=None,
         )
 
-    def losses(self, student: Tensor, state: State, taught: Mixture, settings: LossSettings) -> Tensor:
+    def losses(
+        self, student: Tensor, state: State, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+    ) -> Tensor:
         """Squared errors to the teachers' mean and to the label."""
         return regression_loss(
             student,
@@ -79,3 +81,8 @@ class Regression(Kind):
         if state.targets is None:
             return None
         return squared_error(student.detach().float(), state.targets), ~state.targets.isnan().all(-1)
+
+    def measured_later(self, student: Tensor, state: State) -> Measured | None:
+        """Computed at once."""
+        told = self.label_losses(student, state)
+        return None if told is None else Measured(self.measured, as_measured, *told)

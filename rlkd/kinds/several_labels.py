@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlkd.errors import ConfigError, WeightingError
-from rlkd.kinds.base import Kind, of_settings
+from rlkd.kinds.base import Kind, Measured, as_measured, of_settings
 from rlkd.losses import multi_label_loss
 from rlkd.settings import LossSettings
 from rlkd.types import State
@@ -92,7 +92,9 @@ class MultiLabelClassification(Kind):
             reliability=None,
         )
 
-    def losses(self, student: Tensor, state: State, taught: Mixture, settings: LossSettings) -> Tensor:
+    def losses(
+        self, student: Tensor, state: State, taught: Mixture, settings: LossSettings, certain: Tensor | None = None
+    ) -> Tensor:
         """Every label's own loss under the weights of the instance; a teacher that lacks a label is left out there."""
         log_odds = taught.teacher_logits[..., :-1] - taught.teacher_logits[..., -1:]
         weights = taught.weights.unsqueeze(-2).expand(*student.shape, -1)
@@ -109,6 +111,11 @@ class MultiLabelClassification(Kind):
         nobody = student.new_zeros(*student.shape, 1)
         losses = multi_label_loss(student.detach(), student.detach().unsqueeze(-2), nobody, state.targets)
         return losses, ~state.targets.isnan().all(-1)
+
+    def measured_later(self, student: Tensor, state: State) -> Measured | None:
+        """Computed at once."""
+        told = self.label_losses(student, state)
+        return None if told is None else Measured(self.measured, as_measured, *told)
 
 
 def _one_label(targets: Tensor) -> Tensor:

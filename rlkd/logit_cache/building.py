@@ -30,6 +30,7 @@ from rlkd.logit_cache.reading import (
     read_manifest,
 )
 from rlkd.logit_cache.sources import LogitCache, joint_knowledge, known_teachers
+from rlkd.logit_cache.stacks import LOCK, STACKS
 from rlkd.prototypes import cosines, group_means, unit_rows
 from rlkd.records import (
     LOCKS_FOLDER,
@@ -113,6 +114,8 @@ def build_cache(
             write_json_atomic(folder / MANIFEST, wanted | {"files": files})
             for stale in {*folder.glob(ARRAYS), *folder.glob(ANSWERED)} - {folder / name for name in files}:
                 stale.unlink()
+            for stale in folder.glob(STACKS):
+                stale.unlink()
             for stale in (*folder.glob(KEPT), folder / LOCKS_FOLDER):
                 shutil.rmtree(stale, ignore_errors=stale.name == LOCKS_FOLDER)
     cache = load_cache(folder, task, teachers=teachers)
@@ -160,12 +163,12 @@ def _build_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheError(f"expected to make the folder {folder}, got {error.strerror!r}; choose another") from error
-    with held(folder / ".lock"):
+    with held(folder / LOCK):
         try:
             yield
         except BaseException:
-            if fresh and {path.name for path in folder.iterdir()} <= {".lock", LOCKS_FOLDER}:
-                (folder / ".lock").unlink(missing_ok=True)
+            if fresh and {path.name for path in folder.iterdir()} <= {LOCK, LOCKS_FOLDER}:
+                (folder / LOCK).unlink(missing_ok=True)
                 shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
                 with suppress(OSError):
                     folder.rmdir()
@@ -175,8 +178,8 @@ def _build_folder(folder: Path) -> Iterator[None]:
 def _refuse_foreign_files(folder: Path) -> None:
     if _written_files(folder):
         return
-    ours = (path.name for pattern in (ARRAYS, KEPT) for path in folder.glob(pattern))
-    known = {".lock", LOCKS_FOLDER, MANIFEST, AFFINITY, EMBEDDINGS, *ours}
+    ours = (path.name for pattern in (ARRAYS, STACKS, KEPT) for path in folder.glob(pattern))
+    known = {LOCK, LOCKS_FOLDER, MANIFEST, AFFINITY, EMBEDDINGS, *ours}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".tmp")
     if foreign:
         raise CacheError(

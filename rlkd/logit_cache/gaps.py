@@ -30,6 +30,7 @@ from rlkd.logit_cache.reading import (
     read_manifest,
 )
 from rlkd.logit_cache.sources import LogitCache, answered_ids
+from rlkd.logit_cache.stacks import LOCK, STACKS
 from rlkd.records import file_hash, held, write_array_atomic, write_json_atomic
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -75,7 +76,7 @@ def write_gapped_cache(
     _check_finite(kept, teachers)
     check_place(folder, task, teachers)
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / ".lock"):
+    with held(folder / LOCK):
         files = [_written(folder, ARRAYS, kept[:, k]) for k in range(len(teachers))]
         names = [_written(folder, ANSWERED, answered), *files]
         manifest = {
@@ -92,7 +93,8 @@ def write_gapped_cache(
             "files": {name: file_hash(folder / name) for name in names},
         }
         write_json_atomic(folder / MANIFEST, manifest)
-        for stale in {*folder.glob(ARRAYS), *folder.glob(ANSWERED)} - {folder / name for name in names}:
+        ours = {path for pattern in (ARRAYS, ANSWERED, STACKS) for path in folder.glob(pattern)}
+        for stale in ours - {folder / name for name in names}:
             stale.unlink()
         for stale in folder.glob(KEPT):
             shutil.rmtree(stale)

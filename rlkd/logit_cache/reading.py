@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rlkd.data.task import Task
 from rlkd.errors import CacheError
 from rlkd.logit_cache.sources import LogitCache
+from rlkd.logit_cache.stacks import Logits, is_large, open_stack, stacked_in_memory, stacked_on_disk
 from rlkd.records import digest, file_hash, parse_object
 from rlkd.types import ONCE, Knowledge
 
@@ -54,21 +55,20 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
     if teachers is not None:
         _check_teachers(manifest, teachers, folder)
     shape = (len(task.table), task.num_classes)
-    arrays = [_open_array(folder, manifest, entry["file"], shape) for entry in manifest["teachers"]]
+    logits, names = _read_logits(folder, manifest, shape)
     affinity = None
     if manifest["affinity"]:
-        affinity = np.array(_open_array(folder, manifest, AFFINITY, (len(task.table), len(arrays))))
+        affinity = np.array(_open_array(folder, manifest, AFFINITY, (len(task.table), len(names))))
     embeddings = None
     if manifest.get("embeddings"):
         embeddings = _open_array(folder, manifest, EMBEDDINGS, (len(task.table), None))
-    names = [entry["name"] for entry in manifest["teachers"]]
     return LogitCache(
-        arrays,
+        logits,
         names,
         knowledge=_read_knowledge(manifest, task),
         affinity=affinity,
         embeddings=embeddings,
-        mask=_read_mask(folder, manifest, (len(task.table), len(arrays))),
+        mask=_read_mask(folder, manifest, (len(task.table), len(names))),
         identity=digest([manifest["teachers"], manifest["files"]], 16),
         folder=folder,
     ).measured(task)
@@ -85,14 +85,10 @@ def open_cache(directory: str | Path) -> LogitCache:
     """
     folder = Path(directory)
     manifest = read_manifest(folder)
-    names = [entry["name"] for entry in manifest["teachers"]]
-    shape = (None, len(manifest["labels"]))
-    arrays = [_open_array(folder, manifest, entry["file"], shape) for entry in manifest["teachers"]]
-    if len({len(array) for array in arrays}) != 1:
-        raise CacheError(f"the cache {folder} is damaged: its arrays have rows of different numbers; build it again")
-    mask = _read_mask(folder, manifest, (len(arrays[0]), len(arrays)))
+    logits, names = _read_logits(folder, manifest, (None, len(manifest["labels"])))
+    mask = _read_mask(folder, manifest, logits.shape[:2])
     identity = digest([manifest["teachers"], manifest["files"]], 16)
-    return LogitCache(arrays, names, mask=mask, identity=identity, folder=folder)
+    return LogitCache(logits, names, mask=mask, identity=identity, folder=folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -210,6 +206,22 @@ def _read_mask(folder: Path, manifest: dict[str, Any], shape: tuple[int, int]) -
     if not has_gaps(manifest):
         return None
     return np.array(_open_array(folder, manifest, manifest["answered"], shape, ("bool",)))
+
+
+def _read_logits(
+    folder: Path, manifest: dict[str, Any], shape: tuple[int | None, int | None]
+) -> tuple[Logits, list[str]]:
+    """The verified logits of all teachers, and the teachers' names."""
+    files, names = ([entry[key] for entry in manifest["teachers"]] for key in ("file", "name"))
+    paths, hashes = [folder / file for file in files], [str(manifest["files"].get(file)) for file in files]
+    large = is_large(paths)
+    found: Logits | None = open_stack(folder, hashes) if large else None
+    if found is not None:  # was made of the files of these hashes
+        return found, names
+    arrays = [_open_array(folder, manifest, file, shape) for file in files]
+    if len({len(array) for array in arrays}) != 1:
+        raise CacheError(f"the cache {folder} is damaged: its arrays have rows of different numbers; build it again")
+    return stacked_on_disk(paths, hashes) if large else stacked_in_memory(paths), names
 
 
 def _open_array(

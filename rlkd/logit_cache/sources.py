@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlkd.data.task import Task, scaled
 from rlkd.errors import CacheError
 from rlkd.features import usual_sureness
+from rlkd.logit_cache.stacks import Logits, logits_of
 from rlkd.settings import CacheSettings
 from rlkd.types import Knowledge, LogitSource, State, is_teacher
 
@@ -24,8 +25,6 @@ SURENESS_ROWS = 4096
 """Rows that tell how sure a teacher usually is."""
 THUMBNAIL = 8
 """Side of the small picture that stands for an image among what weightings observe, that of scikit-learn's digits."""
-RAM_LIMIT = 2**30
-"""Caches up to this many bytes (as float32) are held in memory; larger ones stay memory-mapped."""
 
 
 def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
@@ -84,7 +83,7 @@ class LogitCache:
 
     def __init__(
         self,
-        arrays: Sequence[NDArray[np.floating[Any]]],
+        logits: Logits | Sequence[NDArray[np.floating[Any]]],
         teacher_names: Sequence[str],
         *,
         knowledge: Knowledge | None = None,
@@ -99,7 +98,8 @@ class LogitCache:
         """Wrap arrays.
 
         Args:
-            arrays: K arrays of shape (N, C), in memory or memory-mapped.
+            logits: K arrays of shape (N, C), in memory or memory-mapped, which are held once more in one array where
+                that fits in memory; or what holds them, see :mod:`rlkd.logit_cache.stacks`.
             teacher_names: K names.
             knowledge: Who was trained on what.
             affinity: Shape (N, K).
@@ -107,7 +107,7 @@ class LogitCache:
             reliability: Of the teachers, shape (K, 2), see :meth:`measured`.
             sureness: Of the teachers, shape (K,), likewise; None: measured on all instances when it is asked for.
             mask: Which teachers answered about which instance, shape (N, K); None: all about all. What stands elsewhere
-                in ``arrays`` is not read.
+                in ``logits`` is not read.
             identity: Changes with any byte of the cached files, and with the order of the teachers.
             folder: Where it lies; None: in memory.
         """
@@ -115,17 +115,13 @@ class LogitCache:
         self.teacher_names = tuple(teacher_names)
         self.knowledge = knowledge
         self.reliability, self._sureness = reliability, sureness
-        self._arrays = [np.asarray(array) for array in arrays]  # np.memmap's own indexing takes twice the time
+        self._logits: Logits = logits if isinstance(logits, Logits) else logits_of(logits)
         self._affinity = None if affinity is None else torch.from_numpy(np.array(affinity, dtype=np.float32))
         self._embeddings = None if embeddings is None else np.asarray(embeddings)
-        rows, classes = arrays[0].shape
-        self._mask = None if mask is None else _checked_mask(mask, (rows, len(arrays)))
-        self._stacked: Tensor | None = None
-        if rows * classes * len(arrays) * 4 <= RAM_LIMIT:
-            self._stacked = torch.from_numpy(np.stack([np.asarray(a, dtype=np.float32) for a in arrays], axis=1))
+        self._mask = None if mask is None else _checked_mask(mask, self._logits.shape[:2])
 
     def __len__(self) -> int:
-        return len(self._arrays[0])
+        return self._logits.shape[0]
 
     @property
     def has_gaps(self) -> bool:
@@ -148,17 +144,8 @@ class LogitCache:
 
     def rows(self, ids: Tensor) -> Tensor:
         """Logits of the instances ``ids`` (B,), float32, shape (B, K, C); zeros of who did not answer."""
-        logits, mask = self._all_rows(ids), self.mask_rows(ids)
+        logits, mask = self._logits.rows(ids), self.mask_rows(ids)
         return logits if mask is None else torch.where(mask.unsqueeze(-1), logits, 0.0)
-
-    def _all_rows(self, ids: Tensor) -> Tensor:
-        if self._stacked is not None:
-            return self._stacked.index_select(0, ids)
-        index, classes = ids.numpy(), self._arrays[0].shape[1]
-        logits = np.empty((len(index), len(self._arrays), classes), dtype=np.result_type(*self._arrays))
-        for k, array in enumerate(self._arrays):
-            logits[:, k] = array.take(index, axis=0)
-        return torch.from_numpy(logits).float()
 
     def affinity_rows(self, ids: Tensor) -> Tensor | None:
         """Affinities of the instances ``ids`` (B,), shape (B, K), or None."""
@@ -196,7 +183,7 @@ class LogitCache:
     def take(self, ids: NDArray[np.int64]) -> "LogitCache":
         """The instances ``ids`` only, shape (M,); row m of the result is what row ``ids[m]`` was."""
         return LogitCache(
-            [array[ids] for array in self._arrays],
+            self._logits.take(ids),
             self.teacher_names,
             knowledge=self.knowledge,
             affinity=None if self._affinity is None else self._affinity[torch.from_numpy(ids)].numpy(),
@@ -219,7 +206,8 @@ class LogitCache:
         known = copy.copy(self)
         known.reliability, known._sureness = None, self._sureness_on(task.splits["train"])
         if len(ids):
-            confidence, answers = self.rows(ids).double().softmax(-1).max(-1)
+            parts = [self.rows(some).double().softmax(-1).max(-1) for some in ids.split(SURENESS_ROWS)]
+            confidence, answers = (torch.cat(part) for part in zip(*parts, strict=True))
             right = answers == torch.from_numpy(task.table.labels[ids.numpy()]).unsqueeze(1)
             mask = self.mask_rows(ids)
             known.reliability = _reliability(confidence, right, torch.ones_like(right) if mask is None else mask)
@@ -245,7 +233,7 @@ class LogitCache:
         index = [self.teacher_names.index(name) for name in names]
         affinity = None if self._affinity is None else self._affinity[:, index].numpy()
         return LogitCache(
-            [self._arrays[k] for k in index],
+            self._logits.pick(index),
             names,
             knowledge=None if self.knowledge is None else replace(self.knowledge, matrix=self.knowledge.matrix[index]),
             affinity=None if affinity is None else affinity - affinity.mean(1, keepdims=True),
@@ -259,7 +247,7 @@ class LogitCache:
     def head(self, rows: int) -> "LogitCache":
         """The first ``rows`` instances only: with :meth:`Task.training_view` it keeps test logits out of reach."""
         return LogitCache(
-            [array[:rows] for array in self._arrays],
+            self._logits.head(rows),
             self.teacher_names,
             knowledge=self.knowledge,
             affinity=None if self._affinity is None else self._affinity[:rows].numpy(),

@@ -185,6 +185,8 @@ def distillation_loss(
     scale_by_temperature: bool = LossSettings.scale_by_temperature,
     scale: Tensor | None = None,
     divergence: Divergence = LossSettings.divergence,
+    certain: Tensor | None = None,
+    complete: bool = False,
 ) -> Tensor:
     """``(1 - kd_ratio) * CE + kd_ratio * D(mixture, student)``, one value per instance.
 
@@ -208,6 +210,8 @@ def distillation_loss(
         divergence: D. ``"kl"`` is :func:`kl_to_mixture`; ``"mse"`` and ``"mse_centred"`` are
             :func:`squared_error_to_mixture`, for which the two ways to mix have the same gradient and the temperature
             must be 1.
+        certain: The cross entropy to the labels, shape (...), where it is computed anyway; None: of ``labels``.
+        complete: Whether it is known that every row has a teacher, so that none is looked for.
 
     Returns:
         Per instance, shape (...), float32; nats with ``"kl"``.
@@ -229,12 +233,20 @@ def distillation_loss(
         distance = squared_error_to_mixture(
             student_logits, teacher_logits, weights, centred=divergence == "mse_centred"
         )
-    certain = None if labels is None else cross_entropy(student_logits, labels)
-    return beside_the_label(distance, certain, weights, kd_ratio, scale)
+    alone = complete and kd_ratio == 1  # no label teaches
+    if certain is None and labels is not None and not alone:
+        certain = cross_entropy(student_logits, labels)
+    return beside_the_label(distance, certain, weights, kd_ratio, scale, complete=complete)
 
 
 def beside_the_label(
-    distance: Tensor, certain: Tensor | None, weights: Tensor, kd_ratio: float, scale: Tensor | None
+    distance: Tensor,
+    certain: Tensor | None,
+    weights: Tensor,
+    kd_ratio: float,
+    scale: Tensor | None,
+    *,
+    complete: bool = False,
 ) -> Tensor:
     """A distillation term beside what the label teaches, which stands alone without a teacher; None: nobody has one."""
     if scale is not None:
@@ -242,10 +254,11 @@ def beside_the_label(
     if certain is None:
         if kd_ratio < 1:
             raise ConfigError(f"kd_ratio {kd_ratio} needs labels, got none; pass labels or set kd_ratio=1")
-        if not has_teacher(weights).all():
+        if not complete and not has_teacher(weights).all():
             raise ConfigError("a row of zero weights is taught by its label, got no labels; pass labels")
         return distance
-    distance = torch.where(has_teacher(weights), distance, certain)
+    if not complete:
+        distance = torch.where(has_teacher(weights), distance, certain)
     if kd_ratio == 1:
         return distance
     both: Tensor = (1 - kd_ratio) * certain + kd_ratio * distance

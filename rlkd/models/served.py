@@ -26,6 +26,7 @@ from torch import Tensor
 
 from rlkd.data.task import Task, raw_inputs
 from rlkd.errors import ConfigError, TeacherError, one_line
+from rlkd.models.labels import aligned_logits
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import digest, parse_object
 
@@ -37,6 +38,8 @@ MOST_OPTIONS = 20
 """Log-probabilities that a server lists at most."""
 TEMPLATE = "{text}\n\nWhich label fits this text best? Answer with the label alone.\nLabels: {labels}\nLabel:"
 TEMPLATE_OF_OPTIONS = "{text}\n\nWhich label fits this text best? Answer with its letter alone.\n{options}\nLetter:"
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds before another attempt."""
 SMOOTHING = 0.5
 """Votes that every label has beforehand: none is impossible after a few answers (Jeffreys' prior)."""
 
@@ -79,6 +82,14 @@ class Endpoint:
         choices = "{labels}" if self.votes else "{options}"
         if self.template is not None and not ("{text}" in self.template and choices in self.template):
             raise ConfigError(f"a template needs {{text}} and {choices}, got {self.template!r:.80}; put both in")
+
+
+class NotSent(TeacherError):
+    """A request that surely was not served: it was not paid for, and can be made again."""
+
+
+class Lost(TeacherError):
+    """A request that was sent, and of which no answer came: it may have been paid for."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,7 @@ class ServedTeacher(LabelledTeacher):
         """
         client = self._client()
         with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            requests = [pool.submit(self._asked, client, text) for text in texts]
+            requests = [pool.submit(self._asked, client, text, again=True) for text in texts]
             try:
                 found = [request.result() for request in requests]
             except BaseException:
@@ -151,6 +162,71 @@ class ServedTeacher(LabelledTeacher):
                 raise
         self.counts.update(kind for answer in found for kind in answer.kinds)
         return found
+
+    @property
+    def calls_a_row(self) -> int:
+        """Requests about a text."""
+        return self.endpoint.votes or 1
+
+    @property
+    def most_tokens_out(self) -> int:
+        """Tokens that an answer has at most."""
+        return self.endpoint.max_tokens if self.endpoint.votes else 1
+
+    def ask_each(
+        self,
+        texts: Sequence[Any],
+        begin: Callable[[int], bool],
+        settle: Callable[[int, Answer | NotSent | Lost], None],
+    ) -> None:
+        """Ask about texts, and tell of each at once what came of it, so that nothing is lost if the next one fails.
+
+        A request of which it is not sure that it was not served is not made again.
+
+        Args:
+            texts: Texts, or pairs of texts.
+            begin: Is called with the place of a text before it is asked about, which it is if this says so.
+            settle: Is called with the place of every text that was begun and what came of it. Both are called by one
+                thread at a time.
+
+        Raises:
+            TeacherError: The key is missing or was refused, or the server could not be asked; no request is begun then.
+        """
+        client, lock, stopped = self._client(), threading.Lock(), threading.Event()
+        failed: list[TeacherError] = []
+
+        def ask(place: int) -> None:
+            with lock:
+                if stopped.is_set() or not begin(place):
+                    return
+            said: Answer | NotSent | Lost
+            try:
+                said = self._asked(client, texts[place], again=False)
+            except Lost as error:
+                said = error
+            except TeacherError as error:
+                failed.append(error)
+                stopped.set()
+                said = NotSent(str(error))
+            with lock:
+                if isinstance(said, Answer):
+                    self.counts.update(said.kinds)
+                settle(place, said)
+
+        with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
+            requests = [pool.submit(ask, place) for place in range(len(texts))]
+            try:
+                for request in requests:
+                    request.result()
+            except BaseException:  # Ctrl-C, a full disk: those under way are waited for, no other is begun
+                stopped.set()
+                raise
+        if failed:
+            raise failed[0]
+
+    def in_order_of(self, task: Task, logits: Tensor) -> Tensor:
+        """Its own logits (N, its classes) in the task's order of classes, (N, C)."""
+        return aligned_logits(logits.float(), self.columns(task))
 
     def _client(self) -> Any:
         try:
@@ -164,38 +240,63 @@ class ServedTeacher(LabelledTeacher):
                 "or name another variable"
             )
         where = self.endpoint
-        return OpenAI(api_key=key, base_url=where.base_url, timeout=where.timeout, max_retries=where.retries)
+        return OpenAI(api_key=key, base_url=where.base_url, timeout=where.timeout, max_retries=0)  # see _reply
 
-    def _asked(self, client: Any, text: Any) -> Answer:
-        read, requests = (self._of_votes, self.endpoint.votes) if self.endpoint.votes else (self._of_options, 1)
-        replies = [self._reply(client, text, seed) for seed in range(requests)]
+    def _asked(self, client: Any, text: Any, *, again: bool) -> Answer:
+        """Ask about a text; ``again``: also where it may have been served."""
+        read = self._of_votes if self.endpoint.votes else self._of_options
+        replies: list[Any] = []
+        for seed in range(self.calls_a_row):
+            try:
+                replies.append(self._reply(client, text, seed, again=again))
+            except NotSent as error:
+                if replies:  # its other votes were paid for
+                    raise Lost(str(error)) from error
+                raise
         logits, kinds = read([reply.choices[0] for reply in replies])
         used = [reply.usage for reply in replies if reply.usage is not None]
         return Answer(logits, kinds, sum(u.prompt_tokens for u in used), sum(u.completion_tokens for u in used))
 
-    def _reply(self, client: Any, text: Any, seed: int) -> Any:
+    def _reply(self, client: Any, text: Any, seed: int, *, again: bool) -> Any:
         import openai
 
-        end = self.endpoint
+        for attempt in range(self.endpoint.retries + 1):
+            self._pace.wait()
+            try:
+                return self._request(client, text, seed)
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                variable = self.endpoint.key_variable
+                raise TeacherError(
+                    f"the server of teacher {self.name!r} refused the key in ${variable}; set a valid one"
+                ) from error
+            except openai.OpenAIError as error:
+                sent = may_be_served(error)
+                if (sent and not again) or attempt == self.endpoint.retries or not worth_another_try(error):
+                    raise self._failure(error, attempt + 1, sent=sent) from error
+                time.sleep(pause(error, attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _request(self, client: Any, text: Any, seed: int) -> Any:
+        end, prompt = self.endpoint, self.prompt(text)
         how: dict[str, Any] = {"max_tokens": end.max_tokens, "temperature": end.temperature, "seed": seed}
         if not end.votes:
             how = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": MOST_OPTIONS}
-        self._pace.wait()
-        try:
-            return client.chat.completions.create(
-                model=end.model, messages=[{"role": "user", "content": self.prompt(text)}], **how
-            )
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise TeacherError(
-                f"the server of teacher {self.name!r} refused the key in ${end.key_variable}; set a valid one"
-            ) from error
-        except openai.APITimeoutError as error:
-            raise TeacherError(
-                f"teacher {self.name!r} did not answer within {end.timeout:g} s, {end.retries + 1} times; raise "
+        key = digest([self.identity, prompt, seed], 32)  # a server that knows such keys bills a request once
+        messages = [{"role": "user", "content": prompt}]
+        return client.chat.completions.create(
+            model=end.model, messages=messages, extra_headers={"Idempotency-Key": key}, **how
+        )
+
+    def _failure(self, error: Exception, attempts: int, *, sent: bool) -> TeacherError:
+        import openai
+
+        kind = Lost if sent else NotSent
+        if isinstance(error, openai.APITimeoutError):
+            return kind(
+                f"teacher {self.name!r} did not answer within {self.endpoint.timeout:g} s, {attempts} times; raise "
                 "timeout, or lower concurrency"
-            ) from error
-        except openai.OpenAIError as error:
-            raise TeacherError(f"expected an answer of teacher {self.name!r}, got {one_line(error)}") from error
+            )
+        return kind(f"expected an answer of teacher {self.name!r}, got {one_line(error)}")
 
     def prompt(self, text: Any) -> str:
         """What the model reads of a text, or a pair of texts."""
@@ -263,6 +364,36 @@ def load_served(path: Path, name: str, label_names: Sequence[str]) -> ServedTeac
         return ServedTeacher(name, label_names, Endpoint(**content), identity=identity)
     except TypeError as error:
         raise TeacherError(f"expected numbers and texts in {path}, got {one_line(error)}") from error
+
+
+def may_be_served(error: Exception) -> bool:
+    """Whether a request that failed may have been answered all the same: it had been sent, and no status came back."""
+    import openai
+
+    if not isinstance(error, openai.APIConnectionError):
+        return False
+    # by name: which library carries the client's requests differs between its releases
+    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
+def worth_another_try(error: Exception) -> bool:
+    """Whether a server said to come again, or could not be reached."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError)
+
+
+def pause(error: Exception, attempt: int) -> float:
+    """Seconds to wait before the next attempt: what the server says, else twice as long each time."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return min(LONGEST_PAUSE, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt)
 
 
 def kind_of_silence(choice: Any) -> Kind:

@@ -352,8 +352,11 @@ class CachedTeachers:
 
     def carry(self, rows: Rows, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """The ids of these rows."""
-        ids = torch.tensor([_value(row, self._id_column) for row in rows])
-        if ids.is_floating_point() or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self._cache)):
+        values = [row[self._id_column] if self._id_column in row else _value(row, self._id_column) for row in rows]
+        whole = {(getattr(value, "dtype", None), getattr(value, "ndim", None)) for value in values}
+        ids = torch.stack(values) if whole == {(torch.int64, 0)} else torch.tensor(values)
+        numbers = ids.tolist()
+        if ids.is_floating_point() or (numbers and not 0 <= min(numbers) <= max(numbers) < len(self._cache)):
             raise CacheError(
                 f"expected numbers of rows of the cache, 0 to {len(self._cache) - 1}, in column {self._id_column!r}, "
                 f"got {ids.min().item()} to {ids.max().item()}; name the column that holds them"

@@ -46,6 +46,8 @@ from rlkd.types import ONCE
 log = logging.getLogger(__name__)
 
 PROBES = ("A sentence of several words, and of a few more: 12 of them!", "naïve CAFÉ  don't", "")
+CAUSAL = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+"""Names of networks that tell a token by those before it."""
 AUTO_CLASSES: Mapping[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
@@ -305,7 +307,7 @@ def outputs_of(student: nn.Module) -> int:
 
 def is_causal(student: nn.Module) -> bool:
     """Whether a network tells a token by those before it; its classes are tokens, which are not named."""
-    return type(base_model(student)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return type(base_model(student)).__name__ in CAUSAL
 
 
 def auto_class(student: nn.Module) -> Any:

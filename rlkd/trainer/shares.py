@@ -166,7 +166,7 @@ class Shares:
 def part_of(taught: Mixture, own: slice) -> Mixture:
     """What is taught of some of the rows."""
     scale = None if taught.scale is None else taught.scale[own]
-    return Mixture(teacher_logits=taught.teacher_logits[own], weights=taught.weights[own], scale=scale)
+    return replace(taught, teacher_logits=taught.teacher_logits[own], weights=taught.weights[own], scale=scale)
 
 
 def mean_over(accelerator: Accelerator, values: NDArray[np.float64]) -> NDArray[np.float64]:

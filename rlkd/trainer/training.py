@@ -1,6 +1,7 @@
 """The trainer of a student: :class:`transformers.Trainer` with the weighted multi-teacher distillation loss."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -13,13 +14,14 @@ from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, 
 
 from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError
 from rlkd.features import usual_sureness
-from rlkd.kinds import Kind, Positions, class_losses
+from rlkd.kinds import Kind, Measured, Positions, as_measured, class_losses
 from rlkd.settings import LossSettings, StepSettings
 from rlkd.settings.knobs import names_of
 from rlkd.trainer.arguments import check_arguments
 from rlkd.trainer.batch_teachers import BatchTeachers, Rows
 from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
+from rlkd.trainer.lean import LeanMixin
 from rlkd.trainer.logged import Sums
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
 from rlkd.trainer.resuming import ResumableTrainer, saved
@@ -40,7 +42,7 @@ BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature",
 """What every batch of a trainer tells a weighting."""
 
 
-class DistillationMixin:
+class DistillationMixin(LeanMixin):
     """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
@@ -102,6 +104,7 @@ class DistillationMixin:
         self._chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
         self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
+        self._counted: list[tuple[Tensor, int, Positions]] = []
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
@@ -161,7 +164,7 @@ class DistillationMixin:
             self._begin()
         self.weight_record.clear()
         self._since_logged = Sums()
-        return cast(Any, super()).train(*args, **kwargs)
+        return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's own batches; of several processes each gets its share of them, none a row twice.
@@ -202,14 +205,22 @@ class DistillationMixin:
         mine = cast(Any, self)
         mine._signature_columns = list(dict.fromkeys([*mine._signature_columns, *self.teachers.columns]))
 
+    def _get_collator_with_removed_columns(self, data_collator: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; one that carries what teachers read drops what the student does not read by itself."""
+        if not (isinstance(data_collator, CarryingCollator) and self.args.remove_unused_columns):
+            return cast(Any, super())._get_collator_with_removed_columns(data_collator, *args, **kwargs)
+        self._set_signature_columns_if_needed()
+        return data_collator.of_columns(cast(Any, self)._signature_columns)
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Instances, or tokens, that all micro-batches of a step are taught on, in all processes."""
         if self._evaluating:
             # the Trainer counts for all processes, and most models but causal ones take the mean of their own rows
             alone = self.args.world_size == 1 or is_causal(base_model(self.model))
             return cast(Any, super())._get_num_items_in_batch(batch_samples, device) if alone else None
-        counts = [self._positions(batch).count for batch in batch_samples]
-        count = torch.tensor(sum(counts), device=device)
+        places = [(batch.get("labels"), self._positions(batch)) for batch in batch_samples]
+        self._counted = [(labels, labels._version, found) for labels, found in places if labels is not None]
+        count = torch.tensor(sum(found.count for _, found in places), device=device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -242,14 +253,18 @@ class DistillationMixin:
         loss = losses.sum() / (max(len(losses), 1) if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.args.world_size  # gradients are averaged over the processes
-        self._check_finite(loss, losses, torch.arange(len(losses)))
+        self._check_finite(loss, losses)
         return (loss, outputs) if return_outputs else loss
 
     # --- the loss
 
     def _positions(self, batch: Mapping[str, Any]) -> Positions:
         """What is taught of a batch; nothing of a row that only keeps a process company."""
-        kind = kind_of(self.model, batch.get("labels"))
+        labels = batch.get("labels")
+        for counted, version, found in self._counted:
+            if labels is counted and labels._version == version:
+                return found
+        kind = kind_of(self.model, labels)
         if kind is not type(self._kind) and "labels" in batch:
             self._set_kind(kind)
         positions = self._kind.positions(batch)
@@ -262,12 +277,15 @@ class DistillationMixin:
         student = positions.pick(logits)
         state = self.batch_state(student, positions, fields, carried)
         taught = self._batch_taught(state)
-        losses = self._kind.losses(student, state, taught, self.loss_settings)
-        with torch.no_grad():
-            self._since_logged.add(losses, taught.weights)
-            told = self._kind.label_losses(student, state)
-            if told is not None:
-                self._since_logged.add_some(self._kind.measured, *told)
+        kind, settings = self._kind, self.loss_settings
+        label_teaches = settings.kd_ratio < 1 or not taught.complete
+        told = kind.label_losses(student, state) if label_teaches else None
+        losses = kind.losses(student, state, taught, settings, None if told is None else told[0])
+        if told is None:
+            measured = kind.measured_later(student, state)
+        else:
+            measured = Measured(kind.measured, as_measured, told[0].detach(), told[1])
+        self._since_logged.add(losses.detach(), taught.weights, measured)
         return losses
 
     def batch_state(
@@ -315,7 +333,7 @@ class DistillationMixin:
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         """Sums over what each process has, in all of them."""
-        return self.accelerator.reduce(sums) if self.args.world_size > 1 else sums
+        return self.accelerator.reduce(sums.to(self.args.device)) if self.args.world_size > 1 else sums
 
     def _batch_taught(self, state: State) -> Mixture:
         """What is taught of the rows of this process, by a weighting that sees the whole batch if it looks at it."""
@@ -329,10 +347,10 @@ class DistillationMixin:
         if self.args.world_size > 1:
             shares = Shares.of_rows(self.accelerator, state.teacher_logits)
             whole = shares.whole_state(state)
-            return part_of(self._taught(whole, all_in_one(whole)), shares.own)
-        return self._taught(state, all_in_one(state))
+            return part_of(self._taught(whole), shares.own)
+        return self._taught(state)
 
-    def _taught(self, state: State, groups: Tensor) -> Mixture:
+    def _taught(self, state: State, groups: Tensor | None = None) -> Mixture:
         taught = mixture(self.weighting, state)
         assert state.progress is not None
         self.weight_record.add(state.progress, groups, taught.weights)
@@ -343,8 +361,9 @@ class DistillationMixin:
     def _distillation_losses(self, student_logits: Tensor, labels: Tensor | None, taught: Mixture) -> Tensor:
         return class_losses(student_logits, labels, taught, self.loss_settings)
 
-    def _check_finite(self, loss: Tensor, losses: Tensor, ids: Tensor) -> None:
-        if not torch.isfinite(loss):
+    def _check_finite(self, loss: Tensor, losses: Tensor, ids: Tensor | None = None) -> None:
+        if not math.isfinite(loss.item()):
+            ids = torch.arange(len(losses)) if ids is None else ids
             raise NonFiniteLossError(
                 f"the loss must be finite, it became {loss.item()} at step {self.state.global_step}, instances "
                 f"{ids[~torch.isfinite(losses.detach()).cpu()].tolist()[:16]}; lower the learning rate or look at "
@@ -381,14 +400,23 @@ class BatchTrainer(DistillationMixin, ResumableTrainer):
 class CarryingCollator:
     """Makes a batch as the trainer's own collator does, and puts beside it what teachers read of its rows."""
 
-    def __init__(self, own: Callable[[Any], Any], teachers: BatchTeachers) -> None:
-        """Hold the trainer's own collator, and the teachers."""
+    def __init__(self, own: Callable[[Any], Any], teachers: BatchTeachers, kept: Sequence[str] | None = None) -> None:
+        """Hold the trainer's own collator, the teachers, and the columns that the collator reads; None: all others."""
         self.own, self.teachers = own, teachers
+        self._columns = frozenset(teachers.columns)
+        self._kept = None if kept is None else frozenset(kept) - self._columns
+
+    def of_columns(self, kept: Sequence[str]) -> "CarryingCollator":
+        """The same whose own collator reads some columns only."""
+        return CarryingCollator(self.own, self.teachers, kept)
 
     def __call__(self, rows: Rows) -> Any:
         """A batch; rows without the teachers' columns, as those of an evaluation may be, get none of it."""
-        columns = set(self.teachers.columns)
-        own = [{n: value for n, value in row.items() if n not in columns} for row in rows] if columns else rows
+        columns, kept = self._columns, self._kept
+        if kept is not None and isinstance(rows[0], dict):  # as the Trainer asks
+            own: Any = [{n: value for n, value in row.items() if n in kept} for row in rows]
+        else:
+            own = [{n: value for n, value in row.items() if n not in columns} for row in rows] if columns else rows
         batch = self.own(own)
         if not columns or columns <= set(rows[0]):
             inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -401,11 +429,6 @@ def first_rows(state: State, count: int) -> State:
     known = {name: getattr(state, name) for name in state.available()}
     fewer: dict[str, Any] = {name: value[:count] for name, value in known.items() if isinstance(value, Tensor)}
     return replace(state, **fewer)
-
-
-def all_in_one(state: State) -> Tensor:
-    """The group of every row where there is but one, (N,)."""
-    return torch.zeros(len(state.teacher_logits), dtype=torch.int64)
 
 
 def loss_settings(args: Any) -> LossSettings:

@@ -84,6 +84,8 @@ class Mixture:
     """Factor of each instance's divergence, shape (...); None: 1."""
     checked: bool = False
     """Whether the weights were checked when they were computed, and need not be again."""
+    complete: bool = False
+    """Whether it is known that every row has a teacher: none is of zeros, which its label would teach alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,9 @@ class BaseWeighting:
         Returns:
             Logits (..., K, C), weights (..., K), and a scale (...) >= 0 where the divergence is to be multiplied.
         """
-        return Mixture(teacher_logits=state.teacher_logits, weights=self.weights(state))
+        right = state.teacher_mask is None and vars(type(self)).get("plainly_right", False)
+        weights = self.weights(state)
+        return Mixture(teacher_logits=state.teacher_logits, weights=weights, checked=right, complete=right)
 
 
 class AdaptedWeighting(BaseWeighting):
@@ -272,11 +276,12 @@ def _mixture(weighting: BaseWeighting, state: State) -> Mixture:
     if taught.checked:
         return taught
     check_taught_logits(taught.teacher_logits, state, name)
-    check_weights(taught.weights, state, name, taught.scale)
+    complete = check_weights(taught.weights, state, name, taught.scale)
     return Mixture(
         teacher_logits=taught.teacher_logits,
         weights=taught.weights.detach().float(),
         scale=None if taught.scale is None else taught.scale.detach().float(),
+        complete=complete,
     )
 
 

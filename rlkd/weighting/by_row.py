@@ -49,7 +49,7 @@ class RowWeights(BaseWeighting):
         self.own, self._present = own, present
         self._place = torch.full((int(ids.max(initial=-1)) + 1,), len(ids))  # of others: out of range, an error
         self._place[torch.from_numpy(ids)] = torch.arange(len(ids))
-        self._weights = weights
+        self._weights, self._complete = weights, bool((weights.sum(-1) > 0).all())
 
     @property
     def requires(self) -> frozenset[str]:
@@ -86,7 +86,9 @@ class RowWeights(BaseWeighting):
         """The logits as they are; where others are absent than were before, the weighting is asked anew."""
         if not self._as_before(state):
             return self.own.taught(state)
-        return Mixture(teacher_logits=state.teacher_logits, weights=self.weights(state), checked=True)
+        return Mixture(
+            teacher_logits=state.teacher_logits, weights=self.weights(state), checked=True, complete=self._complete
+        )
 
     def _as_before(self, state: State) -> bool:
         if state.teacher_mask is None or self._present is None:

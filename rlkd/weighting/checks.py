@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 """How far from 1 a row may sum, in float32; types of less precision may be four of their roundings off."""
 
 
-def check_weights(weights: Tensor, state: State, name: str, scale: Tensor | None = None) -> None:
+def check_weights(weights: Tensor, state: State, name: str, scale: Tensor | None = None) -> bool:
     """Refuse what are no weights of a batch: a wrong shape, a wrong device, or numbers that are no shares.
 
     Every row must be finite, not negative, zero where a teacher is absent, and sum to 1; or to 0 where the instance
@@ -25,6 +25,9 @@ def check_weights(weights: Tensor, state: State, name: str, scale: Tensor | None
         name: Of the weighting, for the error.
         scale: Factors of the instances' divergences, where it gives them: shape (...), finite, not negative.
 
+    Returns:
+        Whether every row has a teacher; False: one may be of zeros.
+
     Raises:
         WeightingError: Says which rows are wrong, and how.
     """
@@ -33,12 +36,13 @@ def check_weights(weights: Tensor, state: State, name: str, scale: Tensor | None
     if scale is not None:
         _check_form(scale, expected[:-1], state, f"weighting {name!r} must give loss scales, one an instance,")
     if weights.numel() == 0 or _plainly_right(weights, state, scale):
-        return
+        return True
     wrong = _wrong_rows(weights, state, scale)
     found = torch.stack([rows.any() for *_, rows in wrong]).tolist()
     for is_wrong, (what, mend, values, rows) in zip(found, wrong, strict=True):
         if is_wrong:
             raise _error(f"weighting {name!r} must give {what}", mend, values, rows, state)
+    return False
 
 
 def check_taught_logits(logits: Tensor, state: State, name: str) -> None:
@@ -74,6 +78,14 @@ def _tolerance(weights: Tensor) -> float:
     return max(TOLERANCE, 4 * torch.finfo(weights.dtype).eps) if weights.is_floating_point() else TOLERANCE
 
 
+def _told(values: list[Tensor]) -> list[float]:
+    """Numbers, in one transfer from an accelerator."""
+    if values[0].device.type == "cpu":
+        return [value.item() for value in values]
+    told: list[float] = torch.stack(values).tolist()
+    return told
+
+
 def _plainly_right(weights: Tensor, state: State, scale: Tensor | None) -> bool:
     """Whether every row sums to 1, and all else is right; NaN makes every comparison false."""
     shares = weights.detach().float()
@@ -82,7 +94,7 @@ def _plainly_right(weights: Tensor, state: State, scale: Tensor | None) -> bool:
         extremes.append(shares.masked_fill(state.teacher_mask, 0).amax())
     if scale is not None:
         extremes += torch.aminmax(scale.detach().float())
-    low, high, least, *others = torch.stack(extremes).tolist()
+    low, high, least, *others = _told(extremes)
     given_away = others.pop(0) if state.teacher_mask is not None else 0.0
     smallest, largest = others or (0.0, 0.0)
     margin = _tolerance(weights)

@@ -29,10 +29,14 @@ class Uniform(BaseWeighting):
 
     name: ClassVar[str] = "uniform"
     answers: ClassVar[Answers] = "either"
+    plainly_right: ClassVar[bool] = True
 
     def weights(self, state: State) -> Tensor:
         """Equal weights over the present teachers, shape (..., K)."""
-        return equal_weights(state.present)
+        if state.teacher_mask is None:
+            shape = state.teacher_logits.shape[:-1]
+            return torch.full(shape, 1 / shape[-1], device=state.teacher_logits.device)
+        return equal_weights(state.teacher_mask)
 
 
 class Labels(BaseWeighting):

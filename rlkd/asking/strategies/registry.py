@@ -10,25 +10,36 @@ from functools import partial
 from typing import Any
 
 from rlkd.asking.base import Strategy
-from rlkd.asking.strategies import rules
 from rlkd.asking.strategies.rows import ROWS
+from rlkd.asking.strategies.rules import (
+    AskAll,
+    AskBest,
+    AskNobody,
+    AskOnly,
+    AskOracle,
+    AskRandom,
+    ByBandit,
+    ByRouter,
+    Explore,
+    Verify,
+)
 from rlkd.errors import ConfigError, one_line, unknown_name
 
 THRESHOLD = 0.5
 """Confidence, in [0, 1], below which ``+threshold`` asks another teacher."""
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    "none": rules.AskNobody,
-    "all": rules.AskAll,
-    "random": rules.AskRandom,
-    "best": rules.AskBest,
-    "only": rules.AskOnly,
-    "explore": rules.Explore,
-    "router": rules.ByRouter,
-    "bandit": rules.ByBandit,
-    "thompson": partial(rules.ByBandit, thompson=True),
-    "verify": rules.Verify,
-    "oracle": rules.AskOracle,
+    "none": AskNobody,
+    "all": AskAll,
+    "random": AskRandom,
+    "best": AskBest,
+    "only": AskOnly,
+    "explore": Explore,
+    "router": ByRouter,
+    "bandit": ByBandit,
+    "thompson": partial(ByBandit, thompson=True),
+    "verify": Verify,
+    "oracle": AskOracle,
 }
 WITH_THRESHOLD, WITH_SHARE = ("explore", "router"), ("explore", "verify")
 NAME = re.compile(r"(?:(?P<rows>\w+)\*)?(?P<name>\w+)(?P<cascade>\+threshold)?(?::(?P<argument>.+))?")

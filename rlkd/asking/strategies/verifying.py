@@ -24,7 +24,7 @@ class Verifier:
     A student of the answers says of which class an instance is; the record of a teacher on a class, which instances
     that everybody answered tell, says whom to ask. Whether an answer is right is told by a logistic regression on how
     sure the teacher is, its record on the class that it names, and what the student says of that class: fitted on
-    instances that everybody answered, whose class is the label, or that of the mixture under the policy that is shipped.
+    instances that everybody answered, whose class is the label or that of the mixture under the shipped policy.
 
     Args:
         pool: Gives instances.

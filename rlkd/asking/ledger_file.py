@@ -1,0 +1,112 @@
+"""The book of a ledger: an entry before every call and one after, which several processes append and no kill spoils."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkd.errors import CacheError
+from rlkd.records import lock_open_file
+from rlkd.records.files import cannot_write
+
+BOOK = "calls.bin"
+ENTRY = np.dtype(
+    [
+        ("teacher", "<u4"),
+        ("kind", "<u4"),
+        ("row", "<i8"),
+        ("owner", "<u8"),
+        ("cost", "<f8"),
+        ("tokens_in", "<u4"),
+        ("tokens_out", "<u4"),
+        ("calls", "<u4"),
+        ("check", "<u4"),
+    ]
+)
+"""``owner`` is the process that asks; ``cost`` of an intent is what is set aside, of other entries what was paid."""
+INTENT, ANSWERED, REFUSED, CUT_OFF, NO_LABEL, NOT_SENT, LOST = range(7)
+KINDS = ("under way", "answered", "refused", "cut off", "no label", "not sent", "lost")
+"""``lost``: sent, and no answer came; it may have been paid for."""
+
+Entries = NDArray[Any]
+
+
+class Book:
+    """Entries of a file, in the order in which they were written.
+
+    Args:
+        folder: Where the file is, or will be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / BOOK
+        self._read = 0
+        """Entries that :meth:`new` has given."""
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Hold the file: what is read now is true until it is let go.
+
+        Raises:
+            OutputDirectoryError: It cannot be written.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        try:
+            lock_open_file(descriptor)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def new(self, descriptor: int) -> Entries:
+        """Entries that were written since, by whichever process.
+
+        Raises:
+            CacheError: They are not what was written.
+        """
+        size = os.fstat(descriptor).st_size // ENTRY.itemsize  # a part of an entry is none: its writer was killed
+        if size < self._read:
+            raise self._damaged(size)
+        data = os.pread(descriptor, (size - self._read) * ENTRY.itemsize, self._read * ENTRY.itemsize)
+        entries = np.frombuffer(data, ENTRY)
+        good = checks(entries) == entries["check"]
+        if not good.all():
+            raise self._damaged(self._read + int(np.argmin(good)))
+        self._read += len(entries)
+        return entries
+
+    def append(self, descriptor: int, entries: Entries) -> None:
+        """Write entries behind the last; :meth:`new` gives them too. All others were read before.
+
+        Raises:
+            OutputDirectoryError: They cannot be written.
+        """
+        entries["check"] = checks(entries)
+        data = entries.tobytes()
+        try:
+            if os.pwrite(descriptor, data, self._read * ENTRY.itemsize) != len(data):
+                raise OSError(None, "only a part could be written")
+            os.fsync(descriptor)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def _damaged(self, entry: int) -> CacheError:
+        return CacheError(
+            f"the ledger {self._path.parent} is damaged: entry {entry} of {BOOK} is not what was written; restore it "
+            "from a copy, for what was paid cannot be known from it"
+        )
+
+
+def checks(entries: Entries) -> NDArray[np.uint32]:
+    """What says that an entry is whole, (n,)."""
+    size, data = ENTRY.itemsize, entries.tobytes()
+    made = (zlib.crc32(data[start : start + size - 4]) for start in range(0, len(data), size))
+    return np.fromiter(made, np.uint32, len(entries))
