@@ -135,6 +135,13 @@ class Ledger:
         return self._account.spent
 
     @property
+    def spent_by(self) -> NDArray[np.float64]:
+        """What was spent on each teacher, likewise, shape (K,)."""
+        open_ = self._account.open.items()
+        aside = [sum(one.cost for (number, _), one in open_ if number == mine) for mine in self._numbers]
+        return np.array([self._account.paid[n] + held for n, held in zip(self._numbers, aside, strict=True)])
+
+    @property
     def counts(self) -> list[Counter[str]]:
         """What became of the instances that each teacher was asked about, (K,): see ``KINDS``, and ``unsettled``."""
         found = [Counter({KINDS[kind]: n for kind, n in self._account.kinds.get(x, {}).items()}) for x in self._numbers]
