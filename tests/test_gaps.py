@@ -33,6 +33,7 @@ from rlkd.trainer import make_trainer
 from rlkd.weighting import Evidence, Policy, build_weighting, mixture, named_weighting, weighting_names
 from rlkd.weighting.absent import learn
 from rlkd.weighting.by_row import RowWeights, once_a_row
+from rlkd.workflow.comparing import answerable
 
 TIED = tuple(name for name in ("rl_kd", "mtkd_rl") if name in weighting_names())
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=30, batch_size=20)
@@ -277,6 +278,16 @@ def test_gaps_are_kept_by_whatever_is_cut_out(task, cache, answered):
         refuse_gaps(source, "a control")
     with pytest.raises(CacheError, match=r"bool \(600, 3\).*got bool \(600, 2\)"):
         with_gaps(cache, answered[:, :2])
+
+
+def test_what_is_fitted_on_rows_that_nobody_answered_is_no_default(task, cache, answered, caplog):
+    names = ["uniform", "best_teacher", "auto", "router", "router:gain", "oracle"]
+    assert answerable(names, task, cache) == answerable(names, task, with_gaps(cache, answered)) == names
+    train = np.zeros_like(answered)
+    train[task.splits["train"]] = answered[task.splits["train"]]
+    assert answerable(names, task, with_gaps(cache, train)) == ["uniform", "auto", "router", "router:gain", "oracle"]
+    assert answerable(names, task, with_gaps(cache, answered & False)) == ["uniform", "auto", "oracle"]
+    assert "best_teacher, router, router:gain left out: no teacher answered about" in caplog.text
 
 
 # --- on disk

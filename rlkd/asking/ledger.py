@@ -137,9 +137,10 @@ class Ledger:
     @property
     def spent_by(self) -> NDArray[np.float64]:
         """What was spent on each teacher, likewise, shape (K,)."""
-        open_ = self._account.open.items()
-        aside = [sum(one.cost for (number, _), one in open_ if number == mine) for mine in self._numbers]
-        return np.array([self._account.paid[n] + held for n, held in zip(self._numbers, aside, strict=True)])
+        aside = dict.fromkeys(self._numbers, 0.0)
+        for (number, _), one in self._account.open.items():
+            aside[number] = aside.get(number, 0.0) + one.cost
+        return np.array([self._account.paid[number] + aside[number] for number in self._numbers])
 
     @property
     def counts(self) -> list[Counter[str]]:

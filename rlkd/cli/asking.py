@@ -22,6 +22,7 @@ def ask(task: TaskSettings, run: AskCommand) -> None:
         budget=run.budget,
         prices=run.price,
         dry_run=run.dry_run,
+        ask_again=run.ask_again,
         batch_size=run.batch_size,
         max_length=run.max_length,
         device=None if run.device == AUTO else run.device,

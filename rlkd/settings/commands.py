@@ -189,9 +189,16 @@ class AskCommand(Command):
         above(0),
     )
     price: tuple[str, ...] = knob(
-        (), "Price of an answer of a teacher, NAME=PRICE, repeatable; 1 of those that are not named."
+        (),
+        "Price of a teacher, NAME=PRICE, repeatable: of a call (10), of a thousand tokens in and out (0.5in+1.5out) or "
+        "both; 1 a call where none is named.",
     )
     dry_run: bool = knob(False, "Say what would be spent at most, and ask nobody.")
+    ask_again: bool = knob(
+        False,
+        "Ask again where a call was broken off and may have been paid for; by default it stays unsettled, and its "
+        "price set aside.",
+    )
     output_dir: str = like(
         WritingCommand, "output_dir", help="Directory of the cache that is written, and of the ledger of all answers."
     )

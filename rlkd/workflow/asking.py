@@ -1,11 +1,11 @@
 """Asking within a budget: teachers, a ledger and a strategy in, a cache with gaps out."""
 
-import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from rlkd.asking import Answers, Pool, TeacherBank
 from rlkd.asking.bank import Ids
 from rlkd.asking.ledger import Ledger
+from rlkd.asking.prices import Price
 from rlkd.asking.strategies import build_strategy
 from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
@@ -31,6 +32,7 @@ from rlkd.workflow.teachers import Rows, teacher_paths
 
 LEDGER, RECORD = "ledger", "asked.jsonl"
 """In the output directory: all answers ever paid for, and a line on every call."""
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:g}/{total:g} [{elapsed}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,7 @@ def run_ask(
     budget: float,
     prices: Sequence[str] = AskCommand.price,
     dry_run: bool = AskCommand.dry_run,
+    ask_again: bool = AskCommand.ask_again,
     batch_size: int = AskCommand.batch_size,
     max_length: int = AskCommand.max_length,
     device: str | None = None,
@@ -116,6 +119,7 @@ def run_ask(
         budget: What may be spent in all, earlier calls included.
         prices: Each ``NAME=PRICE``.
         dry_run: Say what would be spent, and ask nobody.
+        ask_again: Ask again what is unsettled, which may then be paid for twice.
         batch_size: Instances a forward pass.
         max_length: Tokens a text is cut to.
         device: Of the teachers.
@@ -131,18 +135,21 @@ def run_ask(
     loaded = load_teachers(teacher_paths(teachers), task, device=device)
     check_place(folder, task, loaded)
     named = named_prices(prices, [teacher.name for teacher in loaded])
-    bank = Ledger(
-        folder / LEDGER, task, loaded, prices=named, budget=budget, batch_size=batch_size, max_length=max_length
-    )
-    check_budget(bank, task, folder)
+
+    def opened(place: Path) -> Ledger:
+        limits = {"batch_size": batch_size, "max_length": max_length}
+        return Ledger(place, task, loaded, prices=named, budget=budget, ask_again=ask_again, **limits)
+
     if dry_run:
-        return _would_be(bank, task)
+        return _would_be(opened, folder, task)
+    bank = opened(folder / LEDGER)
+    check_budget(bank, folder)
     before, pool = bank.spent, Pool.of(task, knowledge=joint_knowledge(loaded, task))
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with closing(tqdm(total=budget, desc="budget", disable=not progress)) as bar:
+        with closing(tqdm(total=budget, desc="budget", disable=not progress, bar_format=BAR)) as bar:
             rule.run(pool, Watched(bank, bar), seed)
-    finally:  # what was paid for can be used, whatever went wrong
+    finally:  # what was paid for can be used, whatever went wrong; by other processes too
+        bank = opened(folder / LEDGER)
         answers = bank.answers
         write_gapped_cache(answers.logits, answers.answered, task, loaded, folder, max_length=max_length)
     rows = teacher_rows(bank)
@@ -168,31 +175,27 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def named_prices(prices: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+def named_prices(prices: Sequence[str], names: Sequence[str]) -> dict[str, Price]:
     """Prices of ``NAME=PRICE``.
 
     Raises:
         ConfigError: One is no such thing, or names a teacher twice.
         UnknownNameError: There is no such teacher.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Price] = {}
     for text in prices:
-        name, _, price = text.rpartition("=")
-        try:
-            number = float(price)
-        except ValueError:
-            number = math.nan
-        if not name or not 0 < number < math.inf:
-            raise ConfigError(f"expected a teacher's name and a price above 0, got {text!r}; write {names[0]}=10")
+        name, equals, price = text.rpartition("=")
+        if not equals:
+            raise ConfigError(f"expected a teacher's name and a price, got {text!r}; write for example {names[0]}=10")
         if name not in names:
             raise unknown_name("teacher", name, names)
         if name in found:
-            raise ConfigError(f"every teacher has one price, {name!r} got {found[name]:g} and {number:g}; drop one")
-        found[name] = number
+            raise ConfigError(f"every teacher has one price, {name!r} got a second one, {price!r}; drop one")
+        found[name] = Price.read(price)
     return found
 
 
-def check_budget(bank: TeacherBank, task: Task, folder: Path) -> None:
+def check_budget(bank: TeacherBank, folder: Path) -> None:
     """Refuse a budget that is spent already, or that pays for no answer.
 
     Raises:
@@ -203,53 +206,59 @@ def check_budget(bank: TeacherBank, task: Task, folder: Path) -> None:
             f"expected a budget of what was spent in {folder} before or more, {bank.spent:g}, got {bank.budget:g}; it "
             "counts earlier calls: raise it"
         )
-    if bank.budget < bank.prices.min() and not bank.answers.asked.any():
+    if bank.budget < bank.prices.min() and bank.spent == 0:
         raise ConfigError(
             f"expected a budget that pays for an answer, of which the cheapest costs {bank.prices.min():g}, got "
             f"{bank.budget:g}; raise it"
         )
 
 
-def _would_be(bank: TeacherBank, task: Task) -> Asked:
-    """What would be spent at most: of a strategy it cannot be known before."""
-    asked = bank.answers.asked[task.splits["train"]]
+def _would_be(opened: Callable[[Path], Ledger], folder: Path, task: Task) -> Asked:
+    """What would be spent at most: what a strategy would spend it on, it cannot say before it asks."""
+    with TemporaryDirectory() as elsewhere:  # nothing is written
+        there = folder / LEDGER
+        bank = opened(there if there.is_dir() else Path(elsewhere) / LEDGER)
+    check_budget(bank, folder)
+    unasked = np.asarray(~bank.answers.asked[task.splits["train"]])
     rows: Rows = [
         {
             "teacher": name,
             "price": float(price),
-            "asked": int(asked[:, k].sum()),
-            "to_ask": int((~asked[:, k]).sum()),
-            "costs_at_most": float((~asked[:, k]).sum() * price),
+            "asked": int((~unasked[:, k]).sum()),
+            "to_ask": int(unasked[:, k].sum()),
+            "costs_at_most": float(unasked[:, k].sum() * price),
         }
         for k, (name, price) in enumerate(zip(bank.teacher_names, bank.prices, strict=True))
     ]
-    most = min(bank.budget - bank.spent, sum(row["costs_at_most"] for row in rows))
+    everything = sum(row["costs_at_most"] for row in rows)
     told = (
-        f"At most {most:g} would be spent: the budget is {bank.budget:g}, of which {bank.spent:g} are spent; to ask "
-        f"everybody about all {len(asked)} train rows costs {sum(row['costs_at_most'] for row in rows):g} more."
+        f"At most {min(bank.budget - bank.spent, everything):g} would be spent: the budget is {bank.budget:g}, "
+        f"{bank.spent:g} of it spent before; what is left to ask everybody about {len(unasked)} train rows costs "
+        f"{everything:g}."
     )
     return Asked(rows=rows, sentences=[told], following="Nobody was asked; leave --dry-run out to ask.")
 
 
 def teacher_rows(bank: Ledger) -> Rows:
-    """What was asked of each teacher so far, and what came of it."""
-    answers = bank.answers
-    return [
-        {
-            "teacher": name,
-            "asked": int(answers.asked[:, k].sum()),
-            "answered": int(answers.answered[:, k].sum()),
-            "refused": int((answers.asked[:, k] & ~answers.answered[:, k]).sum()),
-            "unsettled": int(bank.unsettled[k]),
-            "spent": round(float(bank.spent_by[k]), 9),
+    """What each teacher was asked so far, and what came of it.
+
+    ``refused`` are all that were no answers, ``unsettled`` those of which it is not known what became of them.
+    """
+    rows = []
+    for k, name in enumerate(bank.teacher_names):
+        counts = bank.counts[k]
+        ends = {
+            "answered": int(bank.answers.answered[:, k].sum()),
+            "refused": sum(counts[kind] for kind in ("refused", "cut off", "no label")),
+            "unsettled": sum(counts[kind] for kind in ("unsettled", "under way", "lost")),
         }
-        for k, name in enumerate(bank.teacher_names)
-    ]
+        rows.append({"teacher": name, "asked": sum(ends.values()), **ends, "spent": round(float(bank.spent_by[k]), 9)})
+    return rows
 
 
 def _sentences(bank: TeacherBank, task: Task, before: float) -> list[str]:
     answered = bank.answers.answered[task.splits["train"]]
-    told = answered.any(1)
+    told = np.asarray(answered.any(1))
     labelled = task.table.labels[task.splits["train"]] != UNLABELLED
     mean = answered[told].sum(1).mean() if told.any() else 0.0
     return [
