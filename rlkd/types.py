@@ -176,6 +176,9 @@ class LogitSource(Protocol):
     def rows(self, ids: Tensor) -> Tensor:
         """Teacher logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
 
+    def mask_rows(self, ids: Tensor) -> Tensor | None:
+        """Which teachers answered about the instances, bool, shape (B, K); None: all about all of them."""
+
     @property
     def has_affinity(self) -> bool:
         """Whether :meth:`affinity_rows` gives anything."""

@@ -118,6 +118,7 @@ HASHED = {
     "data/collection.py": "the data of tasks",
     "data/task.py": "the rows of a task",
     "logit_cache/building.py": "names of a cache's arrays, which are part of its format",
+    "logit_cache/gaps.py": "likewise",
     "models/arrays.py": "logits",
     "models/identity.py": "weights",
     "report/origins.py": "the lines of a report",

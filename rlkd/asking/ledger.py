@@ -135,6 +135,14 @@ class Ledger:
         return self._account.spent
 
     @property
+    def spent_by(self) -> NDArray[np.float64]:
+        """What was spent on each teacher, likewise, shape (K,)."""
+        aside = dict.fromkeys(self._numbers, 0.0)
+        for (number, _), one in self._account.open.items():
+            aside[number] = aside.get(number, 0.0) + one.cost
+        return np.array([self._account.paid[number] + aside[number] for number in self._numbers])
+
+    @property
     def counts(self) -> list[Counter[str]]:
         """What became of the instances that each teacher was asked about, (K,): see ``KINDS``, and ``unsettled``."""
         found = [Counter({KINDS[kind]: n for kind, n in self._account.kinds.get(x, {}).items()}) for x in self._numbers]

@@ -52,6 +52,7 @@ class CachedTeachers:
         known = self._cache.reliability
         return State(
             teacher_logits=self._cache.rows(ids),
+            teacher_mask=self._cache.mask_rows(ids),
             ids=ids,
             affinity=self._cache.affinity_rows(ids),
             reliability=None if known is None else known.expand(len(ids), -1, -1),

@@ -33,6 +33,7 @@ from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, check_state, mixture
+from rlkd.weighting.absent import learn
 from rlkd.weighting.by_row import is_by_row
 
 BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature", "divergence", "teacher_mask"})
@@ -325,7 +326,7 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         assert state.progress is not None
         self.weight_record.add(state.progress, groups, taught.weights)
         if self._online is not None:
-            cast(OnlineWeighting, self.weighting).update(state)
+            learn(self.weighting, state)
         return taught
 
     def _distillation_losses(self, student_logits: Tensor, labels: Tensor | None, taught: Mixture) -> Tensor:

@@ -96,11 +96,12 @@ class BestTeacher(Fixed):
         assert state.labels is not None
         if len(state.labels) == 0:
             raise WeightingError(
-                "weighting 'best_teacher' needs labelled validation rows, got none; label some, or choose the teacher "
-                "yourself with 'fixed'"
+                "weighting 'best_teacher' needs labelled validation rows that teachers answered about, got none; label "
+                "some, or choose the teacher yourself with 'fixed'"
             )
-        right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)).sum(0)
-        return cls((right == right.max()).float())
+        right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)) & state.present
+        accuracy = right.sum(0).double() / state.present.sum(0).clamp_min(1)
+        return cls((accuracy == accuracy.max()).float())
 
 
 class RandomTeacher(BaseWeighting):
