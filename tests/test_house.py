@@ -37,6 +37,7 @@ FLOORS = (
     "prototypes",
     "data",
     "models",
+    "auto_classes",
     "features",
     "logit_cache",
     "weighting",

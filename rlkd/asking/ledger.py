@@ -99,22 +99,22 @@ class Ledger:
 
     def _check_header(self) -> list[int]:
         """Take the folder, or see that it is this task's; the number of each teacher in the book, (K,)."""
-        path, data = self._folder / HEADER, self._task.fingerprint
-        header = (
-            read_object(path) if path.exists() else {"format_version": FORMAT_VERSION, "data": data, "teachers": []}
-        )
-        if header.get("format_version") != FORMAT_VERSION or not isinstance(header.get("teachers"), list):
-            raise CacheError(f"{path} is no ledger of format {FORMAT_VERSION}; choose another folder")
-        if header.get("data") != data:
-            raise CacheError(
-                f"the ledger {self._folder} is of other data than task {self._task.name!r} ({data[:12]}); choose "
-                "another folder: what is in it was paid for"
-            )
+        path, data, known = self._folder / HEADER, self._task.fingerprint, list[str]()
+        if path.exists():
+            header = read_object(path)
+            if header.get("format_version") != FORMAT_VERSION or not isinstance(header.get("teachers"), list):
+                raise CacheError(f"{path} is no ledger of format {FORMAT_VERSION}; choose another folder")
+            if header.get("data") != data:
+                raise CacheError(
+                    f"the ledger {self._folder} is of other data than task {self._task.name!r} ({data[:12]}); choose "
+                    "another folder: what is in it was paid for"
+                )
+            known = header["teachers"]
         identities = [teacher.identity for teacher in self._teachers]
-        known: list[str] = [*header["teachers"]]
-        known += [identity for identity in dict.fromkeys(identities) if identity not in known]
-        if known != header["teachers"] or not path.exists():
-            write_json_atomic(path, header | {"teachers": known})
+        new = [identity for identity in dict.fromkeys(identities) if identity not in known]
+        if new or not path.exists():
+            known = known + new
+            write_json_atomic(path, {"format_version": FORMAT_VERSION, "data": data, "teachers": known})
         return [known.index(identity) for identity in identities]
 
     @property

@@ -162,8 +162,8 @@ class CacheCommand(WritingCommand):
     """``rlkd cache``, beside the task and how teachers are asked."""
 
     teachers: tuple[str, ...] = required(
-        "Folder of a teacher or of several, repeatable. Logits: a folder of train.npy, validation.npy and test.npy, "
-        "rows in the order of your files, columns in that of the classes or named in label_names.json."
+        "Folder of a teacher or of several, or hub id, repeatable. Logits: a folder of train.npy, validation.npy and "
+        "test.npy, rows in the order of your files, columns in that of the classes or named in label_names.json."
     )
     embedder: str | None = knob(None, "Encoder for the affinity feature: a hub id or a path.")
     device: str = like(StudentSettings, "device")

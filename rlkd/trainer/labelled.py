@@ -14,7 +14,10 @@ from rlkd.errors import TaskError
 from rlkd.kinds.base import Positions
 from rlkd.logit_cache import LogitCache
 from rlkd.records import check_one_process
-from rlkd.trainer.training import CARRIED, DistillationMixin, some_rows
+from rlkd.trainer.collating import CARRIED
+from rlkd.trainer.randomness import generators_as_they_were
+from rlkd.trainer.rows import some_rows
+from rlkd.trainer.training import DistillationMixin
 
 ROWS = 4096
 """Labelled instances, or tokens, that are asked about."""
@@ -57,7 +60,8 @@ def labelled_answers(
     chosen, mine = some_rows(data, rows), cast(Any, trainer)
     if len(chosen) == 0:
         raise TaskError("expected labelled rows to fit a weighting on, got none; pass some")
-    parts = [torch.cat(part).numpy() for part in zip(*_asked(mine, chosen, rows, seed), strict=True)]
+    with generators_as_they_were():
+        parts = [torch.cat(part).numpy() for part in zip(*_asked(mine, chosen, rows, seed), strict=True)]
     splits = dealt_rows(parts[0], seed)
     order, ends = np.concatenate(list(splits.values())), np.cumsum([0, *map(len, splits.values())])
     labels, said, present, vectors = (part[order] for part in parts[1:])
