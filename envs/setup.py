@@ -43,8 +43,8 @@ class DistillationSetup:
         self.probe_ids, self.validation_ids = self.task.labelled_ids("probe"), self.task.labelled_ids("validation")
         if len(self.labelled_ids) == 0 or len(self.probe_ids) == 0:
             raise TaskError(
-                f"rewards need labelled probe rows, and labelled train rows with answers, task {task.name!r} has "
-                f"{len(self.probe_ids)} and {len(self.labelled_ids)}; label some rows of train"
+                f"rewards need labelled train and probe rows, those of train with answers of teachers, task "
+                f"{task.name!r} has {len(self.labelled_ids)} and {len(self.probe_ids)}; label some rows of train"
             )
         self.make_student = self._student_factory(student)
 

@@ -8,6 +8,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from test_kinds import KINDS, rows_of, trainer_of
 
 from rlkd.agents import train_policy
 from rlkd.data.subset import keep_rows
@@ -30,6 +31,7 @@ from rlkd.logit_cache.held import HeldStates, read_all
 from rlkd.models import ArrayTeacher
 from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
+from rlkd.trainer.labelled import labelled_answers
 from rlkd.weighting import Evidence, Policy, build_weighting, mixture, named_weighting, weighting_names
 from rlkd.weighting.absent import learn
 from rlkd.weighting.by_row import RowWeights, once_a_row
@@ -97,7 +99,7 @@ def test_every_weighting_weighs_who_answered_alone(name, task, cache, answered, 
     """Fitted and asked on gaps: garbage there changes nothing, and rows that nobody answered change no other's."""
     ids = task.splits["train"][:90]
     found = []
-    for garbage in (None, np.nan, 1e30, -7.0):
+    for garbage in (None, np.nan, 1e30):
         source = with_gaps(cache, answered, garbage)
         weighting, state = made(name, task, source, folder), seen(task, source, ids)
         taught = mixture(weighting, state)
@@ -367,5 +369,54 @@ def test_nothing_to_learn_from_is_said(task, cache, answered):
     bare = dataclasses.replace(task, table=dataclasses.replace(task.table, labels=task.table.labels * 0 - 1))
     with pytest.raises(CacheError, match="answers about train rows of task 'planted', or labels, got none of either"):
         taught_rows(bare, with_gaps(cache, answered & False))
-    with pytest.raises((TaskError, WeightingError), match=r"with answers|answered about"):
+    with pytest.raises((TaskError, WeightingError), match=r"with answers of teachers|answered about"):
         train_policy(task, with_gaps(cache, answered & False), student="rlkd/mlp", total_timesteps=100)
+
+
+# --- the trainer of one's own batches
+
+
+@pytest.mark.parametrize(
+    ("kind", "weighting"),
+    [
+        *((kind, "uniform") for kind in KINDS if "token" not in kind),
+        ("multi-label classification", "cross_entropy"),
+        ("regression", "gate"),
+        ("single-label classification", "auto"),
+    ],
+)
+def test_a_plain_trainer_reads_a_cache_with_gaps(kind, weighting, tmp_path):
+    outputs = KINDS[kind][1]
+    rng = np.random.default_rng(0)
+    said = rng.normal(size=(24, 3, outputs)).astype(np.float32)
+    mask = rng.random((24, 3)) < 0.4
+    assert 0 < mask.any(1).sum() < 24
+    found = []
+    for garbage in (np.nan, 5.0, None):
+        kept = mask if garbage is not None else np.ones_like(mask)
+        arrays = np.where(kept[..., None], said, np.float32(garbage or 0))
+        teachers = cache_of(arrays, kept)
+        trainer = trainer_of(kind, weighting, tmp_path, teachers=teachers, max_steps=4, per_device_train_batch_size=8)
+        trainer.train()
+        found.append(trainer.model.layer.weight.detach())
+        assert found[-1].isfinite().all()
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    bare = [{name: value for name, value in row.items() if name != "labels"} for row in rows_of(kind)]
+    with pytest.raises(TeacherError, match=r"expected an answer of a teacher or a label, got neither for instance"):
+        trainer_of(kind, "uniform", tmp_path, rows=bare, teachers=cache_of(said, mask), max_steps=4).train()
+
+
+def cache_of(said, mask):
+    return LogitCache(list(said.transpose(1, 0, 2)), ["a", "b", "c"], mask=mask)
+
+
+def test_what_a_trainer_is_fitted_on_knows_the_gaps(tmp_path):
+    kind, rng = "single-label classification", np.random.default_rng(0)
+    mask = rng.random((24, 3)) < 0.4
+    trainer = trainer_of(
+        kind, "uniform", tmp_path, teachers=cache_of(rng.normal(size=(24, 3, 3)).astype(np.float32), mask)
+    )
+    task, cache = labelled_answers(trainer, rows_of(kind))
+    assert cache.answers == mask.sum()
+    assert build_weighting("router", task, cache).by_row

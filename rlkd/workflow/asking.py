@@ -145,13 +145,16 @@ def run_ask(
     bank = opened(folder / LEDGER)
     check_budget(bank, folder)
     before, pool = bank.spent, Pool.of(task, knowledge=joint_knowledge(loaded, task))
+    broken = True
     try:
         with closing(tqdm(total=budget, desc="budget", disable=not progress, bar_format=BAR)) as bar:
             rule.run(pool, Watched(bank, bar), seed)
+        broken = False
     finally:  # what was paid for can be used, whatever went wrong; by other processes too
         bank = opened(folder / LEDGER)
         answers = bank.answers
-        write_gapped_cache(answers.logits, answers.answered, task, loaded, folder, max_length=max_length)
+        if not broken or answers.answered.any():
+            write_gapped_cache(answers.logits, answers.answered, task, loaded, folder, max_length=max_length)
     rows = teacher_rows(bank)
     record = {"strategy": strategy, "budget": budget, "prices": list(prices), "seed": seed, "data": task.fingerprint}
     append_jsonl(folder / RECORD, record | {"spent": bank.spent, "teachers": rows, "environment": environment()})
