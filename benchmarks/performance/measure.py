@@ -243,8 +243,10 @@ def measure_cache(bench: Bench, classes: int) -> list[dict[str, Any]]:
 
 
 def read_in_turns(bench: Bench, reads: Sequence[Callable[[torch.Tensor], torch.Tensor]]) -> Seconds:
-    """Milliseconds that each takes to read the same random rows, shape (ways to read, rounds, 2); each goes first at
-    times: the first finds the ids less near at hand."""
+    """Milliseconds that each takes to read the same random rows, shape (ways to read, rounds, 2).
+
+    Each goes first at times, which finds the ids less near at hand.
+    """
     generator = torch.Generator().manual_seed(0)
     calls, rounds = CACHE_CALLS + CACHE_CALLS // 10, []
     for _ in range(bench.rounds):
