@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -71,6 +72,11 @@ class LeanMixin:
     accelerator: Any
     model: Any
 
+    @cached_property
+    def _processes(self) -> int:
+        """How many share every batch."""
+        return int(self.args.world_size)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
         self.__dict__.pop("_operations", None)
@@ -89,6 +95,6 @@ class LeanMixin:
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         # what the Trainer's own comes to where gradients are neither scaled nor sharded
-        if self.args.world_size > 1 or self.accelerator.scaler is not None:
+        if self._processes > 1 or self.accelerator.scaler is not None:
             return cast(Any, super())._clip_grad_norm(model)
         return clip_grad_norm(model.parameters(), self.args.max_grad_norm)

@@ -206,7 +206,7 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         places = [(batch.get("labels"), self._positions(batch)) for batch in batch_samples]
         self._counted = [(labels, labels._version, found) for labels, found in places if labels is not None]
         count = self._counts(sum(found.count for _, found in places), device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+        return self.accelerator.gather(count).sum() if self._processes > 1 else count
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
@@ -236,8 +236,8 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         outputs = model(**fields)
         losses = self._losses(outputs.logits, positions, fields, carried)
         loss = losses.sum() / (max(len(losses), 1) if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.args.world_size > 1:
-            loss = loss * self.args.world_size  # gradients are averaged over the processes
+        if num_items_in_batch is not None and self._processes > 1:
+            loss = loss * self._processes  # gradients are averaged over the processes
         self._check_finite(loss, losses)
         return (loss, outputs) if return_outputs else loss
 
@@ -267,8 +267,9 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
             self._set_kind(kind)
         positions = self._kind.positions(batch)
         dealt = batch.get(WHOLE)
-        rank = self.args.process_index
-        has_rows = dealt is None or share_of(len(dealt), self.args.world_size, rank).start < len(dealt)
+        if dealt is None:
+            return positions
+        has_rows = share_of(len(dealt), self._processes, self.args.process_index).start < len(dealt)
         return positions if has_rows else positions.none()
 
     def _losses(self, logits: Tensor, positions: Positions, fields: Mapping[str, Any], carried: Any) -> Tensor:
@@ -304,22 +305,22 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         """Sums over what each process has, in all of them."""
-        return self.accelerator.reduce(sums.to(self.args.device)) if self.args.world_size > 1 else sums
+        return self.accelerator.reduce(sums.to(self.args.device)) if self._processes > 1 else sums
 
     def _batch_taught(self, state: State) -> Mixture:
         """What is taught of the rows of this process, by a weighting that sees the whole batch if it looks at it."""
-        if self.args.world_size > 1 and is_by_row(self.weighting):
+        if self._processes == 1:
+            return self._taught(state)
+        if is_by_row(self.weighting):
             taught = mixture(self.weighting, state)
             assert state.progress is not None
             count = taught.weights.new_tensor([len(taught.weights)])
             total = self._over_processes(torch.cat([taught.weights.sum(0), count]).double())
             self.weight_record.add_total(state.progress, total)
             return taught
-        if self.args.world_size > 1:
-            shares = Shares.of_rows(self.accelerator, state.teacher_logits)
-            whole = shares.whole_state(state)
-            return part_of(self._taught(whole), shares.own)
-        return self._taught(state)
+        shares = Shares.of_rows(self.accelerator, state.teacher_logits)
+        whole = shares.whole_state(state)
+        return part_of(self._taught(whole), shares.own)
 
     def _taught(self, state: State, groups: Tensor | None = None) -> Mixture:
         taught = mixture(self.weighting, state)
