@@ -45,7 +45,7 @@ from rlkd.logit_cache import LogitCache
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.records import environment, write_json_atomic
 from rlkd.stats import Panel
-from rlkd.trainer.batch_teachers import CachedTeachers
+from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.types import Knowledge, State
 from rlkd.weighting import Policy
 from rlkd.weighting.controls import PolicyShuffle

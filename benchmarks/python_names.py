@@ -6,9 +6,11 @@ called, a module, a name that is imported, a variable that is set or read elsewh
 caught or a class that is a base. The same word is many of them, so only its neighbours tell. Other tokens are read and
 have no class.
 
-A token is a word; numbers, strings and ends of lines are one word each, comments none. Files of up to 60,000 bytes in
-plain ASCII, without those of tests, are taken in an order drawn once, cut into windows of 32 tokens, of which 30 at
-most are kept, evenly spaced. The windows depend on the version of Python alone.
+A token is a word; numbers, strings and ends of lines are one word each, comments none. A string with expressions
+inside (``f"{name}"``) is one word too, and the names in it are none: before Python 3.12 they are no tokens. Files of up
+to 60,000 bytes in plain ASCII, without those of tests, are taken in an order drawn once, cut into windows of 32 tokens,
+of which 30 at most are kept, evenly spaced. The windows depend on the files of the standard library alone, and so on
+the version of Python.
 """
 
 import ast
@@ -17,7 +19,8 @@ import re
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,14 @@ VOCABULARY = 4000
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 NO_CLASS = -100
 FOLDERS = re.compile(r"tests?|idle_test|idlelib|lib2to3|turtledemo|site-packages|dist-packages|__pycache__|config-.*")
+
+OPENING, CLOSING = (
+    {number for number in (getattr(tokenize, f"{kind}STRING_{end}", None) for kind in "FT") if number is not None}
+    for end in ("START", "END")
+)
+"""Tokens around a string with expressions inside; there are none before Python 3.12."""
+WITH_EXPRESSIONS = tuple(kind for name in ("JoinedStr", "TemplateStr") if (kind := getattr(ast, name, None)))
+"""Nodes of such strings."""
 
 Place = tuple[int, int]
 """Line from 1 and column from 0."""
@@ -83,7 +94,7 @@ def words_of(source: str, told: dict[Place, str]) -> Iterator[tuple[str, int]]:
     """Words of a program, each with its class."""
     before = ""
     yield "NEWLINE", NO_CLASS
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    for token in whole_strings(tokenize.generate_tokens(io.StringIO(source).readline), OPENING, CLOSING):
         word = token.string
         if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER):
             continue
@@ -96,10 +107,41 @@ def words_of(source: str, told: dict[Place, str]) -> Iterator[tuple[str, int]]:
         yield word, CLASSES.index(name) if token.type == tokenize.NAME and name else NO_CLASS
 
 
+def whole_strings(
+    tokens: Iterable[tokenize.TokenInfo], opening: Collection[int], closing: Collection[int]
+) -> Iterator[tokenize.TokenInfo]:
+    """Tokens as before Python 3.12: a string with expressions inside, however deep, is one.
+
+    Args:
+        tokens: Of a program.
+        opening: Types of tokens that begin such a string.
+        closing: Types of those that end one.
+    """
+    depth = 0
+    for token in tokens:
+        if token.type in opening:
+            if depth == 0:
+                yield token._replace(type=tokenize.STRING)
+            depth += 1
+        elif token.type in closing:
+            depth -= 1
+        elif depth == 0:
+            yield token
+
+
+def nodes_outside_strings(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree as ``ast.walk`` gives them, without those in strings: their places depend on the version."""
+    left = deque([tree])
+    while left:
+        node = left.popleft()
+        left.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, WITH_EXPRESSIONS))
+        yield node
+
+
 def classes_by_place(tree: ast.AST) -> dict[Place, str]:
     """Class of the names by where they begin; those that are defined have no place of their own in a tree."""
     told: dict[Place, str] = {}
-    for node in ast.walk(tree):  # from the root, so that what is inside a call, say, is told by the call
+    for node in nodes_outside_strings(tree):  # from the root, so that what is inside a call, say, is told by the call
         for name, inner in named_inside(node):
             told.setdefault(inner, name)
     return told

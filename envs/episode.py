@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlkd.devices import mixed_precision
 from rlkd.errors import NonFiniteLossError
-from rlkd.logit_cache import read_state
+from rlkd.logit_cache import answered_ids, read_state
 from rlkd.losses import (
     cost_of_mixture,
     cross_entropy,
@@ -116,8 +116,8 @@ class DistillationEpisode:
         return replace(state, student_logits=self.batch_logits()) if student else state
 
     def validation_state(self, *, student: bool, max_rows: int = 2000) -> State:
-        """The state of labelled validation rows."""
-        ids = self.setup.validation_ids[:max_rows]
+        """The state of labelled validation rows that teachers answered about."""
+        ids = answered_ids(self.setup.source, self.setup.validation_ids)[:max_rows]
         state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
         state = replace(state, progress=self.course.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state

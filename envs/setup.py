@@ -8,6 +8,7 @@ from torch import Tensor
 from rlkd.data.batching import encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, TaskError
+from rlkd.logit_cache import answered_ids
 from rlkd.models.students import StudentFactory, load_student
 from rlkd.settings import EpisodeSettings
 from rlkd.types import LogitSource
@@ -37,12 +38,13 @@ class DistillationSetup:
         self.source = source.head(len(self.task.table))
         self.settings, self.device = settings, torch.device(device)
         self.teacher_sets = TeacherSets(copies=settings.teacher_copies, dropout=settings.teacher_dropout)
-        self.train_ids, self.labelled_ids = self.task.splits["train"], self.task.labelled_ids("train")
+        self.train_ids = answered_ids(self.source, self.task.splits["train"])  # about others there is nothing to decide
+        self.labelled_ids = np.intersect1d(self.train_ids, self.task.labelled_ids("train"))
         self.probe_ids, self.validation_ids = self.task.labelled_ids("probe"), self.task.labelled_ids("validation")
         if len(self.labelled_ids) == 0 or len(self.probe_ids) == 0:
             raise TaskError(
-                f"rewards need labelled train and probe rows, task {task.name!r} has {len(self.labelled_ids)} and "
-                f"{len(self.probe_ids)}; label some rows of train"
+                f"rewards need labelled train and probe rows, those of train with answers of teachers, task "
+                f"{task.name!r} has {len(self.labelled_ids)} and {len(self.probe_ids)}; label some rows of train"
             )
         self.make_student = self._student_factory(student)
 

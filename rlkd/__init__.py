@@ -6,6 +6,8 @@ Names are loaded on first use, so a deployed policy needs neither Stable-Baselin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rlkd import auto_classes
+
 if TYPE_CHECKING:
     from rlkd.agents import train_policy
     from rlkd.data import Task, load_task
@@ -66,6 +68,8 @@ __all__ = [
     "usual_sureness",
     "weighted_distillation_loss",
 ]
+
+auto_classes.make_known()
 
 
 def __getattr__(name: str) -> Any:

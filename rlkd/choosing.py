@@ -20,7 +20,7 @@ from rlkd.data.task import Task
 from rlkd.devices import one_thread
 from rlkd.errors import WeightingError
 from rlkd.features import ObservationConfig
-from rlkd.logit_cache import LogitCache
+from rlkd.logit_cache import LogitCache, answered_ids
 from rlkd.losses import refined_cross_entropy
 from rlkd.models.students import smallest_student
 from rlkd.ranks import is_first, once_by_all
@@ -204,7 +204,8 @@ def chosen_policy(
     def make() -> None:
         candidates = {PRIOR: load_policy(AUTO)}
         tried = students if len(cache.teacher_names) > 1 else 0  # one teacher leaves nothing to choose
-        if tried and len(task.labelled_ids("train")) + len(task.labelled_ids("probe")):
+        labelled = np.concatenate([task.labelled_ids(split) for split in ("train", "probe")])
+        if tried and len(answered_ids(cache, labelled)):
             candidates[ROUTER] = train_router(Evidence.of(task, cache))
         if trained is not None:
             candidates[TRAINED] = load_policy(trained)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rlkd.data.task import UNLABELLED, Task
 from rlkd.errors import TaskError
-from rlkd.logit_cache import read_state
+from rlkd.logit_cache import answered_ids, read_state
 from rlkd.losses import soft_targets
 from rlkd.stats.prediction import FEWEST_ROWS, GainLine, surely
 from rlkd.types import LogitSource, State
@@ -154,7 +154,7 @@ def _crowds(labels: Tensor, alike: int, draws: int) -> Iterator[Tensor]:
 
 def run_figures(weighting: BaseWeighting, task: Task, source: LogitSource) -> Figures | None:
     """What the record of a run keeps of :func:`reachable` on validation; None where it cannot be known beforehand."""
-    ids = task.labelled_ids("validation")
+    ids = answered_ids(source, task.labelled_ids("validation"))
     return reachable(weighting, task, source, ids) if len(ids) and weighting.requires <= TOLD else None
 
 
@@ -188,7 +188,8 @@ def crossfitted_router(
     Returns:
         The weights, for these rows alone; None where there are fewer than ``FEWEST_ROWS`` to learn from.
     """
-    pool = np.setdiff1d(np.concatenate([task.labelled_ids(split) for split in ("train", "probe")]), ids)
+    labelled = np.concatenate([task.labelled_ids(split) for split in ("train", "probe")])
+    pool = np.setdiff1d(answered_ids(source, labelled), ids)
     places = np.random.default_rng(seed).permutation(len(ids))
     folds = [places] if len(pool) >= ENOUGH else np.array_split(places, min(FOLDS, len(ids)))
     weights = None
@@ -228,9 +229,9 @@ def headroom_rows(task: Task, source: LogitSource, split: str) -> list[Figures]:
         ``reachable`` (the rise of :func:`lead`) with its standard ``error``, ``expected_gain`` in points with the ends
         of its prediction interval (``_low``, ``_high``), and the ``seconds`` that asking took.
     """
-    ids, policy = task.labelled_ids(split), load_policy(AUTO)
+    ids, policy = answered_ids(source, task.labelled_ids(split)), load_policy(AUTO)
     if len(ids) < FEWEST_ROWS:
-        every = task.splits[split]
+        every = answered_ids(source, task.splits[split])
         if len(every) == 0:
             raise TaskError(
                 f"task {task.name!r} has no {split} rows, so there is nothing to look at; name another split"

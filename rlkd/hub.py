@@ -1,17 +1,22 @@
 """The Hugging Face hub: a name that is not there is refused within seconds, hub or no hub."""
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from rlkd.errors import one_line
+from rlkd.errors import RlkdError, one_line
 
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT = 3.0
 """Seconds that the hub has to answer in."""
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.skops", "*.npy")
+"""Of a model's repository what we read: nothing that is unpickled, and no code."""
+ID = re.compile(r"(?![.-])[\w.-]+(/(?![.-])[\w.-]+)?", re.ASCII)
+"""The name of a repository, with its owner or, of the oldest, without."""
 
 
 @contextmanager
@@ -50,3 +55,36 @@ def offline_if_unreachable(name: str | Path, kind: Literal["dataset", "model"]) 
     finally:
         for place, value in zip(places, before, strict=True):
             place.HF_HUB_OFFLINE = value
+
+
+def may_be_id(name: Any) -> bool:
+    """Whether something can only be meant for a repository on the hub: a string, nothing on disk, of that form."""
+    return isinstance(name, str) and not Path(name).exists() and ID.fullmatch(name) is not None
+
+
+def snapshot(
+    name: str, *, expected: str, error: type[RlkdError], files: Sequence[str] = MODEL_FILES, **of_the_hub: Any
+) -> Path:
+    """The folder of a model's repository in the hub's cache, with files of one commit; those at its top alone.
+
+    Args:
+        name: Hub id.
+        expected: What it was to name, for the error.
+        error: The error to raise.
+        files: Patterns of the files that are wanted.
+        **of_the_hub: ``revision``, ``token``, ``cache_dir`` and the like.
+
+    Raises:
+        RlkdError: There is no such repository, or no hub and no copy of it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        with offline_if_unreachable(name, "model"):
+            return Path(snapshot_download(name, allow_patterns=[*files], ignore_patterns=["*/*"], **of_the_hub))
+    except (HfHubHTTPError, HFValidationError, OSError) as problem:
+        raise error(
+            f"expected {expected} or a hub id, got {name!r}: no such folder, and the hub gave none "
+            f"({one_line(problem)}); check the path"
+        ) from problem

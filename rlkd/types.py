@@ -59,6 +59,10 @@ class State:
         """Names of the fields that are given."""
         return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
+    def but(self, **changes: Any) -> "State":
+        """The same with other fields, as :func:`dataclasses.replace` makes it, in half the time."""
+        return State(**{**vars(self), **changes})
+
     @property
     def present(self) -> Tensor:
         """Bool mask of present teachers, shape (..., K)."""
@@ -171,6 +175,9 @@ class LogitSource(Protocol):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Teacher logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
+
+    def mask_rows(self, ids: Tensor) -> Tensor | None:
+        """Which teachers answered about the instances, bool, shape (B, K); None: all about all of them."""
 
     @property
     def has_affinity(self) -> bool:

@@ -41,7 +41,7 @@ from rlkd.logit_cache import LogitCache
 from rlkd.logit_cache.answers import ENTRY, AnswerStore, KeyIndex
 from rlkd.models import CallableTeacher
 from rlkd.trainer import DistillationMixin, DistillationTrainer, GivenLogits
-from rlkd.trainer.batch_teachers import FunctionTeacher, NetworkTeacher
+from rlkd.trainer.asking_teachers import FunctionTeacher, NetworkTeacher
 from rlkd.trainer.remembering import store_folder
 from rlkd.trainer.row_keys import keys_of_fields, keys_of_texts
 

@@ -475,9 +475,9 @@ def test_a_ledger_of_something_else_is_refused(tmp_path):
     Ledger(folder, task(), [own()]).ask(0, np.arange(10))
     with pytest.raises(CacheError, match=r"expected a ledger of task 'elements' with data \w+ in .*paid for"):
         Ledger(folder, task(59), [own()])
-    with pytest.raises(CacheError, match="with max_length 64 in .* with 128"):
+    with pytest.raises(CacheError, match=r"with max_length 64 in .* with 128"):
         Ledger(folder, task(), [own()], max_length=64)
-    with pytest.raises(CacheError, match="expected teacher 'own' as it was asked before .* a name of its own"):
+    with pytest.raises(CacheError, match=r"expected teacher 'own' as it was asked before .* a name of its own"):
         Ledger(folder, task(), [own(identity="own-2")])
     with pytest.raises(TeacherError, match="got 'own' and 'twin', which are the same"):
         Ledger(folder, task(), [own(), own("twin", identity="own-1")])
@@ -485,7 +485,7 @@ def test_a_ledger_of_something_else_is_refused(tmp_path):
         Ledger(folder, task_of_texts(vectors=True), [ServedTeacher("llm", LABELS, Endpoint(model="m", votes=1))])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(CacheError, match="found thesis.tex; choose another"):
+    with pytest.raises(CacheError, match=r"found thesis\.tex; choose another"):
         Ledger(tmp_path / "other", task(), [own()])
 
 
@@ -499,7 +499,7 @@ def test_a_damaged_ledger_is_refused_and_a_torn_end_is_none(tmp_path):
     damaged = bytearray(whole)
     damaged[100] ^= 1
     book.write_bytes(damaged)
-    with pytest.raises(CacheError, match="is damaged: entry 2 of calls.bin"):
+    with pytest.raises(CacheError, match=r"is damaged: entry 2 of calls\.bin"):
         Ledger(folder, task(), [own()])
     book.write_bytes(whole)
     (folder / "ledger.json").unlink()
@@ -520,7 +520,9 @@ def test_answers_that_are_gone_stay_paid(tmp_path, caplog):
     assert (ledger.spent, ledger.answers.answered.sum(), len(asked)) == (14.0, 4, 14)
 
 
-@pytest.mark.parametrize("text", ["", "one", "1+2", "1/1k", "0", "1/1k in+2/1M in", "-1", "nan", "1in", "1/2k in", "inf"])
+@pytest.mark.parametrize(
+    "text", ["", "one", "1+2", "1/1k", "0", "1/1k in+2/1M in", "-1", "nan", "1in", "1/2k in", "inf"]
+)
 def test_what_is_no_price_is_refused(text):
     with pytest.raises(ConfigError, match="price"):
         Price.read(text)

@@ -16,9 +16,10 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from transformers import BertConfig, BertForSequenceClassification, BertModel, pipeline
+from transformers import CONFIG_MAPPING, AutoModel, BertConfig, BertForSequenceClassification, BertModel, pipeline
 
 from rlkd.agents.trials import TrialStudents, choose, most_students
+from rlkd.auto_classes import OURS
 from rlkd.choosing import check_choice
 from rlkd.data import load_task
 from rlkd.data.task import Task
@@ -26,6 +27,16 @@ from rlkd.errors import RlkdError, TaskError
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.models import load_student, load_teachers, save_hf_teacher, train_tokenizer
+from rlkd.models.architectures import (
+    BiLstmConfig,
+    BiLstmForSequenceClassification,
+    CnnConfig,
+    CnnForImageClassification,
+    MlpConfig,
+    MlpForSequenceClassification,
+)
+from rlkd.models.multi_task import MultiTaskConfig, MultiTaskForSequenceClassification
+from rlkd.models.pair_encoder import PairBiLstmConfig
 from rlkd.report.usage import student_lines
 from rlkd.weighting import WeightingSpec, build_weighting, load_weighting
 from rlkd.weighting.learned import Policy
@@ -271,7 +282,7 @@ def test_a_student_is_loaded_by_the_lines_that_say_how(student: str, tmp_path: P
     save_hf_teacher(model, tokenizer, tmp_path / "s", name="s")
     first, *code = student_lines(tmp_path / "s", max_length=16)
     assert str(tmp_path / "s") in first
-    assert ("import rlkd.models" in "".join(code)) == (student == "rlkd/mlp")
+    assert ("import rlkd " in "".join(code)) == (student == "rlkd/mlp")
     space: dict[str, Any] = {}
     exec(textwrap.dedent("\n".join(code)), space)
     if student == "rlkd/mlp":
@@ -279,6 +290,69 @@ def test_a_student_is_loaded_by_the_lines_that_say_how(student: str, tmp_path: P
         assert torch.equal(space["student"](input_values=values).logits, model.eval()(input_values=values).logits)
     else:
         assert space["student"]("a good film " * 20)[0]["label"] in LABELS
+
+
+OF_OUR_TYPES: dict[str, Any] = {
+    "rlkd-bilstm": lambda: BiLstmForSequenceClassification(BiLstmConfig(vocab_size=9, embedding_size=4, hidden_size=4)),
+    "rlkd-mlp": lambda: MlpForSequenceClassification(MlpConfig(input_size=3, hidden_size=4)),
+    "rlkd-cnn": lambda: CnnForImageClassification(CnnConfig(filters=(2, 2), grid=1, hidden_size=4)),
+    "rlkd-multi-task": lambda: MultiTaskForSequenceClassification(MultiTaskConfig({"a": LABELS[:2]}, small_encoder())),
+    "rlkd-pair-bilstm": lambda: AutoModel.from_config(small_encoder()),
+}
+
+
+def small_encoder() -> PairBiLstmConfig:
+    return PairBiLstmConfig(vocab_size=9, embedding_size=4, hidden_size=4)
+
+
+LOADED = """
+import sys
+from pathlib import Path
+{first}
+before = set(sys.modules)
+{second}
+brought = {{"torch", "transformers.modeling_utils", "rlkd.models"}} & (set(sys.modules) - before)
+assert not (brought and {second!r} == "import rlkd"), brought
+from transformers import AutoConfig
+assert "rlkd.models" not in sys.modules
+from transformers import AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    config = AutoConfig.from_pretrained(folder)
+    name = config.architectures[0]
+    kinds = AutoModelForSequenceClassification, AutoModelForImageClassification
+    auto = next((kind for kind in kinds if name.endswith(kind.__name__.removeprefix("AutoModel"))), AutoModel)
+    model = auto.from_pretrained(folder)
+    assert (type(model).__name__, type(config).model_type) == (name, folder.name), (name, folder)
+    assert type(AutoConfig.for_model(folder.name)) is type(config)
+    print(folder.name, float(sum(parameter.detach().double().sum() for parameter in model.parameters())))
+"""
+ORDERS = {
+    "before transformers": ("import rlkd", "import transformers"),
+    "after the Auto classes": ("from transformers import AutoModelForSequenceClassification", "import rlkd"),
+    "after transformers": ("import transformers", "import rlkd"),
+}
+
+
+@pytest.mark.parametrize("order", [*list(ORDERS)[:2], pytest.param("after transformers", marks=pytest.mark.slow)])
+def test_transformers_loads_our_networks_where_rlkd_was_imported(order: str, tmp_path: Path) -> None:
+    expected = {}
+    for name, made in OF_OUR_TYPES.items():
+        model = made()
+        model.save_pretrained(tmp_path / name)
+        expected[name] = float(sum(parameter.detach().double().sum() for parameter in model.parameters()))
+    first, second = ORDERS[order]
+    command = [sys.executable, "-W", "error", "-c", LOADED.format(first=first, second=second), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = {name: float(total) for name, total in (line.split() for line in run.stdout.splitlines())}
+    assert found == pytest.approx(expected)
+
+
+def test_all_our_model_types_are_known() -> None:
+    ours = {name for name in CONFIG_MAPPING.keys() if name.startswith("rlkd-")}
+    assert ours == set(OURS) == set(OF_OUR_TYPES)
+    for name, path in OURS.items():
+        assert f"{CONFIG_MAPPING[name].__module__}.{CONFIG_MAPPING[name].__name__}" == path
 
 
 def test_import_rlkd_is_light() -> None:

@@ -26,10 +26,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from rlkd.data.task import Table, Task
 from rlkd.distillation import weighted_distillation_loss
 from rlkd.errors import ConfigError, TeacherError, WeightingError
 from rlkd.features import usual_sureness
-from rlkd.logit_cache import LogitCache
+from rlkd.logit_cache import LogitCache, build_cache
 from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
 from rlkd.types import State
 from rlkd.weighting import WEIGHTINGS, load_weighting
@@ -170,9 +171,11 @@ def test_steps_of_several_batches_are_those_of_one(batch, data, tokenizer, teach
     torch.testing.assert_close(parameters(parts), parameters(whole), rtol=0, atol=2e-5)
 
 
-def test_teachers_with_other_tokens_and_orders_of_labels_teach_the_same(data, tokenizer, teachers, tmp_path):
-    """The same teachers behind another tokenizer, and with their classes in another order."""
-    aligned = distilled(tmp_path, data, tokenizer, teachers)
+def stranger_teachers(tokenizer, teachers):
+    """One behind another tokenizer, one with its classes in another order, a decoder that knows of no padding token.
+
+    And what they are behind the student's tokenizer, with its classes and its padding token.
+    """
     order = [2, 0, 1]
     turned = copy.deepcopy(teachers[1])
     with torch.no_grad():
@@ -180,9 +183,31 @@ def test_teachers_with_other_tokens_and_orders_of_labels_teach_the_same(data, to
         turned.classifier.bias.copy_(teachers[1].classifier.bias[order])
     turned.config.id2label = {place: LABELS[k] for place, k in enumerate(order)}
     other, renumbered = renumbered_tokens(tokenizer, teachers[0])
-    mixed = distilled(tmp_path, data, tokenizer, {"a": (renumbered, other), "b": turned, "c": teachers[2]})
-    assert mixed.teachers.columns == ("text",)
-    torch.testing.assert_close(parameters(mixed), parameters(aligned), rtol=0, atol=1e-4)
+    decoder = network("gpt2", tokenizer)
+    silent, padless = copy.deepcopy(decoder), copy.deepcopy(tokenizer)
+    silent.config.pad_token_id = padless.pad_token = None
+    strangers = {"a": (renumbered, other), "b": (turned, tokenizer), "c": (silent, padless)}
+    return strangers, {"a": teachers[0], "b": teachers[1], "c": decoder}
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "entropy"])
+@pytest.mark.parametrize("how", ["live", "kept", "cache"])
+def test_strangers_among_teachers_make_the_student_that_aligned_ones_make(
+    how, weighting, data, tokenizer, teachers, tmp_path
+):
+    strangers, aligned = stranger_teachers(tokenizer, teachers)
+    expected = distilled(tmp_path / "run", data, tokenizer, aligned, weighting=weighting)
+    if how == "cache":
+        table = Table(labels=np.array(data["label"]), domains=np.zeros(52, dtype=np.int64), texts=tuple(data["text"]))
+        splits = dict(zip(("train", "probe", "validation", "test"), np.split(np.arange(52), [40, 44, 48]), strict=True))
+        task = Task(name="elements", label_names=LABELS, table=table, splits=splits)
+        strangers = build_cache(strangers, task, tmp_path / "cache", batch_size=8)
+    values = {"cache": str(tmp_path / "kept")} if how == "kept" else {}
+    for _ in range(2 if how == "kept" else 1):  # asked, then found
+        mixed = distilled(tmp_path / "run", data, tokenizer, strangers, weighting=weighting, **values)
+        assert mixed.teachers.names == ("a", "b", "c")
+        assert mixed.teachers.columns == (("id",) if how == "cache" else ("text",))
+        torch.testing.assert_close(parameters(mixed), parameters(expected), rtol=0, atol=1e-4)
 
 
 def test_a_teacher_without_a_padding_token_reads_the_student_s(data, tokenizer, teachers, tmp_path):
@@ -323,7 +348,7 @@ def test_a_run_that_was_broken_off_resumes_to_what_it_would_have_been(data, toke
     ("change", "error", "message"),
     [
         ({"teachers": []}, TeacherError, "at least one teacher, got none"),
-        ({"teachers": ["nowhere"]}, TeacherError, "a folder or a hub id that AutoModelForSequenceClassification loads"),
+        ({"teachers": ["nowhere"]}, TeacherError, "'nowhere' or a hub id, got .* the hub gave none"),
         ({"teachers": 7}, TeacherError, "as teacher 'int', got int"),
         ({"weighting": "router"}, WeightingError, "'router' is fitted on a task, and a trainer has batches"),
         ({"weighting": "oracle"}, WeightingError, "'oracle' is fitted on a task"),

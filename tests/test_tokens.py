@@ -1,5 +1,10 @@
 """Tokens: what a policy says of each in the plain trainer, and weightings that are fitted on those with a label."""
 
+import ast
+import importlib
+import tokenize
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
@@ -168,7 +173,9 @@ def test_a_policy_is_trained_on_labelled_rows_of_texts_too(tmp_path):
         teachers=teachers,
         weighting="uniform",
     )
+    before = torch.get_rng_state()
     task, cache = rlkd.labelled_answers(trainer, data)
+    assert torch.equal(torch.get_rng_state(), before)  # a student that is trained next is the same
     assert len(task.table) == sum(label >= 0 for label in data["label"])
     assert task.label_names == tuple(learner.config.id2label.values())
     episode = {"horizon": 4, "batch_size": 8}
@@ -181,3 +188,40 @@ def test_a_policy_is_trained_on_labelled_rows_of_texts_too(tmp_path):
     bare = data.remove_columns("label")
     with pytest.raises(TaskError, match="labels that are classes, one of an instance or of a token, got none"):
         rlkd.labelled_answers(trainer, bare)
+
+
+PROGRAM = """\
+def shown(name, width=2):
+    line = f"a{name!r:>{width}}{f'{width.real}'}b" + 'c'
+    return line.strip(f"{name}" f"")
+"""
+TOLD = [
+    *(("NEWLINE", ""), ("def", ""), ("shown", "function"), ("(", ""), ("name", "parameter"), (",", "")),
+    *(("width", "parameter"), ("=", ""), ("NUMBER", ""), (")", ""), (":", ""), ("NEWLINE", ""), ("INDENT", "")),
+    *(("line", "set"), ("=", ""), ("STRING", ""), ("+", ""), ("STRING", ""), ("NEWLINE", "")),
+    *(("return", ""), ("line", "object"), (".", ""), ("strip", "method"), ("(", ""), ("STRING", ""), ("STRING", "")),
+    *((")", ""), ("NEWLINE", ""), ("DEDENT", "")),
+]
+START, MIDDLE, END = 1001, 1002, 1003
+FROM_3_12 = [
+    *((tokenize.NAME, "line"), (tokenize.OP, "=")),
+    *((START, 'f"'), (MIDDLE, "a"), (tokenize.OP, "{"), (tokenize.NAME, "name"), (tokenize.OP, "!")),
+    *((tokenize.NAME, "r"), (tokenize.OP, ":"), (MIDDLE, ">"), (tokenize.OP, "{"), (tokenize.NAME, "width")),
+    *((tokenize.OP, "}"), (tokenize.OP, "}"), (tokenize.OP, "{"), (START, "f'"), (tokenize.OP, "{")),
+    *((tokenize.NAME, "width"), (tokenize.OP, "."), (tokenize.NAME, "real"), (tokenize.OP, "}"), (END, "'")),
+    *((tokenize.OP, "}"), (MIDDLE, "b"), (END, '"'), (tokenize.OP, "+"), (tokenize.STRING, "'c'")),
+]
+"""What ``tokenize`` of Python 3.12 and later makes of the second line, with other numbers for the new types."""
+
+
+def test_strings_with_names_inside_are_one_word_in_every_python(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    names = importlib.import_module("python_names")
+    told = names.classes_by_place(ast.parse(PROGRAM))
+    assert set(told.values()) == {"parameter", "set", "object", "method"}
+    found = [(word, names.CLASSES[kind] if kind >= 0 else "") for word, kind in names.words_of(PROGRAM, told)]
+    assert found == TOLD
+    recorded = [tokenize.TokenInfo(kind, text, (2, n), (2, n), "") for n, (kind, text) in enumerate(FROM_3_12)]
+    whole = [(one.type, one.start[1]) for one in names.whole_strings(recorded, {START}, {END})]
+    expected = [tokenize.NAME, tokenize.OP, tokenize.STRING, tokenize.OP, tokenize.STRING]
+    assert whole == list(zip(expected, (0, 1, 2, len(recorded) - 2, len(recorded) - 1), strict=True))

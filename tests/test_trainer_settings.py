@@ -3,9 +3,13 @@
 import copy
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from hub import TOKEN, running
@@ -17,15 +21,19 @@ from test_plain_trainer import (  # noqa: F401 (fixtures)
     distilled,
     parameters,
     plain_arguments,
+    renumbered_tokens,
     student,
     teachers,
     tokenizer,
 )
 from torch.nn import functional as F
-from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback
+from torch.utils.data import IterableDataset
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerCallback
 
-from rlkd.errors import ConfigError
-from rlkd.trainer import DistillationArguments, DistillationTrainer
+from rlkd.errors import ConfigError, TeacherError
+from rlkd.kinds import MultiLabelClassification
+from rlkd.logit_cache import LogitCache
+from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
 from rlkd.weighting import BaseWeighting
 
 needs_accelerator = pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
@@ -251,16 +259,205 @@ def test_the_best_student_is_loaded_and_training_stops_early(data, tokenizer, te
     assert not torch.equal(kept[8], kept[4])
 
 
+# --- chance
+
+
+class Drawing:
+    """A collator that draws from all generators, as one that augments rows does."""
+
+    def __init__(self, tokenizer):
+        self.own = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, rows):
+        random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002
+        return self.own(rows)
+
+
+def drops_out(tokenizer):
+    """A student whose training draws from the generator of torch."""
+    model = student(tokenizer)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    return model
+
+
+class Mine(DistillationMixin, Trainer):
+    """A trainer of one's own."""
+
+
+def looking(trainer_class):
+    """A trainer that predicts and evaluates whenever it likes, by a callback."""
+
+    class Looking(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            trainer = self.trainer
+            trainer.predict(trainer.eval_dataset)
+            trainer.evaluate(trainer.eval_dataset.select(range(3)), metric_key_prefix="few")
+
+    class Trained(trainer_class):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            callback = Looking()
+            callback.trainer = self
+            self.add_callback(callback)
+
+    return Trained
+
+
+@pytest.mark.parametrize("trainer_class", [DistillationTrainer, Mine])
+def test_an_evaluation_changes_no_bit_of_the_student(trainer_class, data, tokenizer, teachers, tmp_path):
+    def metrics(prediction):
+        return {"drawn": random.random() + np.random.rand() + float(torch.rand(()))}  # noqa: NPY002
+
+    found = []
+    often = {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
+    for kind, values in ((trainer_class, {}), (trainer_class, often), (looking(trainer_class), {})):
+        trainer = kind(
+            drops_out(tokenizer),
+            arguments(tmp_path, **values),
+            train_dataset=data,
+            eval_dataset=data,
+            processing_class=tokenizer,
+            compute_metrics=metrics,
+            teachers=teachers,
+            weighting="entropy",
+        )
+        trainer.train()
+        drawn = [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+        found.append(torch.cat([parameters(trainer), torch.tensor(drawn)]))
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
+
+
+@pytest.mark.parametrize("weighting", [None, "entropy"])  # the first is told how sure teachers usually are
+def test_who_answers_for_the_teachers_changes_no_draw(weighting, data, tokenizer, teachers, tmp_path):
+    """Live teachers, their kept answers and a cache; the collator's draws, of the rows that are asked about, too."""
+    fields = tokenizer(data["text"][:], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        arrays = [one(**fields).logits.numpy() for one in teachers]
+    kept = {"cache": tmp_path / "kept"}
+    ways = {
+        "live": (teachers, {}),
+        "asked once": (teachers, kept),
+        "not asked": (teachers, kept),
+        "a cache": (LogitCache(arrays, ["a", "b", "c"]), {}),
+    }
+    found = {}
+    for way, (given, how) in ways.items():
+        more = {**how, "data_collator": Drawing(tokenizer)}
+        learner = drops_out(tokenizer)
+        trainer = trainer_of(tmp_path, data, tokenizer, given, model=learner, weighting=weighting, given=more)
+        trainer.train()
+        drawn = [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+        found[way] = torch.cat([parameters(trainer), torch.tensor(drawn)])
+    for way, what in found.items():
+        torch.testing.assert_close(what, found["live"], rtol=0, atol=1e-5, msg=lambda told, way=way: f"{way}: {told}")
+
+
+def test_a_student_with_dropout_resumes_to_what_it_would_have_been(data, tokenizer, teachers, tmp_path):
+    """Who resumes measures again how sure teachers usually are."""
+    found = []
+    for resume in (False, True):
+        values = {"save_strategy": "steps", "save_steps": 3}
+        trainer = trainer_of(tmp_path, data, tokenizer, teachers, model=drops_out(tokenizer), weighting=None, **values)
+        trainer.train(resume_from_checkpoint=resume)
+        found.append(parameters(trainer))
+        shutil.rmtree(tmp_path / "checkpoint-6")
+    assert torch.equal(*found)
+
+
 # --- data
 
 
-def test_a_stream_is_distilled_live(data, tokenizer, teachers, tmp_path):
-    streamed = data.to_iterable_dataset()
-    trainer = trainer_of(tmp_path, streamed, tokenizer, teachers, weighting=None)
-    trainer.train()
-    whole = trainer_of(tmp_path, data, tokenizer, teachers, weighting=None, train_sampling_strategy="sequential")
-    whole.train()
-    torch.testing.assert_close(parameters(trainer), parameters(whole), rtol=0, atol=1e-6)
+def of_texts(tokenizer, teacher):
+    """The teacher behind a tokenizer of its own."""
+    other, renumbered = renumbered_tokens(tokenizer, teacher)
+    return renumbered, other
+
+
+class Rows(IterableDataset):
+    """A stream of rows that begins anew whenever it is read, or goes on where it was."""
+
+    def __init__(self, rows, *, anew=True):
+        self.rows, self.anew = list(rows), anew
+        self.one = iter(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows) if self.anew else self.one
+
+
+def bare(data):
+    return data.select_columns(["text", "label"])
+
+
+STREAMS = {
+    "of a table": lambda data, tokenizer: data.to_iterable_dataset(),
+    "made on the way": lambda data, tokenizer: bare(data).to_iterable_dataset().map(lambda r: tokenizer(r["text"])),
+    "of a generator": lambda data, tokenizer: datasets.IterableDataset.from_generator(lambda: iter(data)),
+    "shuffled": lambda data, tokenizer: data.to_iterable_dataset().shuffle(seed=1, buffer_size=20),
+    "of torch": lambda data, tokenizer: Rows(data),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_distilled_live(name, data, tokenizer, teachers, tmp_path):
+    """As its rows in their order, with a teacher that reads texts, how sure they usually are, and dropout."""
+    asked = {"a": of_texts(tokenizer, teachers[0]), "b": teachers[1]}
+    found = []
+    for rows in (STREAMS[name](data, tokenizer), datasets.Dataset.from_list(list(STREAMS[name](data, tokenizer)))):
+        order = {} if isinstance(rows, IterableDataset) else {"train_sampling_strategy": "sequential"}
+        learner = drops_out(tokenizer)
+        trainer = trainer_of(tmp_path, rows, tokenizer, asked, model=learner, weighting=None, **order)
+        assert trainer.teachers.columns == ("text",)
+        trainer.train()
+        found.append(parameters(trainer))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+def test_a_stream_resumes_to_what_it_would_have_been(data, tokenizer, teachers, tmp_path):
+    found = []
+    for resume in (False, True):
+        values = {"save_strategy": "steps", "save_steps": 4, "max_steps": 9}  # into a second epoch
+        trainer = trainer_of(tmp_path, Rows(data), tokenizer, teachers, model=drops_out(tokenizer), **values)
+        trainer.train(resume_from_checkpoint=resume)
+        found.append(parameters(trainer))
+        for last in (8, 9):
+            shutil.rmtree(tmp_path / f"checkpoint-{last}")
+    assert torch.equal(*found)
+
+
+def test_a_stream_that_is_read_once_loses_no_row(data, tokenizer, teachers, tmp_path):
+    seen = []
+
+    def function(texts):
+        seen.extend(texts)
+        return torch.zeros(len(texts), 3)
+
+    with pytest.raises(ConfigError, match=r"a stream that begins anew .* got Rows, whose first rows would be lost"):
+        trainer_of(tmp_path, Rows(data, anew=False), tokenizer, teachers, weighting=None).train()
+    once = Rows(data, anew=False)
+    with pytest.raises(TeacherError, match="name it with text_columns"):  # the first row is not looked at either
+        trainer_of(tmp_path, once, tokenizer, [of_texts(tokenizer, teachers[0])])
+    trainer_of(tmp_path, once, tokenizer, [function], text_columns=["text"]).train()
+    assert seen == data["text"][:48]
+
+
+def test_what_a_stream_cannot_have_is_refused_by_name(data, tokenizer, teachers, tmp_path):
+    stream = STREAMS["made on the way"](data, tokenizer)
+    for strategy in ("group_by_length", "batch_rebalance"):
+        with pytest.raises(ConfigError, match=f"train_sampling_strategy would be ignored, got '{strategy}': rows of a"):
+            trainer_of(tmp_path, stream, tokenizer, teachers, train_sampling_strategy=strategy)
+    with pytest.raises(ValueError, match="max_steps has to be specified"):
+        trainer_of(tmp_path, stream, tokenizer, teachers, max_steps=-1)
+    cache = LogitCache([np.zeros((52, 3), dtype=np.float32)], ["a"])
+    with pytest.raises(TeacherError, match="teachers read the column 'id', the training data has text, label, input"):
+        trainer_of(tmp_path, stream, tokenizer, cache)
+
+
+def test_of_which_kind_a_stream_is_its_first_row_says(data, tokenizer, teachers, tmp_path):
+    several = Rows({**row, "label": [1.0, 0.0, 1.0]} for row in data)
+    assert isinstance(trainer_of(tmp_path, several, tokenizer, teachers)._kind, MultiLabelClassification)
 
 
 def test_columns_are_kept_that_teachers_read(data, tokenizer, teachers, tmp_path):
@@ -321,6 +518,100 @@ def test_adapters_are_distilled_and_saved_as_adapters(data, tokenizer, teachers,
         torch.testing.assert_close(again.eval()(**fields).logits, learner.eval()(**fields).logits)
 
 
+class Drifting(BaseWeighting):
+    """Goes from the first teacher to the last, a step a batch that it is told of."""
+
+    def __init__(self):
+        self.told = 0
+
+    def weights(self, state):
+        chosen = torch.full(state.present.shape, 0.2 / state.present.shape[-1])
+        chosen[..., self.told % state.present.shape[-1]] += 0.8
+        return chosen
+
+    def update(self, state):
+        self.told += 1
+
+    def state_dict(self):
+        return {"told": self.told}
+
+    def load_state_dict(self, values):
+        self.told = values["told"]
+
+
+@pytest.mark.parametrize("trainer_class", [DistillationTrainer, Mine])
+def test_what_was_broken_off_resumes_with_what_the_weighting_had_learned(
+    trainer_class, data, tokenizer, teachers, tmp_path
+):
+    found = []
+    for resume in (False, True):
+        values = {"save_strategy": "steps", "save_steps": 4, "logging_steps": 3, "max_steps": 9}
+        trainer = trainer_class(
+            drops_out(tokenizer),
+            arguments(tmp_path, **values),
+            train_dataset=data,
+            processing_class=tokenizer,
+            teachers=teachers,
+            weighting=Drifting(),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        ours = {"distillation_loss", "weight_entropy", *(f"weight/{name}" for name in trainer.teachers.names)}
+        logged = [{n: line[n] for n in line.keys() & ours} for line in trainer.state.log_history[:3]]
+        found.append((parameters(trainer), trainer.weight_record.sums, logged))
+        for last in (8, 9):
+            shutil.rmtree(tmp_path / f"checkpoint-{last}")
+    assert torch.equal(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+
+
+def search_trainer(folder, data, tokenizer, teachers, **values):
+    return DistillationTrainer(
+        args=arguments(folder, **{"max_steps": 3, "save_strategy": "steps", "save_steps": 2, **values}),
+        model_init=lambda: drops_out(tokenizer),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=tokenizer,
+        teachers=teachers,
+    )
+
+
+TRIALS = (
+    {"learning_rate": 0.1},
+    {"learning_rate": 0.3, "temperature": 3.0, "seed": 5},
+    {"learning_rate": 0.1},
+    {"learning_rate": 0.3, "weighting": "uniform", "kd_ratio": 0.25, "per_device_train_batch_size": 4},
+)
+
+
+def test_a_trial_of_a_search_is_the_run_alone(data, tokenizer, teachers, tmp_path):
+    """Whatever the trials before it set; settings of the loss and the weighting are searched over too."""
+    pytest.importorskip("optuna")
+    alone = []
+    for place, values in enumerate((*TRIALS, {})):
+        trainer = search_trainer(tmp_path / f"alone-{place}", data, tokenizer, teachers, **values)
+        trainer.train()
+        alone.append(trainer.evaluate()["eval_loss"])
+    losses = []
+    trainer = search_trainer(tmp_path / "search", data, tokenizer, teachers)
+    trainer.hyperparameter_search(
+        lambda trial: TRIALS[trial.number],
+        n_trials=len(TRIALS),
+        compute_objective=lambda metrics: losses.append(metrics["eval_loss"]) or metrics["eval_loss"],
+        backend="optuna",
+    )
+    trainer.train()  # with the arguments as they were
+    losses.append(trainer.evaluate()["eval_loss"])
+    assert losses == alone
+    assert len(set(losses)) == 4
+    assert {path.name for path in (tmp_path / "search").iterdir()} >= {f"run-{place}" for place in range(len(TRIALS))}
+    for name in ("teachers", "cache", "text_columns"):
+        with pytest.raises(ConfigError, match=f"{name} would be ignored, it became"):
+            search_trainer(tmp_path / "search", data, tokenizer, teachers).hyperparameter_search(
+                lambda trial, name=name: {name: ["b"]}, n_trials=1, backend="optuna"
+            )
+
+
 def test_a_search_makes_a_student_a_trial_and_keeps_its_teachers(data, tokenizer, teachers, tmp_path):
     pytest.importorskip("optuna")
     online = []
@@ -370,7 +661,7 @@ def test_a_search_makes_a_student_a_trial_and_keeps_its_teachers(data, tokenizer
 PUSH = """
 import sys, datasets
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from rlkd.trainer import DistillationArguments, DistillationTrainer
+from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
 small, data, teacher = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(small)
 rows = datasets.load_from_disk(data)
@@ -426,6 +717,41 @@ def test_teachers_and_weighting_come_from_a_parser(how, tmp_path):
         path.write_text(json.dumps(values))  # of which YAML is a superset
         (args,) = getattr(parser, f"parse_{how}_file")(str(path))
     assert {name: getattr(args, name) for name in values} == values
+
+
+def test_what_the_trainer_takes_by_place_is_taken_by_place(data, tokenizer, teachers, tmp_path):
+    """With teachers that read the column of texts, which has to be known."""
+    asked = {"a": of_texts(tokenizer, teachers[0]), "b": teachers[1]}
+    found = []
+    for kind in (DistillationTrainer, Mine):
+        for place in (0, 6):
+            given = {
+                "data_collator": None,
+                "train_dataset": data,
+                "eval_dataset": data,
+                "processing_class": tokenizer,
+                "model_init": None,
+                "compute_loss_func": None,
+            }
+            by_place = [given.pop(name) for name in list(given)[:place]]
+            model, args = student(tokenizer), arguments(tmp_path)
+            trainer = kind(model, args, *by_place, **given, teachers=asked, weighting="uniform")
+            assert trainer.teachers.columns == ("text",)
+            trainer.train()
+            found.append(parameters(trainer))
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("kind", [DistillationTrainer, Mine])
+def test_what_would_be_ignored_is_refused_by_place_too(kind, data, tokenizer, teachers, tmp_path):
+    by_place = [student(tokenizer), arguments(tmp_path), None, data, None, tokenizer, None, len]
+    with pytest.raises(ConfigError, match="compute_loss_func would be ignored"):
+        kind(*by_place, teachers=teachers)
+    with pytest.raises(TypeError, match="multiple values for argument 'train_dataset'"):
+        kind(*by_place[:-1], train_dataset=data, teachers=teachers)
+    by_place[1] = arguments(tmp_path, id_column="number")
+    with pytest.raises(TeacherError, match="teachers read the column 'number', the training data has"):
+        kind(*by_place[:6], teachers=LogitCache([np.zeros((52, 3), dtype=np.float32)], ["a"]))
 
 
 # --- refused

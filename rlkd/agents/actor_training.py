@@ -15,7 +15,7 @@ from rlkd.agents.run import PolicyRun
 from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv, make_slots
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError, nearest
-from rlkd.logit_cache import embedding_size
+from rlkd.logit_cache import embedding_size, refuse_gaps
 from rlkd.models.students import StudentFactory
 from rlkd.records import RunDirectory, commit
 from rlkd.settings import PolicyTraining
@@ -53,6 +53,7 @@ def make_acting_env(
         episode: Settings of the students' runs: fields of ``rlkd.settings.EpisodeSettings``.
         device: Of the students.
     """
+    refuse_gaps(cache, "a published system's policy")
     env = make_slots(
         ACTING_ENV_ID,
         episode,

@@ -160,8 +160,9 @@ class PolicyRun(Generic[PolicyT]):
         if step == self._noted_at or not (self.keep_best or self.at_episode_start):
             return
         self._noted_at = step
-        scores = [validation_score(self.policy, state) for state in self.env.validation_states()]
-        values = {"validation/label_probability": float(np.mean(scores))}
+        states = [state for state in self.env.validation_states() if len(state.teacher_logits)]
+        scores = [validation_score(self.policy, state) for state in states]
+        values = {"validation/label_probability": float(np.mean(scores))} if scores else {}
         if self.over_equal is not None:
             values["rollout/reward_over_equal"] = self.over_equal
         if not self.keep_best:

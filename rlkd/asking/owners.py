@@ -4,12 +4,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rlkd.records import file_lock
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 
 class Owners:
@@ -22,7 +19,7 @@ class Owners:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._gone = set[int]()
-        self._locks: dict[int, BaseFileLock] = {}
+        self._locks: dict[int, Any] = {}
         """Of others, one each: they are looked at again and again."""
 
     @contextmanager

@@ -12,12 +12,10 @@ from typing import Any, Protocol
 from rlkd.benchmark.compared import ComparedWeighting
 from rlkd.benchmark.measuring import (
     answers,
-    choice_figures,
-    deployed_weights,
+    deployed_figures,
     peak_memory_mb,
     reset_peak_memory,
     student_scores,
-    teachers_asked,
     weights_summary,
 )
 from rlkd.benchmark.paths import as_usual
@@ -228,9 +226,7 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
     logits, labels = trainer.predict_split("test"), task.labels("test")
     _write_weights(folder / WEIGHTS_FOLDER / f"{key}.json", trainer)
     early_late = trainer.knowing_mass() or (None, None)
-    state, weights = deployed_weights(
-        trainer.weighting, task, cache, task.splits["test"], logits, job.settings.batch_size
-    )
+    deployed = deployed_figures(trainer.weighting, task, cache, logits, job.settings.batch_size)
     scores = student_scores(logits, labels)
     seen = min(len(task.splits["train"]), job.settings.max_steps * job.settings.batch_size)
     return {
@@ -240,11 +236,10 @@ def _distil(context: Context, job: Job, folder: Path, key: str) -> dict[str, Any
         ),
         "knowing_mass_early": early_late[0],
         "knowing_mass_late": early_late[1],
-        **choice_figures(weights, state, cache),
+        **{name: value for name, value in deployed.items() if name != "asked"},
         "reachable": run_figures(trainer.weighting, task, cache),
-        "mean_weights": [round(float(value), 4) for value in weights.mean(0)],
         **figures,
-        "teacher_passes": teachers_asked(weights) * seen,
+        "teacher_passes": round(deployed["asked"] * seen),
         "falls_back": _fall_back(trainer.weighting, task),
         "rows": {split: len(ids) for split, ids in task.splits.items()},
         "labelled_rows": sum(len(task.labelled_ids(split)) for split in ("train", "probe", "validation")),

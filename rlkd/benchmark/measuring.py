@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.task import Task
-from rlkd.logit_cache import read_state
+from rlkd.logit_cache import answered_ids, read_state
 from rlkd.metrics import classification_metrics
 from rlkd.records import pack_bits, pack_classes
 from rlkd.stats import ACCURACY
@@ -95,6 +95,39 @@ def deployed_weights(
         cut: dict[str, Any] = {name: value[rows] for name, value in fields.items() if isinstance(value, Tensor)}
         parts.append(mixture(weighting, replace(state, **cut)).weights)
     return state, torch.cat(parts)
+
+
+def deployed_figures(
+    weighting: BaseWeighting,
+    task: Task,
+    source: LogitSource,
+    student_logits: NDArray[np.floating[Any]],
+    batch_size: int,
+) -> dict[str, Any]:
+    """What a record keeps of a deployed weighting, on the test rows that teachers answered about.
+
+    Args:
+        weighting: The weighting, as the run left it behind.
+        task: The task.
+        source: The teachers' logits.
+        student_logits: Of the finished student on the test rows, shape (N, C).
+        batch_size: See :func:`deployed_weights`.
+
+    Returns:
+        What :func:`choice_figures` tells, and ``mean_weights`` (K): None where no teacher answered about a test row;
+        and ``asked``, how many teachers answered for a train row, on average where there are gaps.
+    """
+    train, test = task.splits["train"], task.splits["test"]
+    ids = answered_ids(source, test)
+    figures: dict[str, Any] = {"regret": None, "selection_accuracy": None, "mean_weights": None}
+    asked: float = 0
+    if len(ids):
+        shown = student_logits[np.isin(test, ids)]
+        state, weights = deployed_weights(weighting, task, source, ids, shown, batch_size)
+        means = [round(float(value), 4) for value in weights.mean(0)]
+        figures, asked = {**choice_figures(weights, state, source), "mean_weights": means}, teachers_asked(weights)
+    answered = source.mask_rows(torch.from_numpy(train))
+    return {**figures, "asked": asked if answered is None else float(answered.sum(1).double().mean())}
 
 
 def choice_figures(weights: Tensor, state: State, source: LogitSource) -> dict[str, float | None]:

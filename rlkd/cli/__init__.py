@@ -17,7 +17,7 @@ from rlkd import plugins
 from rlkd.errors import RlkdError
 
 INTERRUPTED = 130
-ROOMS = ("quickstart", "teachers", "policies", "students", "bench")
+ROOMS = ("quickstart", "teachers", "asking", "policies", "students", "bench")
 
 
 @cache

@@ -11,6 +11,7 @@ from rlkd.kinds.base import Kind, Measured, as_measured, of_settings
 from rlkd.losses import multi_label_loss
 from rlkd.settings import LossSettings
 from rlkd.types import State
+from rlkd.weighting.absent import without_absent
 from rlkd.weighting.base import BaseWeighting, Mixture, OnlineWeighting, mixture, normalised
 
 
@@ -149,7 +150,7 @@ class ByLabel(BaseWeighting):
         """
         one, instance = by_label(state)
         taught = mixture(self.own, one)
-        if taught.teacher_logits is not one.teacher_logits:
+        if not _are_those_of(one, taught.teacher_logits):
             raise WeightingError(
                 f"weighting {self.called!r} reads labels and changes logits, which those of "
                 f"{MultiLabelClassification.name} share; choose one that does one of the two"
@@ -161,6 +162,13 @@ class ByLabel(BaseWeighting):
         if taught.scale is not None:
             scale = _added(taught.scale.float(), instance, count) / torch.bincount(instance, minlength=count)
         return Mixture(teacher_logits=state.teacher_logits, weights=weights, scale=scale)
+
+
+def _are_those_of(state: State, logits: Tensor) -> bool:
+    """Whether logits are those of a state, but for absent teachers, whose are not read."""
+    if state.teacher_mask is None:
+        return logits is state.teacher_logits
+    return torch.equal(logits, without_absent(state).teacher_logits)
 
 
 class _OnlineByLabel(ByLabel):

@@ -19,6 +19,7 @@ from rlkd.logit_cache.asking import POLL_SECONDS, Answers
 from rlkd.logit_cache.checks import tell_of_teachers
 from rlkd.logit_cache.reading import (
     AFFINITY,
+    ANSWERED,
     ARRAYS,
     EMBEDDINGS,
     FORMAT_VERSION,
@@ -111,7 +112,7 @@ def build_cache(
         else:
             files = _write_arrays(teachers, task, folder, wanted, batch_size, embedder, progress)
             write_json_atomic(folder / MANIFEST, wanted | {"files": files})
-            for stale in set(folder.glob(ARRAYS)) - {folder / name for name in files}:
+            for stale in {*folder.glob(ARRAYS), *folder.glob(ANSWERED)} - {folder / name for name in files}:
                 stale.unlink()
             for stale in folder.glob(STACKS):
                 stale.unlink()

@@ -18,11 +18,16 @@ if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor sciki
     from rlkd.models.teachers import Teacher
 
 FORMAT_VERSION = 1
+GAPPED_VERSION = 2
+"""Of caches with gaps: releases that know none would take a gap for an answer, and refuse them by this number."""
 DTYPES = ("float32", "float16")
 MANIFEST = "manifest.json"
 AFFINITY = "affinity.npy"
 EMBEDDINGS = "embeddings.npy"
 ARRAYS = "logits-*.npy"
+ANSWERED = "answered-*.npy"
+"""Of a cache with gaps: who answered about what, bool, (N, K); named by its content, like the arrays beside it."""
+ASK_AGAIN = "the same rlkd ask writes it again from its ledger, and nobody is asked twice"
 OTHER_DATA = (
     "name the cache of this task, or the task, columns and split seed that this cache was made for; where the data "
     "were changed, build one in another folder"
@@ -63,6 +68,7 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
         knowledge=_read_knowledge(manifest, task),
         affinity=affinity,
         embeddings=embeddings,
+        mask=_read_mask(folder, manifest, (len(task.table), len(names))),
         identity=digest([manifest["teachers"], manifest["files"]], 16),
         folder=folder,
     ).measured(task)
@@ -80,7 +86,9 @@ def open_cache(directory: str | Path) -> LogitCache:
     folder = Path(directory)
     manifest = read_manifest(folder)
     logits, names = _read_logits(folder, manifest, (None, len(manifest["labels"])))
-    return LogitCache(logits, names, identity=digest([manifest["teachers"], manifest["files"]], 16), folder=folder)
+    mask = _read_mask(folder, manifest, logits.shape[:2])
+    identity = digest([manifest["teachers"], manifest["files"]], 16)
+    return LogitCache(logits, names, mask=mask, identity=identity, folder=folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -91,21 +99,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CacheError(f"expected a logit cache in {folder}, found {state}; build it with rlkd cache")
     manifest = parse_object(path.read_bytes())
     version = None if manifest is None else manifest.get("format_version")
-    if isinstance(version, int) and version != FORMAT_VERSION:
-        raise CacheError(f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION}; build it again")
+    if isinstance(version, int) and version not in (FORMAT_VERSION, GAPPED_VERSION):
+        raise CacheError(
+            f"the cache {folder} has format {version}, this rlkd reads {FORMAT_VERSION} and {GAPPED_VERSION}; build it "
+            "again"
+        )
     if manifest is None or version is None or not _is_manifest(manifest):
         raise CacheError(f"{path} is damaged or no cache manifest; build the cache again with --overwrite")
     entries = manifest["teachers"]
-    if not entries or any(Path(entry["file"]).name != entry["file"] for entry in entries):
+    named = [entry["file"] for entry in entries] + ([manifest["answered"]] if has_gaps(manifest) else [])
+    if not entries or any(Path(name).name != name for name in named):
         raise CacheError(f"{path} names no teachers or files outside its folder; it is not opened")
     return manifest
+
+
+def has_gaps(manifest: Mapping[str, Any]) -> bool:
+    """Whether a cache tells who answered about what."""
+    return bool(manifest["format_version"] == GAPPED_VERSION)
 
 
 _MANIFEST_TYPES = {"task": str, "data": str, "labels": list, "teachers": list, "files": dict, "affinity": bool}
 
 
 def _is_manifest(content: Mapping[str, Any]) -> bool:
-    return all(isinstance(content.get(key), kind) for key, kind in _MANIFEST_TYPES.items()) and all(
+    types = {**_MANIFEST_TYPES, **({"answered": str} if has_gaps(content) else {})}
+    return all(isinstance(content.get(key), kind) for key, kind in types.items()) and all(
         map(_is_entry, content["teachers"])
     )
 
@@ -122,6 +140,11 @@ def _is_entry(entry: Any) -> bool:
 def check_header(manifest: dict[str, Any], wanted: dict[str, Any], teachers: Sequence["Teacher"], folder: Path) -> None:
     """Refuse a cache that is not the one asked for, naming the first thing that differs."""
     _check_data(manifest, wanted["task"], wanted["data"], wanted["labels"], folder, OTHER_FOLDER)
+    if has_gaps(manifest):
+        raise CacheError(
+            f"{folder} holds a cache with gaps, asked for was one in which everybody answers about everything; choose "
+            "another folder"
+        )
     for key in ("max_length", "dtype", "embedder", "embedder_identity", "embeddings"):
         if manifest.get(key) != wanted.get(key):
             raise CacheError(
@@ -178,6 +201,13 @@ def _remedy(changed: Sequence["Teacher"]) -> str:
     return "build it again with --overwrite"
 
 
+def _read_mask(folder: Path, manifest: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Who answered about what; None of a cache without gaps."""
+    if not has_gaps(manifest):
+        return None
+    return np.array(_open_array(folder, manifest, manifest["answered"], shape, ("bool",)))
+
+
 def _read_logits(
     folder: Path, manifest: dict[str, Any], shape: tuple[int | None, int | None]
 ) -> tuple[Logits, list[str]]:
@@ -195,23 +225,27 @@ def _read_logits(
 
 
 def _open_array(
-    folder: Path, manifest: dict[str, Any], name: str, shape: tuple[int | None, int | None]
-) -> NDArray[np.floating[Any]]:
+    folder: Path,
+    manifest: dict[str, Any],
+    name: str,
+    shape: tuple[int | None, int | None],
+    dtypes: Sequence[str] = DTYPES,
+) -> NDArray[Any]:
     path = folder / name
+    again = ASK_AGAIN if has_gaps(manifest) else "build it again with --overwrite"
     if not path.is_file():
-        raise CacheError(f"the cache {folder} is partial: {name} is missing; build it again with --overwrite")
+        raise CacheError(f"the cache {folder} is partial: {name} is missing; {again}")
     if file_hash(path) != manifest["files"].get(name):
-        raise CacheError(
-            f"the cache {folder} is damaged: {name} is not what was written; build it again with --overwrite"
-        )
+        raise CacheError(f"the cache {folder} is damaged: {name} is not what was written; {again}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise CacheError(f"{path} must be an array without pickle; build the cache again with --overwrite") from error
     fits = array.ndim == 2 and all(wanted in (None, got) for wanted, got in zip(shape, array.shape, strict=True))
-    if not fits or array.dtype.name not in DTYPES:
+    if not fits or array.dtype.name not in dtypes:
+        kind = "floats" if dtypes is DTYPES else dtypes[0]
         raise CacheError(
-            f"{path} must hold floats of shape {shape}, it has {array.dtype} {array.shape}; build it again"
+            f"{path} must hold {kind} of shape {shape}, it has {array.dtype} {array.shape}; build it again"
         )
     return array  # type: ignore[no-any-return]
 

@@ -41,6 +41,7 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         embeddings = _own_embeddings(task, rows)
     return State(
         teacher_logits=source.rows(ids),
+        teacher_mask=source.mask_rows(ids),
         labels=torch.from_numpy(task.table.labels[rows]),
         domains=torch.from_numpy(task.table.domains[rows]) if task.domain_names else None,
         ids=ids,
@@ -49,6 +50,12 @@ def read_state(task: Task, source: LogitSource, ids: Tensor) -> State:
         sureness=source.sureness_rows(ids),
         embeddings=embeddings,
     )
+
+
+def answered_ids(source: LogitSource, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the instances ``ids`` (B,) that at least one teacher answered about; of a cache without gaps all."""
+    mask = source.mask_rows(torch.from_numpy(ids))
+    return ids if mask is None else ids[mask.any(1).numpy()]
 
 
 def embedding_size(task: Task, source: LogitSource) -> int:
@@ -69,7 +76,10 @@ def _own_embeddings(task: Task, rows: NDArray[np.int64]) -> Tensor | None:
 
 
 class LogitCache:
-    """Teacher logits of every instance of a task, read from disk; a :class:`~rlkd.types.LogitSource`."""
+    """Teacher logits of every instance of a task, read from disk; a :class:`~rlkd.types.LogitSource`.
+
+    It may have gaps, see :mod:`rlkd.logit_cache.gaps`: then not every teacher answered about every instance.
+    """
 
     def __init__(
         self,
@@ -81,6 +91,7 @@ class LogitCache:
         embeddings: NDArray[np.floating[Any]] | None = None,
         reliability: Tensor | None = None,
         sureness: Tensor | None = None,
+        mask: NDArray[np.bool_] | None = None,
         identity: str = "",
         folder: Path | None = None,
     ) -> None:
@@ -95,6 +106,8 @@ class LogitCache:
             embeddings: Of the instances, shape (N, D), in memory or memory-mapped.
             reliability: Of the teachers, shape (K, 2), see :meth:`measured`.
             sureness: Of the teachers, shape (K,), likewise; None: measured on all instances when it is asked for.
+            mask: Which teachers answered about which instance, shape (N, K); None: all about all. What stands elsewhere
+                in ``logits`` is not read.
             identity: Changes with any byte of the cached files, and with the order of the teachers.
             folder: Where it lies; None: in memory.
         """
@@ -105,9 +118,24 @@ class LogitCache:
         self._logits: Logits = logits if isinstance(logits, Logits) else logits_of(logits)
         self._affinity = None if affinity is None else torch.from_numpy(np.array(affinity, dtype=np.float32))
         self._embeddings = None if embeddings is None else np.asarray(embeddings)
+        self._mask = None if mask is None else _checked_mask(mask, self._logits.shape[:2])
 
     def __len__(self) -> int:
         return self._logits.shape[0]
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether it is known who answered about what: not everybody need have about everything."""
+        return self._mask is not None
+
+    @property
+    def answers(self) -> int:
+        """How many answers there are."""
+        return len(self) * len(self.teacher_names) if self._mask is None else int(self._mask.sum())
+
+    def mask_rows(self, ids: Tensor) -> Tensor | None:
+        """Which teachers answered about the instances ``ids`` (B,), bool, shape (B, K); None: all about all."""
+        return None if self._mask is None else self._mask.index_select(0, ids)
 
     @property
     def has_affinity(self) -> bool:
@@ -115,8 +143,9 @@ class LogitCache:
         return self._affinity is not None
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Logits of the instances ``ids`` (B,), float32, shape (B, K, C)."""
-        return self._logits.rows(ids)
+        """Logits of the instances ``ids`` (B,), float32, shape (B, K, C); zeros of who did not answer."""
+        logits, mask = self._logits.rows(ids), self.mask_rows(ids)
+        return logits if mask is None else torch.where(mask.unsqueeze(-1), logits, 0.0)
 
     def affinity_rows(self, ids: Tensor) -> Tensor | None:
         """Affinities of the instances ``ids`` (B,), shape (B, K), or None."""
@@ -132,8 +161,11 @@ class LogitCache:
         return self._sureness
 
     def _sureness_on(self, ids: NDArray[np.int64]) -> Tensor:
-        spaced = np.sort(ids)[:: -(-len(ids) // SURENESS_ROWS)]
-        return usual_sureness(self.rows(torch.from_numpy(spaced)))
+        ids = answered_ids(self, ids)
+        if len(ids) == 0 and self.has_gaps:
+            return torch.zeros(len(self.teacher_names))
+        spaced = torch.from_numpy(np.sort(ids)[:: -(-len(ids) // SURENESS_ROWS)])
+        return usual_sureness(self.rows(spaced), self.mask_rows(spaced))
 
     def sureness_rows(self, ids: Tensor) -> Tensor:
         """How sure each teacher usually is, the same for all instances ``ids`` (B,), shape (B, K)."""
@@ -158,6 +190,7 @@ class LogitCache:
             embeddings=None if self._embeddings is None else self._embeddings[ids],
             reliability=self.reliability,
             sureness=self._sureness,
+            mask=None if self._mask is None else self._mask.numpy()[ids],
             identity=self.identity,
         )
 
@@ -165,17 +198,19 @@ class LogitCache:
         """The same, knowing how far each teacher is to be trusted: from the labelled validation rows of ``task``.
 
         Log odds are those of the accuracy with one more row right and one more wrong. Without labels there is no
-        reliability. How sure the teachers usually are is read from train rows, ``SURENESS_ROWS`` at most.
+        reliability. How sure the teachers usually are is read from train rows, ``SURENESS_ROWS`` at most. Of a cache
+        with gaps only what was answered counts: where nobody answered about a labelled validation row there is no
+        reliability, and a teacher that did not has even odds.
         """
-        ids = torch.from_numpy(task.labelled_ids("validation"))
+        ids = torch.from_numpy(answered_ids(self, task.labelled_ids("validation")))
         known = copy.copy(self)
         known.reliability, known._sureness = None, self._sureness_on(task.splits["train"])
         if len(ids):
             parts = [self.rows(some).double().softmax(-1).max(-1) for some in ids.split(SURENESS_ROWS)]
             confidence, answers = (torch.cat(part) for part in zip(*parts, strict=True))
-            right = (answers == torch.from_numpy(task.table.labels[ids.numpy()]).unsqueeze(1)).sum(0)
-            odds = (right + 1) / (len(ids) - right + 1)
-            known.reliability = torch.stack([odds.log(), confidence.mean(0) - right / len(ids)], dim=-1).float()
+            right = answers == torch.from_numpy(task.table.labels[ids.numpy()]).unsqueeze(1)
+            mask = self.mask_rows(ids)
+            known.reliability = _reliability(confidence, right, torch.ones_like(right) if mask is None else mask)
         return known
 
     def with_affinity(self, affinity: NDArray[np.float32]) -> "LogitCache":
@@ -205,6 +240,7 @@ class LogitCache:
             embeddings=self._embeddings,
             reliability=None if self.reliability is None else self.reliability[index],
             sureness=None if self._sureness is None else self._sureness[index],
+            mask=None if self._mask is None else self._mask.numpy()[:, index],
             identity=f"{self.identity}:{','.join(names)}",
         )
 
@@ -218,7 +254,25 @@ class LogitCache:
             embeddings=None if self._embeddings is None else self._embeddings[:rows],
             reliability=self.reliability,
             sureness=self._sureness,
+            mask=None if self._mask is None else self._mask.numpy()[:rows],
         )
+
+
+def _checked_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> Tensor:
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise CacheError(
+            f"expected who answered about what as bool {shape}, a row an instance and a column a teacher, got "
+            f"{mask.dtype} {mask.shape}; pass answered[row, teacher]"
+        )
+    return torch.from_numpy(np.array(mask))
+
+
+def _reliability(confidence: Tensor, right: Tensor, answered: Tensor) -> Tensor:
+    """Log odds of being right, and overconfidence, (K, 2), on the rows that each has answered, (N, K)."""
+    count, sure, hits = answered.sum(0), torch.where(answered, confidence, 0.0), (right & answered).sum(0)
+    odds = (hits + 1) / (count - hits + 1)
+    some = count.clamp_min(1)
+    return torch.stack([odds.log(), sure.sum(0) / some - hits / some], dim=-1).float()
 
 
 class LiveTeachers:
@@ -243,6 +297,10 @@ class LiveTeachers:
             [t.logits(self._task, index, batch_size=len(index), max_length=self._max_length) for t in self._teachers],
             dim=1,
         )
+
+    def mask_rows(self, ids: Tensor) -> None:
+        """None: they answer about everything."""
+        return
 
     def affinity_rows(self, ids: Tensor) -> None:
         """None: affinities are computed when a cache is built."""

@@ -1,4 +1,7 @@
-"""Teachers and students; importing this package registers our students with transformers' Auto classes."""
+"""Teachers and students; importing this package registers our students with transformers' Auto classes.
+
+``import rlkd`` is enough where one of them is loaded, see :mod:`rlkd.auto_classes`.
+"""
 
 from rlkd.models.arrays import ArrayTeacher, FileArrayTeacher
 from rlkd.models.endpoints import Endpoint

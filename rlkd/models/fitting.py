@@ -53,18 +53,18 @@ def fit(
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     tokenizer = limited(model, tokenizer)
-    if tokenizer.pad_token_id is None:
-        tokenizer = _padding(tokenizer, who, error)
-    _check_counting(model, tokenizer, who, error)
-    config, asked = model.config.get_text_config(), answer or _logits_of(model)
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    training = model.training
+    config, asked, weights = model.config.get_text_config(), answer or _logits_of(model), next(model.parameters())
+    training, own_pad = model.training, config.pad_token_id
+    readers = [tokenizer] if tokenizer.pad_token_id is not None else _padding(tokenizer, own_pad, who, error)
+    _check_counting(model, readers[0], who, error)
     model.eval()
+    # where neither knows of one, its answers alone are right: a padding token that ends rows would hide their end
+    alone = _alone(asked, readers[0], weights) if tokenizer.pad_token_id is own_pad is None else None
+    tokenizer = readers[0]
     problems = []
-    for fitted, pad in _ways(tokenizer, config.pad_token_id):
+    for fitted, pad in (way for reader in readers for way in _ways(reader, own_pad)):
         config.pad_token_id = pad
-        problems.append(_problem(asked, fitted, next(model.parameters())))
+        problems.append(_problem(asked, fitted, weights, alone))
         if problems[-1] is None:
             model.train(training)
             return fitted
@@ -180,21 +180,32 @@ def _check_counting(
         )
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase, who: str, error: type[RlkdError]) -> PreTrainedTokenizerBase:
-    """A copy that pads with the end token, as decoders do, which are trained without padding."""
+def _padding(
+    tokenizer: PreTrainedTokenizerBase, pad: int | None, who: str, error: type[RlkdError]
+) -> list[PreTrainedTokenizerBase]:
+    """Copies with a padding token, the likeliest first.
+
+    That is the one of the network's configuration; the end token, as decoders are trained without one; the one of
+    unknown words, for rows that an end token ends.
+    """
     if tokenizer.eos_token is None:
         raise error(
             f"expected {who} with a tokenizer that has a padding token, got one without it or an end token; set "
             "tokenizer.pad_token"
         )
-    padded = copy.deepcopy(tokenizer)
-    padded.pad_token = padded.eos_token
-    return padded
+    own = None if pad is None else tokenizer.convert_ids_to_tokens(pad)
+    copies = []
+    for token in dict.fromkeys([own, tokenizer.eos_token, tokenizer.unk_token]):
+        if token is not None:
+            copies.append(copy.deepcopy(tokenizer))
+            copies[-1].pad_token = token
+    return copies
 
 
-def _ways(tokenizer: PreTrainedTokenizerBase, pad: int) -> Iterator[tuple[PreTrainedTokenizerBase, int]]:
+def _ways(tokenizer: PreTrainedTokenizerBase, pad: int | None) -> Iterator[tuple[PreTrainedTokenizerBase, int]]:
     """Tokenizers and the configuration's padding token, the ones that are there first."""
-    pads = list(dict.fromkeys([pad, tokenizer.pad_token_id]))
+    own = tokenizer.pad_token_id
+    pads = list(dict.fromkeys([own if pad is None else pad, own]))
     yield from ((tokenizer, choice) for choice in pads)
     turned = copy.deepcopy(tokenizer)
     turned.padding_side = "right" if tokenizer.padding_side == "left" else "left"
@@ -210,9 +221,28 @@ def _logits_of(model: PreTrainedModel) -> Answer:
     return answer
 
 
-def _problem(answer: Answer, tokenizer: PreTrainedTokenizerBase, weights: Tensor) -> str | None:
-    """What is wrong with the answers to three rows in a batch; None: nothing."""
-    inputs = tokenised(tokenizer, (_SHORT, _LONG, _EMPTY), None, min(_PROBE_LENGTH, int(tokenizer.model_max_length)))
+def _alone(answer: Answer, tokenizer: PreTrainedTokenizerBase, weights: Tensor) -> Tensor | None:
+    """What a network says of a short row alone, (1, ...); None: nothing."""
+    try:
+        with torch.inference_mode():
+            batch = _probes(tokenizer).batch(np.array([0]))
+            return answer({key: value.to(weights.device) for key, value in batch.items()}).double()
+    except Exception:
+        # Networks of any make: what is wrong with it is told where it is asked about a batch.
+        return None
+
+
+def _probes(tokenizer: PreTrainedTokenizerBase) -> Inputs:
+    length = min(_PROBE_LENGTH, int(tokenizer.model_max_length))
+    return tokenised(tokenizer, (_SHORT, _LONG, _EMPTY), None, length)
+
+
+def _problem(answer: Answer, tokenizer: PreTrainedTokenizerBase, weights: Tensor, alone: Tensor | None) -> str | None:
+    """What is wrong with the answers to three rows in a batch; None: nothing.
+
+    ``alone`` is what it should say of the first, (1, ...); None: what it says of that alone.
+    """
+    inputs = _probes(tokenizer)
     try:
         with torch.inference_mode():
             together, short, empty = (
@@ -222,7 +252,7 @@ def _problem(answer: Answer, tokenizer: PreTrainedTokenizerBase, weights: Tensor
     except Exception as failure:
         # Networks of any make: whatever goes wrong in them, they cannot answer.
         return f"it fails ({one_line(failure)})"
-    apart = (together[[0, 2]] - torch.cat([short, empty])).abs().max().item()
+    apart = (together[[0, 2]] - torch.cat([short if alone is None else alone, empty])).abs().max().item()
     size = together.abs().max().item()
     # Not `>`: NaN is a problem too.
     if apart <= _tolerance(weights) * size + 1e-6:

@@ -5,8 +5,7 @@ types that it does not trust), arrays with ``allow_pickle=False``.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.task import Task
 from rlkd.errors import TeacherError, one_line
+from rlkd.hub import may_be_id, snapshot
+from rlkd.models.adapters import ADAPTER_FILE, base_of, is_adapter, load_adapted
 from rlkd.models.arrays import holds_arrays, load_array, load_arrays
 from rlkd.models.model_objects import as_teacher, several_teachers
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
@@ -26,13 +27,13 @@ from rlkd.models.networks import (
     quiet_transformers,
 )
 from rlkd.models.served import ENDPOINT_FILE, load_served
+from rlkd.models.teacher_info import INFO_FILE, TeacherInfo, frozen, read_info, write_info
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
-from rlkd.records import parse_object, write_atomic, write_json_atomic
+from rlkd.records import write_atomic
 from rlkd.settings import StepSettings
 from rlkd.types import is_teacher
 
 SKLEARN_FILE = "teacher.skops"
-INFO_FILE = "teacher.json"
 PICKLES = (".joblib", ".pkl", ".pickle")
 """Suffixes of files that run code when they are read."""
 TRUSTED_TYPES: tuple[str, ...] = ()
@@ -46,23 +47,11 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
+HOLDS = f"config.json, {ADAPTER_FILE}, {SKLEARN_FILE}, {ENDPOINT_FILE} or train.npy"
+"""What makes a folder one of a teacher."""
+
 _LOST_SETTINGS = {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}
 """What a tokenizer does not save by itself where it was set after it was made."""
-
-
-@dataclass(frozen=True)
-class TeacherInfo:
-    """What ``teacher.json`` says."""
-
-    name: str
-    kind: str | None = None
-    knows: frozenset[str] | None = None
-    knows_by: KnowsBy | None = None
-    label_names: tuple[str, ...] | None = None
-    """Names of the columns, where the model itself has none."""
-    settings: str | None = None
-    """Fingerprint of the task and of the settings of its training."""
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def load_teachers(
@@ -77,7 +66,8 @@ def load_teachers(
     Args:
         teachers: One teacher or several (a list; a dict from names to models), each of them
 
-            - a directory with ``config.json`` (transformers; of a multi-task model the head with the task's name) or
+            - a directory, or the hub id of a repository, with ``config.json`` (transformers; of a multi-task model the
+              head with the task's name), ``adapter_config.json`` (an adapter, which needs the library peft) or
               ``teacher.skops`` (scikit-learn) or arrays of logits (``train.npy``, ``validation.npy``, ``test.npy``,
               each in the order of the user's own file), or one ``.npy`` file in the order of a task that has no files;
               or ``endpoint.json`` (a served model, the fields of :class:`~rlkd.models.endpoints.Endpoint`);
@@ -143,7 +133,7 @@ def save_sklearn_teacher(
     path = Path(directory)
     write_sklearn(model, path)
     names = None if label_names is None else tuple(label_names)
-    write_info(path, TeacherInfo(name, knows=_frozen(knows), knows_by=knows_by, label_names=names))
+    write_info(path, TeacherInfo(name, knows=frozen(knows), knows_by=knows_by, label_names=names))
     return path
 
 
@@ -171,7 +161,7 @@ def save_hf_teacher(
     """
     path = Path(directory)
     write_hf(model, tokenizer, path)
-    write_info(path, TeacherInfo(name, knows=_frozen(knows), knows_by=knows_by))
+    write_info(path, TeacherInfo(name, knows=frozen(knows), knows_by=knows_by))
     return path
 
 
@@ -194,81 +184,6 @@ def write_hf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, 
             tokenizer.save_pretrained(directory)
 
 
-def write_info(directory: Path, info: TeacherInfo) -> None:
-    """Write ``teacher.json`` whole or not at all."""
-    write_json_atomic(directory / INFO_FILE, asdict(info))
-
-
-def read_info(directory: Path) -> TeacherInfo | None:
-    """Read and check ``teacher.json``.
-
-    Args:
-        directory: A teacher's directory.
-
-    Returns:
-        Its content; None where the file is missing.
-
-    Raises:
-        TeacherError: It is no JSON object, or has other keys or types than :class:`TeacherInfo`.
-    """
-    path = directory / INFO_FILE
-    if not path.exists():
-        return None
-    content = parse_object(path.read_bytes())
-    problem = "something that is no JSON object" if content is None else _info_problem(content)
-    if content is None or problem:
-        raise TeacherError(f"expected a description of a teacher in {str(path)!r}, got {problem}; correct or delete it")
-    names = content.get("label_names")
-    return TeacherInfo(
-        name=content["name"],
-        kind=content.get("kind"),
-        knows=_frozen(content.get("knows")),
-        knows_by=content.get("knows_by"),
-        label_names=None if names is None else tuple(names),
-        settings=content.get("settings"),
-        metrics=content.get("metrics", {}),
-    )
-
-
-def _info_problem(content: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with the content of a ``teacher.json``."""
-    checks: dict[str, Callable[[Any], bool]] = {
-        "name": lambda value: isinstance(value, str) and bool(value),
-        "kind": lambda value: value is None or isinstance(value, str),
-        "knows": lambda value: value is None or _is_names(value),
-        "knows_by": lambda value: value in (None, "class", "domain"),
-        "label_names": lambda value: value is None or _is_names(value),
-        "settings": lambda value: value is None or isinstance(value, str),
-        "metrics": _is_metrics,
-    }
-    unknown = sorted(set(content) - set(checks))
-    if unknown:
-        return f"the unknown keys {unknown}"
-    if "name" not in content:
-        return "no name"
-    wrong = [key for key, value in content.items() if not checks[key](value)]
-    if wrong:
-        return f"a wrong value of {wrong[0]!r}"
-    if (content.get("knows") is None) != (content.get("knows_by") is None):
-        return "only one of knows and knows_by"
-    return None
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
-
-
-def _is_metrics(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        number is None or (isinstance(number, int | float) and not isinstance(number, bool))
-        for number in value.values()
-    )
-
-
-def _frozen(names: Iterable[str] | None) -> frozenset[str] | None:
-    return None if names is None else frozenset(names)
-
-
 def _load(path: Any, task: Task, device: str | torch.device | None, bf16: bool) -> Teacher:
     if not isinstance(path, str | os.PathLike):
         return path if is_teacher(path) else as_teacher(path, task, device=device, bf16=bf16)
@@ -276,19 +191,22 @@ def _load(path: Any, task: Task, device: str | torch.device | None, bf16: bool) 
     if place.suffix == ".npy" and place.is_file():
         return load_array(place, task)
     _refuse_pickles(place)
-    info = read_info(place) or TeacherInfo(place.resolve().name)
-    if (place / "config.json").is_file():
+    name, of_the_hub = place.resolve().name, may_be_id(path)
+    if of_the_hub:
+        place = snapshot(str(path), expected=f"a directory with {HOLDS}", error=TeacherError)
+    info = read_info(place) or TeacherInfo(name)
+    if (place / "config.json").is_file() or is_adapter(place):
         return _load_hf(place, info, task, device, bf16)
     if (place / SKLEARN_FILE).is_file():
         return load_sklearn(place, info)
-    if (place / ENDPOINT_FILE).is_file():
+    if (place / ENDPOINT_FILE).is_file() and not of_the_hub:  # whose it is would be sent our texts
         return load_served(place / ENDPOINT_FILE, info.name, info.label_names or task.label_names)
     if holds_arrays(place):
         return load_arrays(place, info.name, info.label_names, knows=info.knows, knows_by=info.knows_by)
     state = "neither" if place.exists() else "missing"
     raise TeacherError(
-        f"expected a directory with config.json, {SKLEARN_FILE}, {ENDPOINT_FILE} or train.npy, or a .npy file; got "
-        f"{str(place)!r}, which is {state}; download models of the hub first (hf download)"
+        f"expected a directory with {HOLDS}, a .npy file or a hub id; got {str(path)!r}, which is {state}; check the "
+        "path"
     )
 
 
@@ -310,32 +228,29 @@ def _refuse_pickles(place: Path) -> None:
 
 
 def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.device | None, bf16: bool) -> HfTeacher:
-    text = task.table.holds == "text"
-    if text and not any((path / name).is_file() for name in _TOKENIZER_FILES):
+    text, beneath = task.table.holds == "text", base_of(path) if is_adapter(path) else None
+    reading = path if beneath is None or has_tokenizer(path) else beneath
+    if text and not has_tokenizer(reading):
         raise TeacherError(
             f"expected teacher {info.name!r} with its own tokenizer, got {str(path)!r} without tokenizer "
             "files; save its tokenizer there (tokenizer.save_pretrained)"
         )
     try:
         with quiet_transformers():
-            config = load_config(path)
-            model, report = load_classifier(path, config, local_files_only=True, output_loading_info=True)
+            model = _network(path, beneath, info)
             if isinstance(model, MultiTaskForSequenceClassification) and len(model.config.tasks) > 1:
                 model = model.for_task(task.name)
-            tokenizer = load_tokenizer(path, local_files_only=True) if text else None
+            tokenizer = load_tokenizer(reading, local_files_only=True) if text else None
             if task.table.holds == "images":
-                tokenizer = load_image_processor(path, local_files_only=True)
+                tokenizer = load_image_processor(reading, local_files_only=True)
+    except TeacherError:
+        raise
     except Exception as error:
         # transformers raises many kinds of errors for damaged directories.
         raise TeacherError(
             f"expected a classifier with safetensors weights in {str(path)!r}, got a directory that cannot "
             f"be loaded ({one_line(error)}); save it with save_hf_teacher"
         ) from error
-    if report["missing_keys"]:
-        raise TeacherError(
-            f"expected all weights of teacher {info.name!r}, but {min(report['missing_keys'])!r} is missing, "
-            "as in an encoder that was never fine-tuned; train it first (train_teachers)"
-        )
     return HfTeacher(
         info.name,
         model,
@@ -346,6 +261,26 @@ def _load_hf(path: Path, info: TeacherInfo, task: Task, device: str | torch.devi
         device=device,
         bf16=bf16,
     )
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether files of a tokenizer lie in a folder."""
+    return any((path / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _network(path: Path, beneath: Path | None, info: TeacherInfo) -> Any:
+    def load(place: Path, config: Any, **options: Any) -> Any:
+        return load_classifier(place, config, local_files_only=True, output_loading_info=True, **options)
+
+    if beneath is not None:
+        return load_adapted(path, beneath, load, info.label_names)
+    model, report = load(path, load_config(path))
+    if report["missing_keys"]:
+        raise TeacherError(
+            f"expected all weights of teacher {info.name!r}, but {min(report['missing_keys'])!r} is missing, "
+            "as in an encoder that was never fine-tuned; train it first (train_teachers)"
+        )
+    return model
 
 
 def load_sklearn(path: Path, info: TeacherInfo | None = None) -> SklearnTeacher:

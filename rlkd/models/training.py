@@ -27,7 +27,8 @@ from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import StepBar, attached, forward_inputs, quiet_transformers
 from rlkd.models.specialists import known_rows
 from rlkd.models.students import PREFIX, STUDENTS, load_student
-from rlkd.models.teacher_files import TeacherInfo, write_hf, write_info, write_sklearn
+from rlkd.models.teacher_files import write_hf, write_sklearn
+from rlkd.models.teacher_info import TeacherInfo, write_info
 from rlkd.models.teacher_settings import Objective, TeacherSettings, teacher_settings
 from rlkd.models.teachers import HfTeacher, LabelledTeacher, SklearnTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer

@@ -148,7 +148,8 @@ def trust_sentences(runs: TaskRuns, teachers: Sequence[Row], guess: float) -> li
         teachers: Rows with ``teacher`` and ``accuracy`` on the same rows, the equal mixture among them.
         guess: Accuracy of always naming the most frequent class.
     """
-    mixture = next((float(str(row["accuracy"])) for row in teachers if row["teacher"] == MIXTURE), guess)
+    told = (row["accuracy"] for row in teachers if row["teacher"] == MIXTURE and "accuracy" in row)
+    mixture = next((float(str(accuracy)) for accuracy in told), guess)
     score = None if runs.panel is None or UNIFORM not in runs.panel.names else runs.panel.score(UNIFORM)
     if score is None or mixture - guess < ROOM or score.value - guess >= LEARNED_WELL * (mixture - guess):
         return []

@@ -5,7 +5,7 @@ from pathlib import Path
 from rlkd.records import read_object
 
 OWN = "rlkd-"
-"""Begins the model types that transformers does not know until ``rlkd.models`` is imported."""
+"""Begins the model types that transformers does not know until rlkd is imported."""
 _TOKENIZER = "tokenizer_config.json"
 
 
@@ -22,7 +22,7 @@ def student_lines(folder: str | Path, max_length: int) -> list[str]:
     place = Path(folder)
     config = read_object(place / "config.json")
     kind = str(config["model_type"])
-    own = [f"import rlkd.models  # makes {kind} known to transformers"] if kind.startswith(OWN) else []
+    own = [f"import rlkd  # makes {kind} known to transformers"] if kind.startswith(OWN) else []
     if (place / _TOKENIZER).is_file():
         code = [
             "from transformers import pipeline",

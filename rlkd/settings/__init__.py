@@ -5,6 +5,7 @@ behind the fence has its own, made of the same :func:`~rlkd.settings.knobs.knob`
 """
 
 from rlkd.settings.commands import (
+    AskCommand,
     BenchReportCommand,
     BenchRunCommand,
     CacheCommand,
@@ -58,6 +59,7 @@ __all__ = [
     "FROM_NOTHING",
     "FROM_SCRATCH_RATE",
     "MIXES",
+    "AskCommand",
     "BenchReportCommand",
     "BenchRunCommand",
     "CacheCommand",

@@ -162,11 +162,51 @@ class CacheCommand(WritingCommand):
     """``rlkd cache``, beside the task and how teachers are asked."""
 
     teachers: tuple[str, ...] = required(
-        "Folder of a teacher or of several, repeatable. Logits: a folder of train.npy, validation.npy and test.npy, "
-        "rows in the order of your files, columns in that of the classes or named in label_names.json."
+        "Folder of a teacher or of several, or hub id, repeatable. Logits: a folder of train.npy, validation.npy and "
+        "test.npy, rows in the order of your files, columns in that of the classes or named in label_names.json."
     )
     embedder: str | None = knob(None, "Encoder for the affinity feature: a hub id or a path.")
     device: str = like(StudentSettings, "device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskCommand(Command):
+    """``rlkd ask``, beside the task.
+
+    Nothing that was paid for is ever deleted, and another call goes on from what is there: so there is neither a flag
+    to resume nor one to overwrite.
+    """
+
+    teachers: tuple[str, ...] = like(CacheCommand, "teachers")
+    strategy: str = knob(
+        "explore",
+        "Which rows, and whom: all, random, best, only:TEACHER, explore or explore:SHARE, router, bandit, ... or "
+        "package.module:Name.",
+    )
+    budget: float = required(
+        "What may be spent in all, that of earlier calls into the same directory included, in the unit of the prices: "
+        "in answers where no price is named.",
+        above(0),
+    )
+    price: tuple[str, ...] = knob(
+        (),
+        "Price of a teacher, NAME=PRICE, repeatable: of a call (10), of a thousand tokens in and out (0.5in+1.5out) or "
+        "both; 1 a call where none is named.",
+    )
+    dry_run: bool = knob(False, "Say what would be spent at most, and ask nobody.")
+    ask_again: bool = knob(
+        False,
+        "Ask again where a call was broken off and may have been paid for; by default it stays unsettled, and its "
+        "price set aside.",
+    )
+    output_dir: str = like(
+        WritingCommand, "output_dir", help="Directory of the cache that is written, and of the ledger of all answers."
+    )
+    batch_size: int = like(CacheSettings, "batch_size")
+    max_length: int = like(CacheSettings, "max_length")
+    device: str = like(StudentSettings, "device")
+    seed: int = like(PolicyTraining, "seed")
+    quiet: bool = like(WritingCommand, "quiet")
 
 
 @dataclass(frozen=True, kw_only=True)

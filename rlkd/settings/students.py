@@ -115,7 +115,7 @@ class StudentSettings(StepSettings):
     student: str = knob(
         "rlkd/tiny",
         "Student: rlkd/tiny, rlkd/bilstm, rlkd/mlp, rlkd/cnn (images), a hub id or a path. rlkd/bilstm, rlkd/mlp and "
-        "rlkd/cnn load in transformers after import rlkd.models, all others in plain transformers.",
+        "rlkd/cnn load in transformers beside an import of rlkd, all others in plain transformers.",
     )
     learning_rate: float = like(  # a number once the settings are made
         StepSettings, "learning_rate", default=None, help=f"Learning rate of the student; {BY_KIND}."

@@ -1,7 +1,10 @@
 """The trainer that people use: what :class:`transformers.Trainer` takes, with teachers; or of a task."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
+
+from transformers import Trainer
 
 from rlkd.trainer.image_batches import image_collator
 from rlkd.trainer.task_trainer import TaskTrainer
@@ -41,11 +44,12 @@ class DistillationTrainer(BatchTrainer):
             **kwargs: Of the Trainer.
         """
         self._pictures: tuple[str, ...] = ()
-        if not trainer_args and kwargs.get("data_collator") is None:
-            collator = image_collator(kwargs.get("processing_class"), kwargs.get("train_dataset"), model)
+        given = by_name(self, model, args, *trainer_args, **kwargs)
+        if given.get("data_collator") is None:
+            collator = image_collator(given.get("processing_class"), given.get("train_dataset"), model)
             if collator is not None:
-                kwargs["data_collator"], self._pictures = collator, (collator.column,)
-        super().__init__(model, args, *trainer_args, teachers=teachers, weighting=weighting, cache=cache, **kwargs)
+                given["data_collator"], self._pictures = collator, (collator.column,)
+        super().__init__(teachers=teachers, weighting=weighting, cache=cache, **given)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -56,3 +60,10 @@ class DistillationTrainer(BatchTrainer):
     def from_task(*args: Any, **kwargs: Any) -> TaskTrainer:
         """A trainer of a task and its teachers' logits; arguments are those of :class:`~rlkd.trainer.TaskTrainer`."""
         return TaskTrainer(*args, **kwargs)
+
+
+def by_name(trainer: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Arguments of the Trainer by name, however they were given."""
+    given = signature(Trainer.__init__).bind_partial(trainer, *args, **kwargs).arguments
+    del given["self"]
+    return given

@@ -9,52 +9,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    BaseImageProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.columns import KNOWN_PAIRS, TEXT_NAMES, Columns
-from rlkd.errors import ConfigError, TeacherError, one_line
-from rlkd.hub import offline_if_unreachable
+from rlkd.errors import ConfigError, TeacherError
+from rlkd.hub import may_be_id, snapshot
 from rlkd.kinds import PROBLEM_TYPES, CausalTokens, Kind, Regression
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
 from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
-from rlkd.models.networks import load_image_processor, load_tokenizer, quiet_transformers
 from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
 from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher
-from rlkd.trainer.batch_teachers import (
-    AskedTeachers,
-    AskingTeacher,
-    BatchTeachers,
-    CachedTeachers,
-    FunctionTeacher,
-    NetworkTeacher,
-    reader_of_batches,
-)
+from rlkd.trainer.asking_teachers import FunctionTeacher, NetworkTeacher, reader_of_batches
+from rlkd.trainer.batch_teachers import AskedTeachers, AskingTeacher, BatchTeachers
 from rlkd.trainer.image_batches import same_processing
+from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.trainer.remembering import RememberedTeachers, store_folder
+from rlkd.trainer.student_class import auto_class, base_model, is_causal, outputs_of
+from rlkd.trainer.teacher_folders import network_of
 from rlkd.types import ONCE
 
 log = logging.getLogger(__name__)
 
 PROBES = ("A sentence of several words, and of a few more: 12 of them!", "naïve CAFÉ  don't", "")
-CAUSAL = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-"""Names of networks that tell a token by those before it."""
-AUTO_CLASSES: Mapping[str, Any] = {
-    "ForSequenceClassification": AutoModelForSequenceClassification,
-    "ForTokenClassification": AutoModelForTokenClassification,
-    "ForImageClassification": AutoModelForImageClassification,
-    "ForCausalLM": AutoModelForCausalLM,
-}
-"""End of a student's class to what loads teachers of its kind."""
 
 
 class TeacherReader:
@@ -118,6 +95,13 @@ class TeacherReader:
             raise TeacherError(
                 "expected at least one teacher, got none (K = 0); pass models, paths, hub ids or a cache"
             )
+        names = [name for name, _ in named]
+        for name in names:
+            if names.count(name) > 1:
+                raise TeacherError(
+                    f"expected teachers with different names, got {name!r} {names.count(name)} times; pass a mapping "
+                    "from names to teachers"
+                )
         asked = [self._teacher(name, one) for name, one in named]
         readers = [teacher.name for teacher in asked if teacher.reads_text]
         if readers and not self._text_columns:
@@ -184,31 +168,19 @@ class TeacherReader:
         )
 
     def _from_path(self, name: str, path: str | Path) -> AskingTeacher:
-        if (Path(path) / SKLEARN_FILE).is_file():
-            loaded = load_sklearn(Path(path))
-            return self._estimator(name, loaded.model, loaded.label_names)
-        auto = auto_class(self._student)
-        try:
-            with quiet_transformers(), offline_if_unreachable(str(path), "model"):
-                model, report = auto.from_pretrained(
-                    path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-                )
-        except Exception as error:
-            # transformers raises many kinds of errors for damaged folders and unknown ids
+        if may_be_id(path):
+            place = snapshot(str(path), expected=f"a folder of teacher {name!r}", error=TeacherError)
+        elif Path(path).is_dir():
+            place = Path(path)
+        else:
             raise TeacherError(
-                f"expected a folder or a hub id that {auto.__name__} loads as teacher {name!r}, got {str(path)!r} "
-                f"({one_line(error)})"
-            ) from error
-        if report["missing_keys"]:
-            raise TeacherError(
-                f"expected all weights of teacher {name!r}, but {min(report['missing_keys'])!r} is missing, as in a "
-                "model that was never fine-tuned; train it first"
+                f"expected a folder or a hub id as teacher {name!r}, got {str(path)!r}, which is no folder; check it"
             )
-        try:
-            own = load_image_processor(path) if auto is AutoModelForImageClassification else load_tokenizer(path)
-        except (OSError, ValueError):
-            own = None  # a model of vectors, or saved without
-        return self._network(name, model, own)
+        if (place / SKLEARN_FILE).is_file():
+            loaded = load_sklearn(place)
+            return self._estimator(name, loaded.model, loaded.label_names)
+        model, own, label_names = network_of(auto_class(self._student), name, place)
+        return self._network(name, model, own, label_names)
 
     def _network(
         self, name: str, model: nn.Module, tokenizer: Any, label_names: Sequence[str] | None = None
@@ -291,41 +263,6 @@ class TeacherReader:
         if lacking:
             log.warning("teacher %r says nothing of %s; there the others teach", name, ", ".join(lacking[:8]))
         return columns
-
-
-def base_model(model: nn.Module) -> Any:
-    """The network itself, inside adapters of PEFT."""
-    inner = getattr(model, "get_base_model", None)
-    return model if inner is None else inner()
-
-
-def outputs_of(student: nn.Module) -> int:
-    """How many numbers a student says of an instance, or of a token."""
-    config = base_model(student).config
-    return int(config.get_text_config().vocab_size if is_causal(student) else config.num_labels)
-
-
-def is_causal(student: nn.Module) -> bool:
-    """Whether a network tells a token by those before it; its classes are tokens, which are not named."""
-    return type(base_model(student)).__name__ in CAUSAL
-
-
-def auto_class(student: nn.Module) -> Any:
-    """What loads networks of the student's kind.
-
-    Raises:
-        TeacherError: It is of no kind that is known.
-    """
-    if is_causal(student):
-        return AutoModelForCausalLM
-    name = type(base_model(student)).__name__
-    for end, auto in AUTO_CLASSES.items():
-        if name.endswith(end):
-            return auto
-    raise TeacherError(
-        f"teachers are loaded by the student's class, and {name!r} ends in none of {', '.join(AUTO_CLASSES)}; load "
-        "them yourself and pass the models"
-    )
 
 
 def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from rlkd.errors import ConfigError, TeacherError, WeightingError
 from rlkd.kinds import CausalTokens, Kind, TokenClassification, kind_of_instances
-from rlkd.trainer.given_teachers import auto_class, base_model
+from rlkd.trainer.student_class import auto_class, base_model
 from rlkd.weighting import BaseWeighting, Evidence, WeightingSpec, adapted, load_weighting
 
 LABELS = ("labels", "label", "label_ids")
@@ -40,20 +40,17 @@ def kind_of(student: nn.Module, labels: Tensor | None) -> type[Kind]:
     return kind_of_instances(problem_type, config.num_labels, labels)
 
 
-def likely_kind(student: nn.Module, data: Any) -> type[Kind]:
+def likely_kind(student: nn.Module, first: Mapping[str, Any] | None) -> type[Kind]:
     """The kind of task by the first row of a data set, which a collator of one's own may still change."""
     try:
-        return kind_of(student, first_labels(data))
+        return kind_of(student, labels_of(first))
     except ConfigError:
         return kind_of(student, None)
 
 
-def first_labels(data: Any) -> Tensor | None:
-    """Labels of the first row of a data set, as a batch; None where that is not to be known, as of a stream."""
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data)):
-        return None
-    row = data[0]
-    found = [row[name] for name in LABELS if name in row] if isinstance(row, Mapping) else []
+def labels_of(row: Mapping[str, Any] | None) -> Tensor | None:
+    """Labels of a row, as a batch; None where they are not to be known."""
+    found = [] if row is None else [row[name] for name in LABELS if name in row]
     try:
         return torch.as_tensor(found[0]).unsqueeze(0) if found else None
     except (TypeError, ValueError):  # names of classes, which a collator of one's own may number

@@ -14,7 +14,10 @@ from rlkd.errors import TaskError
 from rlkd.kinds.base import Positions
 from rlkd.logit_cache import LogitCache
 from rlkd.records import check_one_process
-from rlkd.trainer.training import CARRIED, DistillationMixin, some_rows
+from rlkd.trainer.collating import CARRIED
+from rlkd.trainer.randomness import generators_as_they_were
+from rlkd.trainer.rows import some_rows
+from rlkd.trainer.training import DistillationMixin
 
 ROWS = 4096
 """Labelled instances, or tokens, that are asked about."""
@@ -57,21 +60,23 @@ def labelled_answers(
     chosen, mine = some_rows(data, rows), cast(Any, trainer)
     if len(chosen) == 0:
         raise TaskError("expected labelled rows to fit a weighting on, got none; pass some")
-    parts = [torch.cat(part).numpy() for part in zip(*_asked(mine, chosen, rows, seed), strict=True)]
+    with generators_as_they_were():
+        parts = [torch.cat(part).numpy() for part in zip(*_asked(mine, chosen, rows, seed), strict=True)]
     splits = dealt_rows(parts[0], seed)
     order, ends = np.concatenate(list(splits.values())), np.cumsum([0, *map(len, splits.values())])
-    labels, said, vectors = (part[order] for part in parts[1:])
+    labels, said, present, vectors = (part[order] for part in parts[1:])
     task = Task(
         name="labelled",
         label_names=class_names(mine.model, said.shape[-1]),
         table=Table(labels=labels, domains=np.zeros_like(order), vectors=vectors),
         splits={split: np.arange(start, end) for split, start, end in zip(splits, ends, ends[1:], strict=False)},
     )
-    return task, LogitCache([said[:, k] for k in range(said.shape[1])], mine.teachers.names).measured(task)
+    mask = None if present.all() else present
+    return task, LogitCache([said[:, k] for k in range(said.shape[1])], mine.teachers.names, mask=mask).measured(task)
 
 
 def _asked(trainer: Any, data: Any, rows: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
-    """Of every batch its labelled places: row of the data (N,), label (N,), logits (N, K, C) and vector (N, D)."""
+    """Of every batch its labelled places: row of the data, label, logits (N, K, C), who answered (N, K), and vector."""
     most, random, start = max(1, rows // len(data)), torch.Generator().manual_seed(seed), 0
     for batch in trainer.get_test_dataloader(data):
         fields = dict(trainer._prepare_inputs(batch))
@@ -79,11 +84,12 @@ def _asked(trainer: Any, data: Any, rows: int, seed: int) -> Iterator[tuple[Tens
         positions = trainer._positions(fields)
         size = len(fields.pop("labels", ()))
         labels = _classes(positions.labels, size)
-        said = trainer.teachers.state(fields, carried, positions.pick).teacher_logits
+        known = trainer.teachers.state(fields, carried, positions.pick)
         vectors = positions.pick(places_as_vectors(trainer.model, fields, positions))
         source = start + row_of_places(positions, size)
         kept = ((labels >= 0).cpu() & at_most(source, most, random)).nonzero().squeeze(1)
-        yield source[kept], *(values[kept.to(values.device)].cpu() for values in (labels, said, vectors))
+        found = (labels, known.teacher_logits, known.present, vectors)
+        yield source[kept], *(values[kept.to(values.device)].cpu() for values in found)
         start += size
 
 

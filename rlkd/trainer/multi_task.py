@@ -110,6 +110,10 @@ class NoTeachers:
         """Zeros, shape (B, 1, C)."""
         return torch.zeros(len(ids), 1, self._task.num_classes)
 
+    def mask_rows(self, ids: Tensor) -> None:
+        """None: it is always there."""
+        return
+
     def affinity_rows(self, ids: Tensor) -> None:
         """None."""
         return
@@ -182,6 +186,11 @@ class JointSource:
         """Teacher logits of the instances ``ids`` (B,) of one task, shape (B, K, C_task)."""
         source, rows = self._own(ids)
         return source.rows(rows)
+
+    def mask_rows(self, ids: Tensor) -> Tensor | None:
+        """Who answered, shape (B, K), or None."""
+        source, rows = self._own(ids)
+        return source.mask_rows(rows)
 
     def affinity_rows(self, ids: Tensor) -> Tensor | None:
         """Affinities, shape (B, K), or None."""

@@ -53,17 +53,16 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # the manifest is written last: a checkpoint without one that verifies is not resumed from
         super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         losses = {"logged": self._total_loss_scalar, "since": self._loss_since_logged()}
-        state = self._own_state()
-        self.accelerator.wait_for_everyone()  # each process writes the state of its generators
         if self.args.should_save:
             write_json_atomic(folder / LOSS_FILE, losses | {"logged_at": self._globalstep_last_logged})
-            for name, values in state.items():
-                write_json_atomic(folder / name, values)
+        write_state(folder, self)
+        self.accelerator.wait_for_everyone()  # each process writes the state of its generators
+        if self.args.should_save:
             write_manifest(folder)
 
-    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train; ``resume_from_checkpoint=True`` takes the newest checkpoint that verifies, or starts anew.
 
         Checkpoints newer than that one are damaged (a killed writer's) and are removed.
@@ -76,7 +75,7 @@ class ResumableTrainer(Trainer):
         self._losses_before = None
         if resume_from_checkpoint:
             self._restore(Path(resume_from_checkpoint))
-        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        output = super().train(resume_from_checkpoint, trial, *args, **kwargs)
         return output._replace(training_loss=output.metrics["train_loss"])
 
     def _restore(self, folder: Path) -> None:
@@ -125,6 +124,19 @@ class _GoesOn(TrainerCallback):
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self._trainer._go_on()
+
+
+def write_state(folder: Path, trainer: Any) -> None:
+    """Put beside a checkpoint of the Trainer what it does not know of; all processes ask, the first writes.
+
+    Args:
+        folder: Of the checkpoint.
+        trainer: With ``_own_state``.
+    """
+    state = trainer._own_state()
+    if trainer.args.should_save:
+        for name, values in state.items():
+            write_json_atomic(folder / name, values)
 
 
 def saved(path: Path, what: str) -> dict[str, Any]:

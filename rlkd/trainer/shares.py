@@ -169,6 +169,13 @@ def part_of(taught: Mixture, own: slice) -> Mixture:
     return replace(taught, teacher_logits=taught.teacher_logits[own], weights=taught.weights[own], scale=scale)
 
 
+def first_rows(state: State, count: int) -> State:
+    """What is known of the first rows of a batch."""
+    known = {name: getattr(state, name) for name in state.available()}
+    fewer: dict[str, Any] = {name: value[:count] for name, value in known.items() if isinstance(value, Tensor)}
+    return replace(state, **fewer)
+
+
 def mean_over(accelerator: Accelerator, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mean over processes of a few numbers."""
     held = torch.from_numpy(np.asarray(values)).to(accelerator.device)

@@ -152,7 +152,7 @@ class TaskTrainer(BatchTrainer):
         )
         self.weight_record = WeightRecord(group_names(task, cache), len(cache.teacher_names))
 
-    def _likely_kind(self, data: Any) -> type[Kind]:
+    def _likely_kind(self, first: Mapping[str, Any] | None) -> type[Kind]:
         return Kind  # whatever a student was before
 
     def _get_collator_with_removed_columns(self, data_collator: Any, *args: Any, **kwargs: Any) -> Any:

@@ -2,46 +2,45 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, Subset
 
-from rlkd.errors import ConfigError, NonFiniteLossError, TeacherError
-from rlkd.features import usual_sureness
+from rlkd.errors import ConfigError, NonFiniteLossError
 from rlkd.kinds import Kind, Measured, Positions, as_measured, class_losses
-from rlkd.settings import LossSettings, StepSettings
-from rlkd.settings.knobs import names_of
+from rlkd.settings import StepSettings
 from rlkd.trainer.arguments import check_arguments
-from rlkd.trainer.batch_teachers import BatchTeachers, Rows
-from rlkd.trainer.given_teachers import TeacherReader, base_model, is_causal, outputs_of
+from rlkd.trainer.batch_teachers import BatchTeachers
+from rlkd.trainer.collating import CARRIED, CarryingCollator
+from rlkd.trainer.dealing import DealsBatches
+from rlkd.trainer.given_teachers import TeacherReader
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.lean import LeanMixin
 from rlkd.trainer.logged import Sums
+from rlkd.trainer.randomness import generators_as_they_were
+from rlkd.trainer.recording import KeepsRecords
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
-from rlkd.trainer.resuming import ResumableTrainer, saved
-from rlkd.trainer.shares import WHOLE, Numbered, Shares, ToldOrder, part_of, share_of, whole_batches
+from rlkd.trainer.resuming import ResumableTrainer
+from rlkd.trainer.rows import check_columns, check_order, columns_of, first_row
+from rlkd.trainer.searching import FollowsArguments, loss_settings
+from rlkd.trainer.shares import WHOLE, Shares, first_rows, part_of, share_of
+from rlkd.trainer.student_class import base_model, is_causal, outputs_of
+from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, check_state, mixture
+from rlkd.weighting.absent import learn
 from rlkd.weighting.by_row import is_by_row
 
-WEIGHT_FILE = "weights.json"
-WEIGHTING_FILE = "weighting.json"
-CARRIED = "rlkd_teachers"
-"""Of a batch: what goes with it for the teachers."""
-SURENESS_ROWS = 512
-"""Rows of the training data that live teachers are asked about beforehand: how sure each usually is."""
 BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature", "divergence", "teacher_mask"})
 """What every batch of a trainer tells a weighting."""
 
 
-class DistillationMixin(LeanMixin):
+class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsRecords, LeanMixin):
     """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
@@ -91,31 +90,38 @@ class DistillationMixin(LeanMixin):
             WeightingError: The weighting needs what a trainer's batches do not tell.
         """
         super().__init__(*trainer_args, **kwargs)
-        check_arguments(self.args, kwargs)
-        if cast(Any, self).is_deepspeed_enabled or cast(Any, self).is_fsdp_enabled:
+        mine = cast(Any, self)
+        check_arguments(self.args, {**kwargs, "compute_loss_func": mine.compute_loss_func})  # by place, or by name
+        if mine.is_deepspeed_enabled or mine.is_fsdp_enabled:
             raise ConfigError("students are not sharded, got a launcher with FSDP or DeepSpeed; use torchrun")
         self.loss_settings = loss_settings(self.args)
         given = teachers if teachers is not None else getattr(self.args, "teachers", None)
         kept = cache if cache is not None else getattr(self.args, "cache", None)
-        kind = self._likely_kind(kwargs.get("train_dataset"))
-        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, kwargs, kind)
-        check_columns(self.teachers, columns_of(kwargs.get("train_dataset")))
+        check_order(mine.train_dataset, getattr(self.args, "train_sampling_strategy", "random"))
+        first = first_row(mine.train_dataset)
+        kind, columns = self._likely_kind(first), columns_of(mine.train_dataset, first)
+        self.teachers: BatchTeachers = self._read_teachers([] if given is None else given, kept, columns, kind)
+        check_columns(self.teachers, columns)
         self._chosen = weighting if weighting is not None else getattr(self.args, "weighting", "auto")
+        self._outputs = outputs_of(self.model)  # between trials of a search there is no model
+        self._hold_arguments(weighting)
         self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
         self._counted: list[tuple[Tensor, int, Positions]] = []
+        self._last_kind: tuple[Any, type[Kind]] | None = None
+        self._last_count: tuple[int, torch.device, Tensor] | None = None
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
         if isinstance(self.teachers, RememberedTeachers):
-            cast(Any, self).add_callback(EpochsOf(self.teachers))
+            mine.add_callback(EpochsOf(self.teachers))
         if self.teachers.columns or isinstance(self.teachers, RememberedTeachers):
             self.data_collator = CarryingCollator(self.data_collator, self.teachers)
 
     def _read_teachers(
-        self, given: Any, cache: str | Path | None, kwargs: Mapping[str, Any], kind: type[Kind]
+        self, given: Any, cache: str | Path | None, columns: Sequence[str], kind: type[Kind]
     ) -> BatchTeachers:
-        args, data = self.args, kwargs.get("train_dataset")
+        args = self.args
         reader = TeacherReader(
             self.model,
             getattr(self, "processing_class", None),
@@ -123,21 +129,21 @@ class DistillationMixin(LeanMixin):
             max_length=getattr(args, "max_length", StepSettings.max_length),
             offload=getattr(args, "offload_teachers", False),
             text_columns=getattr(args, "text_columns", None),
-            data_columns=columns_of(data),
+            data_columns=columns,
             id_column=getattr(args, "id_column", "id"),
             cache=cache,
             kind=kind,
         )
         return reader.read(given)
 
-    def _likely_kind(self, data: Any) -> type[Kind]:
-        return likely_kind(self.model, data)
+    def _likely_kind(self, first: Mapping[str, Any] | None) -> type[Kind]:
+        return likely_kind(self.model, first)
 
     def _set_kind(self, kind: type[Kind]) -> None:
         """Be of a kind of task, if teachers, weighting and settings are."""
         chosen = self._chosen
         if isinstance(chosen, str | Path):
-            known = KnownOfBatches(chosen, kind, self.teachers.names, outputs_of(self.model), self.args.seed)
+            known = KnownOfBatches(chosen, kind, self.teachers.names, self._outputs, self.args.seed)
             called, self._given = str(chosen), weighting_of(chosen, known)
         else:
             self._given = adapted(chosen)
@@ -157,46 +163,26 @@ class DistillationMixin(LeanMixin):
 
     # --- what the Trainer asks
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; each run, as each trial of a search, begins with the weighting that was passed."""
+        if trial is not None:
+            self._begin_trial(trial)
+        self._follow_arguments()
         if self._online is not None:
             self._begin()
         self.weight_record.clear()
-        self._since_logged = Sums()
-        return super().train(*args, **kwargs)
+        self._since_logged, self._last_kind, self._counted = Sums(), None, []
+        return cast(Any, super()).train(resume_from_checkpoint, trial, *args, **kwargs)
 
-    def get_train_dataloader(self) -> Any:
-        """The Trainer's own batches; of several processes each gets its share of them, none a row twice.
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; in the midst of a run it draws nothing that the student would draw."""
+        with generators_as_they_were():
+            return cast(Any, super()).evaluate(*args, **kwargs)
 
-        Raises:
-            ConfigError: There are several, and the data set is a stream.
-        """
-        mine, args = cast(Any, self), self.args
-        data = mine.train_dataset
-        rebalanced = getattr(args, "train_sampling_strategy", None) == "batch_rebalance"  # knows of processes itself
-        if args.world_size == 1 or data is None or rebalanced:
-            return cast(Any, super()).get_train_dataloader()
-        if isinstance(data, IterableDataset):
-            raise ConfigError(
-                f"one process is needed for a data set that is a stream, got {args.world_size}; load its rows, or "
-                "start without a launcher"
-            )
-        self.args = copy.copy(args)
-        self.args.per_device_train_batch_size *= args.world_size  # what a sampler may group rows by
-        sampler = mine._get_train_sampler(data)
-        self.args = args
-        alike = isinstance(sampler, RandomSampler | SequentialSampler)
-        return self._dealt(data, sampler if alike else ToldOrder(sampler), mine._train_batch_size)
-
-    def _dealt(self, data: Any, sampler: Any, batch_size: int) -> Any:
-        """Batches of so many rows a process."""
-        mine, collate = cast(Any, self), self.data_collator
-        if hasattr(data, "remove_columns"):
-            data = mine._remove_unused_columns(data, description="training")
-        else:
-            collate = mine._get_collator_with_removed_columns(collate, description="training")
-        numbered = Numbered(data, collate)
-        return whole_batches(numbered, sampler, numbered.batch, batch_size * self.args.world_size, self.args)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; as :meth:`evaluate`."""
+        with generators_as_they_were():
+            return cast(Any, super()).predict(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         trainer = cast(Any, super())
@@ -219,8 +205,8 @@ class DistillationMixin(LeanMixin):
             return cast(Any, super())._get_num_items_in_batch(batch_samples, device) if alone else None
         places = [(batch.get("labels"), self._positions(batch)) for batch in batch_samples]
         self._counted = [(labels, labels._version, found) for labels, found in places if labels is not None]
-        count = torch.tensor(sum(found.count for _, found in places), device=device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+        count = self._counts(sum(found.count for _, found in places), device)
+        return self.accelerator.gather(count).sum() if self._processes > 1 else count
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
@@ -250,12 +236,25 @@ class DistillationMixin(LeanMixin):
         outputs = model(**fields)
         losses = self._losses(outputs.logits, positions, fields, carried)
         loss = losses.sum() / (max(len(losses), 1) if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.args.world_size > 1:
-            loss = loss * self.args.world_size  # gradients are averaged over the processes
+        if num_items_in_batch is not None and self._processes > 1:
+            loss = loss * self._processes  # gradients are averaged over the processes
         self._check_finite(loss, losses)
         return (loss, outputs) if return_outputs else loss
 
     # --- the loss
+
+    def _kind_of(self, labels: Tensor | None) -> type[Kind]:
+        """The kind of task of a batch: looked at again where labels have another form."""
+        form = None if labels is None else (labels.dtype, labels.shape[1:])
+        if self._last_kind is None or self._last_kind[0] != form:
+            self._last_kind = form, kind_of(self.model, labels)
+        return self._last_kind[1]
+
+    def _counts(self, count: int, device: torch.device) -> Tensor:
+        """A number as a tensor: the same where it was that number before, which no device is then sent again."""
+        if self._last_count is None or self._last_count[:2] != (count, device):
+            self._last_count = count, device, torch.tensor(count, device=device)
+        return self._last_count[2]
 
     def _positions(self, batch: Mapping[str, Any]) -> Positions:
         """What is taught of a batch; nothing of a row that only keeps a process company."""
@@ -263,13 +262,14 @@ class DistillationMixin(LeanMixin):
         for counted, version, found in self._counted:
             if labels is counted and labels._version == version:
                 return found
-        kind = kind_of(self.model, labels)
+        kind = self._kind_of(labels)
         if kind is not type(self._kind) and "labels" in batch:
             self._set_kind(kind)
         positions = self._kind.positions(batch)
         dealt = batch.get(WHOLE)
-        rank = self.args.process_index
-        has_rows = dealt is None or share_of(len(dealt), self.args.world_size, rank).start < len(dealt)
+        if dealt is None:
+            return positions
+        has_rows = share_of(len(dealt), self._processes, self.args.process_index).start < len(dealt)
         return positions if has_rows else positions.none()
 
     def _losses(self, logits: Tensor, positions: Positions, fields: Mapping[str, Any], carried: Any) -> Tensor:
@@ -297,64 +297,37 @@ class DistillationMixin(LeanMixin):
         state = self._kind.state(known, student_logits, positions.labels)
         if state.sureness is None and "sureness" in self.weighting.requires:
             state = replace(state, sureness=self.usual_sureness().expand(len(student_logits), -1))
-        return replace(
-            state,
+        return state.but(
             progress=self.state.global_step / max(self.state.max_steps, 1),
             temperature=self.loss_settings.temperature,
             divergence=self.loss_settings.divergence,
         )
 
-    def usual_sureness(self) -> Tensor:
-        """How sure each teacher usually is, shape (K,): on rows of the training data, evenly spaced, measured once."""
-        if self._sureness is None:
-            self._sureness = self._measured_sureness()
-        return self._sureness
-
-    def _measured_sureness(self) -> Tensor:
-        total = torch.zeros(len(self.teachers.names) + 1, dtype=torch.float64, device=self.args.device)
-        for batch in self._sureness_batches():
-            fields = dict(cast(Any, self)._prepare_inputs(batch))
-            carried = fields.pop(CARRIED, {})
-            positions = self._positions(fields)
-            fields = {name: value for name, value in fields.items() if name not in ("labels", WHOLE)}
-            logits = self._kind.choices(self.teachers.state(fields, carried, positions.pick).teacher_logits)
-            if len(logits):
-                total[:-1] += usual_sureness(logits).double().to(total.device) * len(logits)
-                total[-1] += len(logits)
-        total = self._over_processes(total)
-        return (total[:-1] / total[-1]).float()
-
-    def _sureness_batches(self) -> Any:
-        rows = some_rows(cast(Any, self).train_dataset, SURENESS_ROWS)
-        if self.args.world_size == 1:
-            return cast(Any, self).get_test_dataloader(rows)
-        return self._dealt(rows, SequentialSampler(cast(Any, rows)), self.args.eval_batch_size)
-
     def _over_processes(self, sums: Tensor) -> Tensor:
         """Sums over what each process has, in all of them."""
-        return self.accelerator.reduce(sums.to(self.args.device)) if self.args.world_size > 1 else sums
+        return self.accelerator.reduce(sums.to(self.args.device)) if self._processes > 1 else sums
 
     def _batch_taught(self, state: State) -> Mixture:
         """What is taught of the rows of this process, by a weighting that sees the whole batch if it looks at it."""
-        if self.args.world_size > 1 and is_by_row(self.weighting):
+        if self._processes == 1:
+            return self._taught(state)
+        if is_by_row(self.weighting):
             taught = mixture(self.weighting, state)
             assert state.progress is not None
             count = taught.weights.new_tensor([len(taught.weights)])
             total = self._over_processes(torch.cat([taught.weights.sum(0), count]).double())
             self.weight_record.add_total(state.progress, total)
             return taught
-        if self.args.world_size > 1:
-            shares = Shares.of_rows(self.accelerator, state.teacher_logits)
-            whole = shares.whole_state(state)
-            return part_of(self._taught(whole), shares.own)
-        return self._taught(state)
+        shares = Shares.of_rows(self.accelerator, state.teacher_logits)
+        whole = shares.whole_state(state)
+        return part_of(self._taught(whole), shares.own)
 
     def _taught(self, state: State, groups: Tensor | None = None) -> Mixture:
         taught = mixture(self.weighting, state)
         assert state.progress is not None
         self.weight_record.add(state.progress, groups, taught.weights)
         if self._online is not None:
-            cast(OnlineWeighting, self.weighting).update(state)
+            learn(self.weighting, state)
         return taught
 
     def _distillation_losses(self, student_logits: Tensor, labels: Tensor | None, taught: Mixture) -> Tensor:
@@ -369,98 +342,6 @@ class DistillationMixin(LeanMixin):
                 "these rows"
             )
 
-    # --- records
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the mean weight per teacher since the start of the run to the training logs."""
-        if "loss" in logs:
-            total = self.weight_record.sums.sum((0, 1)) / max(self.weight_record.counts.sum(), 1)
-            logs |= {f"weight/{n}": float(w) for n, w in zip(self.teachers.names, total, strict=True)}
-            logs |= self._since_logged.means(self._over_processes)
-        cast(Any, super()).log(logs, *args, **kwargs)
-
 
 class BatchTrainer(DistillationMixin, ResumableTrainer):
     """Checkpoints are whole or not used, and a run that was broken off resumes to what it would have been."""
-
-    def _own_state(self) -> Mapping[str, Any]:
-        logged = self._since_logged.totals(self._over_processes)
-        weights = {WEIGHT_FILE: self.weight_record.state() | {"since_logged": logged}}
-        return weights if self._online is None else {**weights, WEIGHTING_FILE: self._online.state_dict()}
-
-    def _read_state(self, folder: Path) -> None:
-        so_far = saved(folder / WEIGHT_FILE, "the weights so far")
-        self.weight_record.load(so_far)
-        self._since_logged.load(so_far.get("since_logged", {}), self.args)
-        if self._online is not None:
-            self._online.load_state_dict(saved(folder / WEIGHTING_FILE, "what the weighting had learned"))
-
-
-class CarryingCollator:
-    """Makes a batch as the trainer's own collator does, and puts beside it what teachers read of its rows."""
-
-    def __init__(self, own: Callable[[Any], Any], teachers: BatchTeachers, kept: Sequence[str] | None = None) -> None:
-        """Hold the trainer's own collator, the teachers, and the columns that the collator reads; None: all others."""
-        self.own, self.teachers = own, teachers
-        self._columns = frozenset(teachers.columns)
-        self._kept = None if kept is None else frozenset(kept) - self._columns
-
-    def of_columns(self, kept: Sequence[str]) -> "CarryingCollator":
-        """The same whose own collator reads some columns only."""
-        return CarryingCollator(self.own, self.teachers, kept)
-
-    def __call__(self, rows: Rows) -> Any:
-        """A batch; rows without the teachers' columns, as those of an evaluation may be, get none of it."""
-        columns, kept = self._columns, self._kept
-        if kept is not None and isinstance(rows[0], dict):  # as the Trainer asks
-            own: Any = [{n: value for n, value in row.items() if n in kept} for row in rows]
-        else:
-            own = [{n: value for n, value in row.items() if n not in columns} for row in rows] if columns else rows
-        batch = self.own(own)
-        if not columns or columns <= set(rows[0]):
-            inputs = {name: value for name, value in batch.items() if name != "labels"}
-            batch[CARRIED] = self.teachers.carry(rows, inputs)
-        return batch
-
-
-def first_rows(state: State, count: int) -> State:
-    """What is known of the first rows of a batch."""
-    known = {name: getattr(state, name) for name in state.available()}
-    fewer: dict[str, Any] = {name: value[:count] for name, value in known.items() if isinstance(value, Tensor)}
-    return replace(state, **fewer)
-
-
-def loss_settings(args: Any) -> LossSettings:
-    """The settings of the loss; of plain ``TrainingArguments``, which have none, the defaults."""
-    return LossSettings(**{name: getattr(args, name) for name in names_of(LossSettings) if hasattr(args, name)})
-
-
-def columns_of(data: Any) -> Sequence[str]:
-    """Columns of a data set, as far as they are known without reading it all."""
-    names = getattr(data, "column_names", None)
-    if names is not None:
-        return list(names)
-    first = data[0] if data is not None and hasattr(data, "__getitem__") and len(data) else None
-    return list(first) if isinstance(first, Mapping) else []
-
-
-def check_columns(teachers: BatchTeachers, there: Sequence[str]) -> None:
-    """Refuse training data that lack a column which teachers read, where its columns are known.
-
-    Raises:
-        TeacherError: One is missing.
-    """
-    missing = [column for column in teachers.columns if there and column not in there]
-    if missing:
-        raise TeacherError(
-            f"teachers read the column {missing[0]!r}, the training data has {', '.join(map(str, there))}; keep it in "
-            "the data set, or name the column that holds it"
-        )
-
-
-def some_rows(data: Any, count: int) -> Any:
-    """At most so many rows of a data set, evenly spaced; of a stream the first."""
-    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
-        return list(islice(iter(data), count))
-    places = range(0, len(data), -(-len(data) // count))
-    return data.select(places) if hasattr(data, "select") else Subset(data, places)

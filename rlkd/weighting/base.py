@@ -10,8 +10,9 @@ from torch import Tensor
 
 from rlkd.data.task import Task
 from rlkd.errors import WeightingError
-from rlkd.logit_cache import read_state
+from rlkd.logit_cache import answered_ids, read_state
 from rlkd.types import LogitSource, State
+from rlkd.weighting.absent import check_taught, has_somebody, rows_of, spread, without_absent
 from rlkd.weighting.checks import check_taught_logits, check_weights
 
 Answers = Literal["classes", "numbers", "either"]
@@ -102,9 +103,9 @@ class Evidence:
         return cls(task=view, source=source.head(len(view.table)), seed=seed)
 
     def labelled_state(self, *splits: str) -> State:
-        """The state of the labelled rows of some splits."""
+        """The state of the labelled rows of some splits that somebody answered about."""
         ids = np.concatenate([self.task.labelled_ids(split) for split in splits])
-        return read_state(self.task, self.source, torch.from_numpy(ids))
+        return read_state(self.task, self.source, torch.from_numpy(answered_ids(self.source, ids)))
 
 
 class BaseWeighting:
@@ -170,7 +171,7 @@ class BaseWeighting:
         Returns:
             Logits (..., K, C), weights (..., K), and a scale (...) >= 0 where the divergence is to be multiplied.
         """
-        right = state.teacher_mask is None and vars(type(self)).get("plainly_right", False)
+        right = state.teacher_mask is None and "plainly_right" in vars(type(self))
         weights = self.weights(state)
         return Mixture(teacher_logits=state.teacher_logits, weights=weights, checked=right, complete=right)
 
@@ -254,12 +255,27 @@ def _class_name(weighting: object) -> str:
 def mixture(weighting: BaseWeighting, state: State) -> Mixture:
     """Ask a weighting for everything it says about a batch, and check it: everybody who teaches a student does it here.
 
+    It is not asked about instances without a teacher, which their labels teach; logits of absent teachers are zeros.
+
     Raises:
         WeightingError: If what it says are no weights, see :func:`~rlkd.weighting.checks.check_weights`.
+        TeacherError: An instance has no teacher and no label.
     """
-    taught, name = weighting.taught(state), weighting.called
+    somebody = has_somebody(state)
+    if somebody is None:
+        return _mixture(weighting, without_absent(state))
+    check_taught(state, somebody)
+    part = rows_of(without_absent(state), somebody)
+    nothing = Mixture(teacher_logits=part.teacher_logits, weights=part.teacher_logits[..., 0])
+    taught = _mixture(weighting, part) if len(part.teacher_logits) else nothing
+    return Mixture(**spread(vars(taught), somebody), checked=True)
+
+
+def _mixture(weighting: BaseWeighting, state: State) -> Mixture:
+    taught = weighting.taught(state)
     if taught.checked:
         return taught
+    name = weighting.called
     check_taught_logits(taught.teacher_logits, state, name)
     complete = check_weights(taught.weights, state, name, taught.scale)
     return Mixture(
@@ -313,12 +329,13 @@ def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
 
     Args:
         scores: Shape (..., K), finite.
-        present: Bool, shape (..., K), at least one True a row.
+        present: Bool, shape (..., K).
 
     Returns:
         Shape (..., K), float32, zero where absent.
     """
-    return torch.softmax(scores.float().masked_fill(~present, -torch.inf), dim=-1)
+    shares = torch.softmax(scores.float().masked_fill(~present, -torch.inf), dim=-1)
+    return torch.where(present, shares, 0.0)  # where nobody is, they are 0 / 0
 
 
 def normalised(shares: Tensor, present: Tensor) -> Tensor:
@@ -337,5 +354,5 @@ def normalised(shares: Tensor, present: Tensor) -> Tensor:
 
 
 def equal_weights(present: Tensor) -> Tensor:
-    """Equal weights over the present teachers, shape (..., K)."""
-    return present.float() / present.sum(-1, keepdim=True)
+    """Equal weights over the present teachers, shape (..., K); zeros where nobody is."""
+    return present.float() / present.sum(-1, keepdim=True).clamp_min(1)

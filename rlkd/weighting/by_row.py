@@ -21,6 +21,7 @@ from rlkd.errors import OutputDirectoryError
 from rlkd.logit_cache import KEPT, LogitCache, read_state
 from rlkd.records import digest, once, source, write_array_atomic
 from rlkd.types import LogitSource, State
+from rlkd.weighting.absent import check_taught, has_somebody
 from rlkd.weighting.base import BaseWeighting, Mixture
 from rlkd.weighting.checks import check_weights
 
@@ -34,15 +35,18 @@ AT_ONCE, FEWEST = 2**17, 32
 class RowWeights(BaseWeighting):
     """Weights by instance id, which stand for a weighting that was asked about every row beforehand."""
 
-    def __init__(self, own: BaseWeighting, ids: NDArray[np.int64], weights: Tensor) -> None:
+    def __init__(
+        self, own: BaseWeighting, ids: NDArray[np.int64], weights: Tensor, present: Tensor | None = None
+    ) -> None:
         """Hold what was said.
 
         Args:
             own: The weighting that said it.
             ids: Of the instances that it was asked about, shape (N,).
             weights: Checked, float32, shape (N, K).
+            present: Which teachers were there, bool, shape (N, K); None: all.
         """
-        self.own = own
+        self.own, self._present = own, present
         self._place = torch.full((int(ids.max(initial=-1)) + 1,), len(ids))  # of others: out of range, an error
         self._place[torch.from_numpy(ids)] = torch.arange(len(ids))
         self._weights, self._complete = weights, bool((weights.sum(-1) > 0).all())
@@ -68,18 +72,28 @@ class RowWeights(BaseWeighting):
         Raises:
             IndexError: The weighting was not asked about one of its rows.
         """
+        return self._weights.index_select(0, self._places(state))
+
+    def _places(self, state: State) -> Tensor:
         assert state.ids is not None
-        if self._weights.device != state.ids.device:
-            self._place, self._weights = self._place.to(state.ids.device), self._weights.to(state.ids.device)
-        return self._weights.index_select(0, self._place.index_select(0, state.ids))
+        device = state.ids.device
+        if self._weights.device != device:
+            self._place, self._weights = self._place.to(device), self._weights.to(device)
+            self._present = None if self._present is None else self._present.to(device)
+        return self._place.index_select(0, state.ids)
 
     def taught(self, state: State) -> Mixture:
-        """The logits as they are; where teachers are absent that were there before, the weighting is asked anew."""
-        if state.teacher_mask is not None:
+        """The logits as they are; where others are absent than were before, the weighting is asked anew."""
+        if not self._as_before(state):
             return self.own.taught(state)
         return Mixture(
             teacher_logits=state.teacher_logits, weights=self.weights(state), checked=True, complete=self._complete
         )
+
+    def _as_before(self, state: State) -> bool:
+        if state.teacher_mask is None or self._present is None:
+            return state.teacher_mask is self._present
+        return torch.equal(state.teacher_mask, self._present.index_select(0, self._places(state)))
 
 
 def is_by_row(weighting: BaseWeighting) -> bool:
@@ -111,11 +125,19 @@ def once_a_row(weighting: BaseWeighting, task: Task, teachers: LogitSource, ids:
     if not is_by_row(weighting) or type(teachers) is not LogitCache or len(ids) == 0:
         return weighting
     weights = torch.from_numpy(_kept(weighting, task, teachers, ids))
+    rows = torch.from_numpy(ids)
+    present = teachers.mask_rows(rows)
     asked = State(
-        teacher_logits=weights.unsqueeze(-1), labels=torch.from_numpy(task.table.labels[ids]), ids=torch.from_numpy(ids)
+        teacher_logits=weights.unsqueeze(-1),
+        teacher_mask=present,
+        labels=torch.from_numpy(task.table.labels[ids]),
+        ids=rows,
     )
+    somebody = has_somebody(asked)
+    if somebody is not None:
+        check_taught(asked, somebody)
     check_weights(weights, asked, weighting.called)
-    return RowWeights(weighting, ids, weights)
+    return RowWeights(weighting, ids, weights, present)
 
 
 def _kept(weighting: BaseWeighting, task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -152,7 +174,7 @@ def _key(name: str, requires: frozenset[str], task: Task, cache: LogitCache, ids
     """Key of everything that decides the weights: a cache's name does not tell which rows and affinities it gives."""
     read = xxhash.xxh3_64()
     for state in _states(task, cache, ids):
-        for field in sorted({"teacher_logits", *requires}):
+        for field in sorted({"teacher_logits", *requires, *({"teacher_mask"} & state.available())}):
             read.update(getattr(state, field).contiguous().numpy())
     shape = [len(ids), len(cache.teacher_names)]
     return digest([name, read.hexdigest(), shape, source(), torch.__version__], 16)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlkd.errors import PolicyError
-from rlkd.logit_cache import read_state
+from rlkd.logit_cache import answered_ids, read_state
 from rlkd.types import State
 from rlkd.weighting.base import BaseWeighting, Evidence, normalised, require_argument
 from rlkd.weighting.learned import Policy, load_policy
@@ -24,7 +24,7 @@ class PolicyMean(BaseWeighting):
                 "policy_mean needs a policy without student features: its average is taken before there is a student; "
                 "train the policy with a portable observation"
             )
-        rows = torch.from_numpy(evidence.task.splits["train"])
+        rows = torch.from_numpy(answered_ids(evidence.source, evidence.task.splits["train"]))
         self.mean = policy.weights(read_state(evidence.task, evidence.source, rows)).mean(0)
 
     @classmethod

@@ -71,7 +71,8 @@ class CalibratedUniform(Uniform):
         refuse_argument("calibrated_uniform", argument)
         state = labelled_state("calibrated_uniform", evidence, "validation")
         assert state.labels is not None
-        return cls(likeliest_temperatures(finite_logits(state.teacher_logits), state.labels))
+        found = likeliest_temperatures(finite_logits(state.teacher_logits), state.labels)
+        return cls(torch.where(state.present.any(0), found, 1.0))  # of who said nothing, every one is as likely
 
     def taught(self, state: State) -> Mixture:
         """Equal weights over calibrated teacher logits, float32."""
@@ -88,7 +89,8 @@ def labelled_state(name: str, evidence: Evidence, *splits: str) -> State:
     state = evidence.labelled_state(*splits)
     if len(state.teacher_logits) == 0:
         raise WeightingError(
-            f"weighting {name!r} needs labelled {' or '.join(splits)} rows, got none; label some, or leave {name!r} out"
+            f"weighting {name!r} needs labelled {' or '.join(splits)} rows that teachers answered about, got none; "
+            f"label some, or leave {name!r} out"
         )
     return state
 

@@ -30,6 +30,7 @@ class Uniform(BaseWeighting):
     name: ClassVar[str] = "uniform"
     answers: ClassVar[Answers] = "either"
     plainly_right: ClassVar[bool] = True
+    """Its weights need no check where no teacher is absent; of a class that inherits from it they do."""
 
     def weights(self, state: State) -> Tensor:
         """Equal weights over the present teachers, shape (..., K)."""
@@ -95,11 +96,12 @@ class BestTeacher(Fixed):
         assert state.labels is not None
         if len(state.labels) == 0:
             raise WeightingError(
-                "weighting 'best_teacher' needs labelled validation rows, got none; label some, or choose the teacher "
-                "yourself with 'fixed'"
+                "weighting 'best_teacher' needs labelled validation rows that teachers answered about, got none; label "
+                "some, or choose the teacher yourself with 'fixed'"
             )
-        right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)).sum(0)
-        return cls((right == right.max()).float())
+        right = (state.teacher_logits.argmax(-1) == state.labels.unsqueeze(-1)) & state.present
+        accuracy = right.sum(0).double() / state.present.sum(0).clamp_min(1)
+        return cls((accuracy == accuracy.max()).float())
 
 
 class RandomTeacher(BaseWeighting):

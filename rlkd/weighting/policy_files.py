@@ -12,14 +12,14 @@ from types import UnionType
 from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from rlkd.errors import PolicyError, nearest, one_line
-from rlkd.hub import offline_if_unreachable
+from rlkd.hub import snapshot
 from rlkd.records import parse_object
 from rlkd.records.files import sync
 from rlkd.types import State
@@ -284,11 +284,4 @@ def _in_words(hint: Any) -> str:
 
 def _download(name: str, of_the_hub: Mapping[str, Any]) -> Path:
     """The folder of a policy's config and weights, both of one commit, in the hub's cache."""
-    try:
-        with offline_if_unreachable(name, "model"):
-            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **of_the_hub))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise PolicyError(
-            f"expected a policy folder or a hub id, got {name!r}: no such folder, and the hub gave none "
-            f"({one_line(error)}); check the path"
-        ) from error
+    return snapshot(name, expected="a policy folder", error=PolicyError, files=[CONFIG, WEIGHTS], **of_the_hub)

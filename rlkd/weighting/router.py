@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from rlkd.devices import one_thread
 from rlkd.errors import ConfigError, PolicyError, WeightingError, unknown_name
 from rlkd.features import ObservationConfig, teacher_features
-from rlkd.logit_cache import read_state
+from rlkd.logit_cache import answered_ids, read_state
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
 from rlkd.weighting.base import BaseWeighting, Evidence, normalised
@@ -310,9 +310,13 @@ def check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
 def _lessons(evidence: Evidence, plan: RouterPlan) -> Lessons:
     """The rows of a task with every set of teachers that they are met with."""
     task, sets = evidence.task, SETS[plan.sets]
-    ids = torch.from_numpy(np.concatenate([task.labelled_ids(split) for split in ("train", "probe")]))
+    labelled = np.concatenate([task.labelled_ids(split) for split in ("train", "probe")])
+    ids = torch.from_numpy(answered_ids(evidence.source, labelled))
     if len(ids) == 0:
-        raise WeightingError("a router needs labelled train or probe rows, got none; label some, or leave 'router' out")
+        raise WeightingError(
+            "a router needs labelled train or probe rows that teachers answered about, got none; label some, or leave "
+            "'router' out"
+        )
     rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[: plan.rows]
     state, random = read_state(task, evidence.source, ids[rows]), np.random.default_rng(evidence.seed)
     told = None

@@ -74,15 +74,16 @@ class TeacherSets:
         """
         rows, teachers = state.teacher_logits.shape[:2]
         chosen = torch.arange(teachers).expand(rows, teachers)
-        held = np.ones((rows, teachers), dtype=bool)
+        held, there = np.ones((rows, teachers), dtype=bool), state.present.numpy()
         if self.copies > 0:
             drawn = torch.from_numpy(random.integers(teachers, size=(rows, self.copies)))
             copied = np.arange(self.copies) < random.integers(self.copies + 1, size=(rows, 1))
             chosen, held = torch.cat([chosen, drawn], dim=1), np.concatenate([held, copied], axis=1)
             state = pick_teachers(state, chosen)
+            there = state.present.numpy()
         if self.dropout > 0:
             kept = held & (random.random(chosen.shape) >= self.dropout)
-            held = np.where(kept.any(axis=1, keepdims=True), kept, held)  # somebody has to be there
+            held = np.where((kept & there).any(axis=1, keepdims=True), kept, held)  # somebody has to be there
         if not held.all():
             state = replace(state, teacher_mask=torch.from_numpy(held) & state.present)
         if self.sharpness > 0:
@@ -123,7 +124,8 @@ def other_tasks(state: State, random: np.random.Generator) -> Iterator[State]:
 
 def _surer(state: State) -> State:
     """As usually sure as the teachers are of its classes."""
-    return replace(state, sureness=usual_sureness(state.teacher_logits).expand(len(state.teacher_logits), -1))
+    usual = usual_sureness(state.teacher_logits, state.teacher_mask)
+    return replace(state, sureness=usual.expand(len(state.teacher_logits), -1))
 
 
 def _merged(state: State, order: NDArray[np.int64], count: int) -> State:

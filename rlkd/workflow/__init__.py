@@ -1,5 +1,6 @@
 """The only wiring: plain arguments to objects to results. One function per command; the command line calls these."""
 
+from rlkd.workflow.asking import run_ask
 from rlkd.workflow.bench import bench_plan_rows, plan_bench, report_bench, run_bench
 from rlkd.workflow.comparing import run_compare
 from rlkd.workflow.policies import run_train_policy
@@ -11,6 +12,7 @@ __all__ = [
     "bench_plan_rows",
     "plan_bench",
     "report_bench",
+    "run_ask",
     "run_bench",
     "run_cache",
     "run_compare",

@@ -1,5 +1,6 @@
 """Comparisons on one task: weightings, paired seeds, and the table of what came out."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from rlkd.benchmark import check_comparison, compare, compared_weightings
 from rlkd.data import Task, load_task
 from rlkd.errors import ConfigError
-from rlkd.logit_cache import LogitCache, load_cache
+from rlkd.logit_cache import LogitCache, answered_ids, load_cache, taught_rows
 from rlkd.records import HARMLESS_KEYS, check_output_dir, read_object, write_json_atomic
 from rlkd.report import GLOSSARY, brief_sentences, task_sentences, task_table, write_report
 from rlkd.settings import CompareCommand, StudentSettings
@@ -20,6 +21,8 @@ from rlkd.workflow.deploying import advice, input_flags
 from rlkd.workflow.opening import open_run, tell_if_alone
 from rlkd.workflow.students import inputs_record
 from rlkd.workflow.teachers import Rows, scores_on_test
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ARMS = ("uniform", "best_teacher", "entropy")
 GROWING = frozenset({"weightings", "seeds"})
@@ -66,6 +69,23 @@ def default_weightings(cache: LogitCache, policy: str | None, *, chooses: bool, 
     ]
 
 
+def answerable(names: Sequence[str], task: Task, cache: LogitCache) -> list[str]:
+    """The weightings but for those that are fitted on rows that nobody answered about, which a warning names."""
+    if not cache.has_gaps:
+        return list(names)
+    learned_on = {"best_teacher": ("validation",), "router": ("train", "probe")}
+
+    def can_be(name: str) -> bool:
+        splits = learned_on.get(WeightingSpec.parse(name).name, ())
+        return not splits or any(len(answered_ids(cache, task.labelled_ids(split))) for split in splits)
+
+    left = [name for name in names if can_be(name)]
+    out = [name for name in names if name not in left]
+    if out:
+        log.warning("%s left out: no teacher answered about the labelled rows that it takes", ", ".join(out))
+    return left
+
+
 def run_compare(
     task_options: Mapping[str, Any],
     cache_dir: str,
@@ -85,12 +105,13 @@ def run_compare(
     """Distil one student per weighting and seed, paired; the table, what it says, and what to deploy."""
     check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     task = load_task(**task_options)
-    cache = load_cache(cache_dir, task)
+    task, cache = taught_rows(task, load_cache(cache_dir, task))
     if tell_if_alone(cache) and policy is not None:
         raise ConfigError(f"the policy {policy} has one teacher to weight and would change nothing; leave it out")
     begun = _begun(Path(output_dir)) if resume else {}
     labels = labels and len(task.labelled_ids("train")) > 0
     default = default_weightings(cache, policy, chooses=trial_students > 0, labels=labels)
+    default = answerable(default, task, cache)
     names, seeds = _extended(begun, list(weightings), default, policy, seeds)
     check_comparison(task, cache, names, settings, seeds=range(seeds), jobs=jobs, trial_students=trial_students)
     chooses = any(WeightingSpec.parse(name).name == AUTO for name in names)
@@ -157,6 +178,8 @@ def compare_and_report(
     (runs,) = group_runs(records)
     rows = task_rows(runs)
     sentences, teachers = task_sentences(runs, rows), scores_on_test(task, cache)
+    if not any(row["rows"] for row in teachers):
+        sentences = [*sentences, "Teachers were asked about no test row: how good they are themselves is not known."]
     weightings = compared_weightings(names, task, cache, folder, settings, students=trial_students)
     advised = advice(runs, weightings, teachers, task, cache, settings, folder, inputs)
     write_json_atomic(folder / "table.json", [*rows, *teachers])

@@ -15,7 +15,7 @@ from rlkd.data import Task, load_task
 from rlkd.data.splitting import check_seed
 from rlkd.devices import check_device
 from rlkd.errors import ConfigError, RlkdError, nearest, one_line
-from rlkd.logit_cache import LogitCache, load_cache
+from rlkd.logit_cache import LogitCache, load_cache, taught_rows
 from rlkd.metrics import classification_metrics, told_if_diverged
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.students import check_student
@@ -76,7 +76,7 @@ def run_distill(
     check_seed(seed)
     extra = _checked_arguments(arguments or {}, settings, save_steps)
     task = load_task(**task_options)
-    cache = load_cache(cache_dir, task)
+    task, cache = taught_rows(task, load_cache(cache_dir, task))
     if first:
         tell_if_alone(cache)
     spec = WeightingSpec.parse(weighting)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rlkd.data import Task, load_task
 from rlkd.devices import check_device, own_device
-from rlkd.errors import TeacherError, unknown_name
+from rlkd.errors import TaskError, TeacherError, unknown_name
 from rlkd.headroom import headroom_rows
-from rlkd.logit_cache import LogitCache, build_cache, load_cache
+from rlkd.logit_cache import LogitCache, answered_by_all, answered_ids, build_cache, load_cache
 from rlkd.metrics import classification_metrics, disagreement, headroom
 from rlkd.models import load_teachers, train_teachers
 from rlkd.models.embedding import TextEmbedder
@@ -127,20 +128,31 @@ def run_cache(
 
 
 def _teacher_scores(task: Task, cache: LogitCache, split: str) -> Rows:
+    """Scores of each teacher on the labelled rows that it answered about; without any, their number alone."""
     ids = torch.from_numpy(task.labelled_ids(split))
-    logits, labels = cache.rows(ids).numpy(), task.table.labels[ids.numpy()]
+    logits, labels, mask = cache.rows(ids).numpy(), task.table.labels[ids.numpy()], cache.mask_rows(ids)
+    answered = np.ones(logits.shape[:2], dtype=bool) if mask is None else mask.numpy()
     return [
-        {"teacher": name, "split": split, "rows": len(ids), **classification_metrics(logits[:, k], labels)}
+        {"teacher": name, "split": split, **_scores(logits[answered[:, k], k], labels[answered[:, k]])}
         for k, name in enumerate(cache.teacher_names)
     ]
 
 
+def _scores(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> dict[str, Any]:
+    return {"rows": len(labels), **(classification_metrics(logits, labels) if len(labels) else {})}
+
+
 def scores_on_test(task: Task, cache: LogitCache) -> Rows:
-    """Scores of each teacher and of their equal mixture on the test split, on which students are scored too."""
-    ids = task.labelled_ids("test")
-    mixed = np.log(softmax(cache.rows(torch.from_numpy(ids)).numpy(), axis=-1).mean(1) + TINY)
-    whole = {"teacher": MIXTURE, "split": "test", "rows": len(ids)}
-    return [*_teacher_scores(task, cache, "test"), whole | classification_metrics(mixed, task.table.labels[ids])]
+    """Scores of each teacher and of their equal mixture on the test split, on which students are scored too.
+
+    Of a cache with gaps they are on the rows that were answered.
+    """
+    ids = answered_ids(cache, task.labelled_ids("test"))
+    rows = torch.from_numpy(ids)
+    shares, mask = softmax(cache.rows(rows).numpy(), axis=-1), cache.mask_rows(rows)
+    mean = shares.mean(1) if mask is None else (shares * mask.numpy()[..., None]).sum(1) / mask.numpy().sum(1)[:, None]
+    scores = _scores(np.log(mean + TINY), task.table.labels[ids])
+    return [*_teacher_scores(task, cache, "test"), {"teacher": MIXTURE, "split": "test", **scores}]
 
 
 def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = HeadroomCommand.split) -> Rows:
@@ -155,6 +167,13 @@ def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = H
         raise unknown_name("split", split, task.splits)
     cache = load_cache(cache_dir, task)
     tell_if_alone(cache)
+    passes = cache.answers
+    task, cache = answered_by_all(task, cache)
+    if len(task.splits[split]) == 0:
+        raise TaskError(
+            f"expected rows of {split} that all teachers answered about, to compare them on, got none; name another "
+            "split, or ask everybody about some"
+        )
     ids, every = task.labelled_ids(split), task.splits[split]
     logits, labels = cache.rows(torch.from_numpy(ids if len(ids) else every)).numpy(), task.table.labels[ids]
     whole = {"what": "all teachers", "split": split, "rows": len(logits), "labels": len(ids)}
@@ -168,5 +187,5 @@ def run_headroom(task_options: Mapping[str, Any], cache_dir: str, split: str = H
         ]
     else:
         whole["disagreement"] = disagreement(logits)
-    whole["teacher_passes"] = len(task.table) * len(cache.teacher_names)
+    whole["teacher_passes"] = passes
     return [whole, *({**row, "split": split} for row in headroom_rows(task, cache, split)), *single]
