@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,9 +21,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import LABELS, task_of_texts
+from typer.testing import CliRunner
 
 from rlkd.asking.ledger import Ledger
 from rlkd.asking.prices import UNIT, Price
+from rlkd.cli import app
 from rlkd.errors import CacheError, ConfigError, TeacherError, UnknownNameError
 from rlkd.models.endpoints import Endpoint
 from rlkd.models.served import ServedTeacher
@@ -465,6 +469,35 @@ def test_another_process_that_is_asking_is_waited_for(serve, tmp_path):
     assert server.billed == Counter(range(16))
     assert second.answers.answered[:16, 0].all()
     assert not list((tmp_path / "l" / "owners").iterdir())
+
+
+# -- what the README shows -------------------------------------------------------------------------
+
+PAGE = (SERVER.parents[1] / "README.md").read_text(encoding="utf-8").split("## Your teachers are LLMs")[1]
+
+
+def test_what_the_readme_shows_runs(serve, tmp_path, monkeypatch):
+    server, (endpoint,) = serve(), re.findall(r"```json\n(.*?)\n```", PAGE.split("\n## ")[0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llms" / "small").mkdir(parents=True)
+    address = re.sub(r"http[^\"]*", f"http://127.0.0.1:{server.port}/v1", endpoint)
+    (tmp_path / "llms" / "small" / "endpoint.json").write_text(address)
+    (tmp_path / "data").mkdir()
+    rows = [f"text number {n},{LABELS[n % 3]}" for n in range(60)]
+    (tmp_path / "data" / "train.csv").write_text("\n".join(["text,label", *rows]))
+    monkeypatch.setenv("LLM_KEY", KEY)
+    space = {}
+    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], space)
+    assert set(server.billed.values()) == {3}
+    assert len(server.billed) == len(space["told"]) == 20
+    assert space["logits"].shape == (20, 3)
+    assert space["spent"] == pytest.approx(sum(0.15e-6 * read + 0.6e-6 * wrote for *_, read, wrote in server.bills))
+    words = shlex.split(re.search(r"(rlkd ask .*?)\n```", PAGE, re.DOTALL)[1].replace("\\\n", ""))
+    (tmp_path / "llms" / "large").mkdir()
+    (tmp_path / "llms" / "large" / "endpoint.json").write_text(address.replace("small", "large"))
+    asked = CliRunner().invoke(app, words[1:], catch_exceptions=False)
+    assert "Nobody was asked" in asked.output
+    assert len(server.bills) == 60
 
 
 # -- what is in the folder -------------------------------------------------------------------------
