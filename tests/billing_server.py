@@ -29,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(401, {"error": {"message": "no such key"}})
         text = body["messages"][0]["content"].partition("\n")[0]
         number, vote = int(text.rpartition(" ")[2]), body.get("seed", 0)
-        time.sleep(SETTINGS.get("seconds_each", 0.0))
+        time.sleep(SETTINGS.get("seconds_each", 0.0) * random.uniform(0.5, 1.5))
         if number in SETTINGS.get("slow", ()):
             time.sleep(SETTINGS["seconds"])
         if number in SETTINGS.get("long", ()):
