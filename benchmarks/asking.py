@@ -46,7 +46,7 @@ from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.records import environment, write_array_atomic, write_json_atomic
 
 HERE = Path(__file__).parent
-RECORD = HERE / "results" / "asking.jsonl"
+RECORD = HERE / "results" / "asking.json"
 SPECIALISTS = ("docstrings", "banking77", "newsgroups20", "trec6-classes", "ag_news", "goemotions", "topics", "digits")
 UNEQUAL = ("sst2", "qqp", "mnli")
 PRICES = {"encoder3": 10.0, "scratch": 2.0, "tfidf": 1.0}
