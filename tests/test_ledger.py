@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,9 +21,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import LABELS, task_of_texts
+from typer.testing import CliRunner
 
 from rlkd.asking.ledger import Ledger
 from rlkd.asking.prices import UNIT, Price
+from rlkd.cli import app
 from rlkd.errors import CacheError, ConfigError, TeacherError, UnknownNameError
 from rlkd.models.endpoints import Endpoint
 from rlkd.models.served import ServedTeacher
@@ -190,20 +194,20 @@ def test_a_budget_is_a_hard_stop(tmp_path_factory, budget, prices, orders, batch
     assert ledger.spent == pytest.approx((ledger.answers.asked * ledger.prices).sum())
 
 
-@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@settings(max_examples=6, deadline=None, phases=[Phase.generate])  # shrinking takes minutes
 @given(
     concurrency=st.integers(1, 9),
     votes=st.integers(1, 3),
     price=st.tuples(st.floats(0, 0.1), st.floats(0, 900), st.floats(1, 900)),
     share=st.floats(0, 1.1),
-    order=st.permutations(range(40)),
+    order=st.permutations(range(20)),
 )
 def test_a_budget_by_token_is_a_hard_stop_by_the_servers_own_bill(tmp_path_factory, concurrency, votes, **drawn):
     folder, (call, read, wrote) = tmp_path_factory.mktemp("ledger"), drawn["price"]
     server = Billing(folder, tokens_out=5, faults=0.3)
     price = Price(call=call, million_in=read, million_out=wrote)
     how = {"concurrency": concurrency, "votes": votes, "max_tokens": 5, "retries": 3}
-    every = price.of(40 * votes * 35, 40 * votes * 3, 40 * votes) / UNIT  # about what all cost
+    every = price.of(20 * votes * 35, 20 * votes * 3, 20 * votes) / UNIT  # about what all cost
     ledger = Ledger(folder / "l", task(), [server.teacher(**how)], prices={"llm": price}, budget=drawn["share"] * every)
     try:
         told = ledger.ask(0, np.array(drawn["order"]))
@@ -213,7 +217,7 @@ def test_a_budget_by_token_is_a_hard_stop_by_the_servers_own_bill(tmp_path_facto
     assert bill - 1e-6 <= ledger.spent <= ledger.budget
     if not ledger.unsettled.any() and not ledger.counts[0]["not sent"]:
         assert ledger.spent == pytest.approx(bill, abs=1e-6)
-    if len(told) < 40:
+    if len(told) < 20:
         ahead = price.most(server.teacher(**how).prompt("text number 00"), 256, 5, votes) / UNIT
         assert ledger.spent + ahead > ledger.budget
 
@@ -222,13 +226,13 @@ def test_a_price_by_token_sets_aside_the_most_and_pays_what_was_used(serve, tmp_
     server, price = serve(tokens_in=10), Price.read("0.001 + 1/1k in + 2/1k out")
     teacher = server.teacher(votes=2, max_tokens=5)
     most = price.most(teacher.prompt("text number 0"), 256, 5, 2) / UNIT
-    ledger = Ledger(tmp_path / "l", task(), [teacher], prices={"llm": price}, budget=1.0)
+    ledger = Ledger(tmp_path / "l", task(), [teacher], prices={"llm": price}, budget=0.9)
     assert ledger.prices.tolist() == [most]
     told = ledger.ask(0, np.arange(60))
     used = price.of(20, 3, 2) / UNIT  # one and two tokens of two votes
     assert 0 < len(told) < 60
     assert ledger.spent == pytest.approx(len(told) * used)
-    assert 1.0 - 1.1 * most < ledger.spent <= 1.0
+    assert 0.9 - 1.1 * most < ledger.spent <= 0.9
     assert ledger.prices.tolist() == [pytest.approx(used)]
     assert sum(server.billed.values()) == 2 * len(told)
     assert len({key for _, _, key, *_ in server.bills}) == 2 * len(told)
@@ -276,7 +280,8 @@ def test_a_time_out_may_have_been_paid_and_a_wrong_key_was_not(serve, tmp_path, 
     assert len(again.ask(0, np.arange(3))) == 3
     assert again.answers.answered[2, 0]
     assert again.spent == 11  # the one that was lost counts twice: it may have been paid twice
-    assert again.counts == [{"answered": 10, "not sent": WORKERS}]
+    assert again.counts[0]["answered"] == 10
+    assert 1 <= again.counts[0].pop("not sent") <= WORKERS  # under a wrong key
     assert server.billed[2] == 2
     assert len({key for text, _, key, *_ in server.bills if text == "text number 2"}) == 1  # by which it can be told
     everything = "".join(p.read_text(errors="replace") for p in (tmp_path / "l").rglob("*") if p.is_file())
@@ -288,15 +293,15 @@ def test_a_server_that_loses_row_after_row_is_left_before_the_budget_is_gone(ser
     ledger = Ledger(tmp_path / "l", task(), [serve(fault=fault).teacher()], budget=50)
     with pytest.raises(TeacherError, match=r"asked about \d rows in succession and no answer came"):
         ledger.ask(0, np.arange(60))
-    assert WORKERS <= ledger.spent == ledger.counts[0]["unsettled"] < 3 * WORKERS
+    assert 8 <= ledger.spent == ledger.counts[0]["unsettled"] < 8 + WORKERS
 
 
 def test_a_row_that_lost_a_vote_is_answered_by_the_others(serve, tmp_path):
-    server = serve(faults=0.25, seed=3)
+    server = serve(faults=0.3, seed=3)
     ledger = Ledger(tmp_path / "l", task(), [server.teacher(votes=4, retries=3)])
-    ledger.ask(0, np.arange(60))
+    ledger.ask(0, np.arange(40))
     votes = Counter(Counter(int(text.rpartition(" ")[2]) for text, *_ in server.bills).values())
-    assert votes[4] > 20 < 60 - votes[4], "some lost votes"
+    assert votes[4] > 10 < 40 - votes[4], "some lost votes"
     p = np.exp(ledger.answers.logits[ledger.answers.answered[:, 0], 0])
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
     surest = {round(float(value), 4) for value in p.max(1)}
@@ -353,11 +358,19 @@ def books(server, folder, rows, most):
     return ledger
 
 
+def some_more(server, chance):
+    """Wait until a random number of answers more is billed, and a random moment longer."""
+    most = server.billed.total() + chance.randrange(2, 30)
+    while server.billed.total() < most:
+        time.sleep(0.005)
+    time.sleep(chance.uniform(0, 0.03))
+
+
 def killed_at_random(server, folder, *, rows, times, seed):
     chance = random.Random(seed)
     for _ in range(times):
         child = asker(server, folder, rows, rows)
-        time.sleep(chance.uniform(0.05, 0.35))
+        some_more(server, chance)
         os.kill(child, signal.SIGKILL)
         assert ended(child) == -signal.SIGKILL, "it was done before it was killed"
         time.sleep(0.05)  # what was under way is billed
@@ -369,13 +382,13 @@ def killed_at_random(server, folder, *, rows, times, seed):
 
 
 def test_a_ledger_survives_its_process(serve, tmp_path):
-    ledger, _ = killed_at_random(serve(seconds_each=0.02), tmp_path / "l", rows=300, times=2, seed=0)
+    ledger, _ = killed_at_random(serve(seconds_each=0.03), tmp_path / "l", rows=80, times=2, seed=0)
     assert ledger.unsettled[0] > 0
 
 
 @pytest.mark.slow
 def test_a_ledger_survives_its_process_twenty_times(serve, tmp_path):
-    ledger, billed = killed_at_random(serve(seconds_each=0.02), tmp_path / "l", rows=2500, times=20, seed=1)
+    ledger, billed = killed_at_random(serve(seconds_each=0.03), tmp_path / "l", rows=1000, times=20, seed=1)
     print(f"{ledger.counts[0]}, {billed} billed, spent {ledger.spent:g}")  # noqa: T201
     assert ledger.unsettled[0] > 10
 
@@ -384,7 +397,7 @@ def survives_its_server(server, folder, *, rows, times, seed):
     chance = random.Random(seed)
     for _ in range(times):
         child = asker(server, folder, rows, rows)
-        time.sleep(chance.uniform(0.15, 0.35))
+        some_more(server, chance)
         server.kill()
         assert ended(child) == 3, "an error that says what to do"
         server.start()
@@ -394,32 +407,34 @@ def survives_its_server(server, folder, *, rows, times, seed):
 
 
 def test_a_ledger_survives_its_server(serve, tmp_path):
-    survives_its_server(serve(seconds_each=0.01), tmp_path / "l", rows=300, times=1, seed=0)
+    ledger, _ = survives_its_server(serve(seconds_each=0.03), tmp_path / "l", rows=80, times=1, seed=0)
+    assert ledger.unsettled[0] > 0
 
 
 @pytest.mark.slow
 def test_a_ledger_survives_its_server_five_times(serve, tmp_path):
-    server = serve(seconds_each=0.01)
-    ledger, billed = survives_its_server(server, tmp_path / "l", rows=1500, times=5, seed=1)
+    server = serve(seconds_each=0.03)
+    ledger, billed = survives_its_server(server, tmp_path / "l", rows=400, times=5, seed=1)
+    assert ledger.unsettled[0] > 5
     print(f"{ledger.counts[0]}, {billed} billed, spent {ledger.spent:g}")  # noqa: T201
 
 
 def test_two_processes_share_a_ledger_and_its_budget(serve, tmp_path):
     server = serve(seconds_each=0.01)
-    children = [asker(server, tmp_path / "l", 120, 90, order) for order in (1, -1)]
+    children = [asker(server, tmp_path / "l", 60, 45, order) for order in (1, -1)]
     assert [ended(child) for child in children] == [0, 0]
-    ledger = books(server, tmp_path / "l", 120, 0)
-    assert ledger.spent == 90 == sum(server.billed.values())
+    ledger = books(server, tmp_path / "l", 60, 0)
+    assert ledger.spent == 45 == sum(server.billed.values())
 
 
 @pytest.mark.slow
 def test_two_processes_that_are_killed_again_and_again_share_a_ledger(serve, tmp_path):
-    server, chance, rows = serve(seconds_each=0.02), random.Random(2), 2000
+    server, chance, rows = serve(seconds_each=0.03), random.Random(2), 800
     for _ in range(10):
         children = [asker(server, tmp_path / "l", rows, rows, order) for order in (1, -1)]
-        time.sleep(chance.uniform(0.1, 0.4))
+        some_more(server, chance)
         os.kill(children[0], signal.SIGKILL)
-        time.sleep(0.1)
+        some_more(server, chance)
         os.kill(children[1], signal.SIGKILL)
         assert [ended(child) for child in children] == [-signal.SIGKILL] * 2
     children = [asker(server, tmp_path / "l", rows, rows, order) for order in (1, -1)]
@@ -427,6 +442,7 @@ def test_two_processes_that_are_killed_again_and_again_share_a_ledger(serve, tmp
     ledger = books(server, tmp_path / "l", rows, 20 * WORKERS)
     print(f"{ledger.counts[0]}, {server.billed.total()} billed, spent {ledger.spent:g}")  # noqa: T201
     assert ledger.answers.asked.all()
+    assert ledger.unsettled[0] > 20
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 5), (signal.SIGTERM, -signal.SIGTERM)])
@@ -453,6 +469,35 @@ def test_another_process_that_is_asking_is_waited_for(serve, tmp_path):
     assert server.billed == Counter(range(16))
     assert second.answers.answered[:16, 0].all()
     assert not list((tmp_path / "l" / "owners").iterdir())
+
+
+# -- what the README shows -------------------------------------------------------------------------
+
+PAGE = (SERVER.parents[1] / "README.md").read_text(encoding="utf-8").split("## Your teachers are LLMs")[1]
+
+
+def test_what_the_readme_shows_runs(serve, tmp_path, monkeypatch):
+    server, (endpoint,) = serve(), re.findall(r"```json\n(.*?)\n```", PAGE.split("\n## ")[0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llms" / "small").mkdir(parents=True)
+    address = re.sub(r"http[^\"]*", f"http://127.0.0.1:{server.port}/v1", endpoint)
+    (tmp_path / "llms" / "small" / "endpoint.json").write_text(address)
+    (tmp_path / "data").mkdir()
+    rows = [f"text number {n},{LABELS[n % 3]}" for n in range(60)]
+    (tmp_path / "data" / "train.csv").write_text("\n".join(["text,label", *rows]))
+    monkeypatch.setenv("LLM_KEY", KEY)
+    space = {}
+    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], space)
+    assert set(server.billed.values()) == {3}
+    assert len(server.billed) == len(space["told"]) == 20
+    assert space["logits"].shape == (20, 3)
+    assert space["spent"] == pytest.approx(sum(0.15e-6 * read + 0.6e-6 * wrote for *_, read, wrote in server.bills))
+    words = shlex.split(re.search(r"(rlkd ask .*?)\n```", PAGE, re.DOTALL)[1].replace("\\\n", ""))
+    (tmp_path / "llms" / "large").mkdir()
+    (tmp_path / "llms" / "large" / "endpoint.json").write_text(address.replace("small", "large"))
+    asked = CliRunner().invoke(app, words[1:], catch_exceptions=False)
+    assert "Nobody was asked" in asked.output
+    assert len(server.bills) == 60
 
 
 # -- what is in the folder -------------------------------------------------------------------------

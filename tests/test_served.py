@@ -10,6 +10,8 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -17,6 +19,8 @@ import pytest
 import torch
 from networks import LABELS, task_of_texts
 
+from rlkd.asking.ledger import Ledger
+from rlkd.asking.prices import Price
 from rlkd.errors import ConfigError, TeacherError
 from rlkd.logit_cache import build_cache
 from rlkd.models import load_teachers
@@ -270,7 +274,7 @@ def test_more_labels_than_a_server_lists_need_votes():
 
 @contextmanager
 def transformers_serve(folder):
-    """The server that transformers has, with a small causal model made on the spot."""
+    """The server that transformers has, over a model in a folder: its address, and its process."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -290,16 +294,41 @@ def transformers_serve(folder):
             except OSError:
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}/v1", process
     finally:
         process.terminate()
         process.wait()
         log.close()
 
 
-@pytest.mark.slow
-def test_the_server_of_transformers_votes(tmp_path):
-    pytest.importorskip("fastapi")
+class Gate(Server):
+    """Stands before a server that takes any key: refuses wrong ones, notes what was served, is slow where told."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.upstream, self.slow = "", ""
+
+    def answer(self, body, key):
+        if key != f"Bearer {KEY}":
+            return 401, {"error": {"message": "no such key"}}
+        content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        text = body["messages"][0]["content"].partition("\n")[0]
+        try:
+            request = urllib.request.Request(f"{self.upstream}/chat/completions", content, headers)
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                answer = json.load(reply)
+        except (OSError, HTTPException) as error:
+            nobody = isinstance(getattr(error, "reason", None), ConnectionRefusedError)
+            return 503 if nobody else 502, {"error": {"message": "the server behind is gone"}}
+        with self._lock:
+            self.prompts.append((text, body.get("seed")))
+        if text == self.slow:
+            time.sleep(4)
+        return 200, answer
+
+
+def small_causal_model(folder):
+    """A model that says words at random, of which half are labels, and reads long words as unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -312,16 +341,59 @@ def test_the_server_of_transformers_votes(tmp_path):
     config = GPT2Config(vocab_size=6, n_embd=16, n_layer=1, n_head=2, n_positions=128, eos_token_id=1, bos_token_id=1)
     model = GPT2LMHeadModel(config)
     model.generation_config.pad_token_id, model.generation_config.do_sample = 1, True
-    model.save_pretrained(tmp_path / "lm")
-    tokenizer.save_pretrained(tmp_path / "lm")
-    with transformers_serve(tmp_path) as url:
-        endpoint = Endpoint(model=str(tmp_path / "lm"), base_url=url, votes=8, max_tokens=1, timeout=60)
-        teacher = ServedTeacher("lm", LABELS, endpoint)
-        answers = teacher.answers(["earth", "fire sea", "other"])
-        with pytest.raises(TeacherError, match="tells no log-probabilities; have it vote instead"):
-            ServedTeacher("lm", LABELS, Endpoint(model=endpoint.model, base_url=url)).answers(["earth"])
-    kinds = [kind for answer in answers for kind in answer.kinds]
-    assert len(kinds) == 24
-    assert set(kinds) <= {"answered", "no label", "cut off"}
-    assert 0 < kinds.count("answered") < 24  # it says words at random, three of six are labels
-    assert all(answer.tokens_in > 0 and answer.tokens_out > 0 for answer in answers)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_the_server_of_transformers_is_asked_through_a_ledger(tmp_path, monkeypatch):
+    """Votes, answers that are none, a time-out, a wrong key, no log-probabilities, and its death in the middle."""
+    pytest.importorskip("fastapi")
+    monkeypatch.setattr("rlkd.models.endpoints.FIRST_PAUSE", 0.05)
+    task, price, rows = task_of_texts(60), Price(call=0.01, million_in=100, million_out=1000), np.arange(60)
+    task = replace(task, table=replace(task.table, texts=tuple(f"text {n} earth" for n in rows)))
+    small_causal_model(tmp_path / "lm")
+
+    def ledger(gate, budget=np.inf, name="lm", ask_again=False, **how):
+        how = {"votes": 2, "max_tokens": 1, "timeout": 60, "concurrency": 4, "retries": 1, "overhead_tokens": 8} | how
+        teacher = ServedTeacher(name, LABELS, Endpoint(model=str(tmp_path / "lm"), base_url=gate.url, **how))
+        prices = {name: price}
+        return Ledger(tmp_path / "l", task, [teacher], prices=prices, budget=budget, ask_again=ask_again)
+
+    with Gate() as gate:
+        with transformers_serve(tmp_path) as (gate.upstream, process):
+            bank = ledger(gate, budget=0.3)
+            told = bank.ask(0, rows[:20])
+            assert 0 < len(told) < 20
+            assert bank.spent <= 0.3
+            assert len(gate.prompts) == 2 * len(told)
+            bank = ledger(gate)
+            bank.ask(0, rows[:20])
+            assert {kind for kind, count in bank.counts[0].items() if count} <= {"answered", "no label", "cut off"}
+            assert 0 < bank.answers.answered.sum() < 20  # it says words at random, half of them labels, twice
+            spent = bank.spent
+            assert 20 * 0.02 < spent < 20 * (0.02 + 2 * (60 * 1e-4 + 1e-3))
+            monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
+            with pytest.raises(TeacherError, match="refused the key"):
+                bank.ask(0, rows[20:24])
+            assert bank.spent == spent
+            monkeypatch.setenv("OPENAI_API_KEY", KEY)
+            gate.slow = "text 21 earth"
+            bank = ledger(gate, timeout=3)
+            assert len(bank.ask(0, rows[20:24])) == 4
+            assert bank.unsettled.tolist() == [1]
+            with pytest.raises(TeacherError, match="tells no log-probabilities; have it vote instead"):
+                ledger(gate, name="letters", votes=0, concurrency=1).ask(0, rows[:5])
+            threading.Timer(0.3, process.kill).start()
+            with pytest.raises(TeacherError, match="expected an answer of teacher 'lm'"):
+                bank.ask(0, rows)
+        with transformers_serve(tmp_path) as (gate.upstream, _):
+            bank = ledger(gate)
+            assert len(bank.ask(0, rows)) == 60
+    served = [prompt for prompt in gate.prompts if prompt[1] is not None]  # votes alone have seeds
+    assert len(served) == len(set(served))
+    counts, told = bank.counts[0], {text for text, _ in served}
+    assert len(gate.prompts) - len(served) == 1  # one row's letters
+    assert counts["answered"] + counts["no label"] + counts["cut off"] + counts["unsettled"] == 60
+    assert 60 - counts["unsettled"] <= len(told) <= 60
+    assert 1 <= counts["unsettled"] <= 1 + 4

@@ -38,7 +38,7 @@ TEMPLATE = "{text}\n\nWhich label fits this text best? Answer with the label alo
 TEMPLATE_OF_OPTIONS = "{text}\n\nWhich label fits this text best? Answer with its letter alone.\n{options}\nLetter:"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds before another attempt."""
-LOST_IN_SUCCESSION = 4
+LOST_IN_SUCCESSION = 8
 """Rows, or as many as are asked about at once, of which no answer comes before no more are asked about."""
 SMOOTHING = 0.5
 """Votes that every label has beforehand: none is impossible after a few answers (Jeffreys' prior)."""
