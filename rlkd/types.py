@@ -59,6 +59,10 @@ class State:
         """Names of the fields that are given."""
         return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
+    def but(self, **changes: Any) -> "State":
+        """The same with other fields, as :func:`dataclasses.replace` makes it, in half the time."""
+        return State(**{**vars(self), **changes})
+
     @property
     def present(self) -> Tensor:
         """Bool mask of present teachers, shape (..., K)."""

@@ -20,7 +20,9 @@ from networks import LABELS, task_of_texts
 from rlkd.errors import ConfigError, TeacherError
 from rlkd.logit_cache import build_cache
 from rlkd.models import load_teachers
-from rlkd.models.served import MOST_OPTIONS, Endpoint, Pace, ServedTeacher, named_label
+from rlkd.models.endpoints import Endpoint, Pace
+from rlkd.models.replies import named_label
+from rlkd.models.served import MOST_OPTIONS, ServedTeacher
 
 pytest.importorskip("openai")
 
@@ -92,7 +94,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("rlkd.models.served.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("rlkd.models.endpoints.FIRST_PAUSE", 0.01)
 
 
 def served(server, labels=LABELS, **how):

@@ -3,7 +3,9 @@
 Every arm trains the same student on the same batches, in a thread of its own, and the arms take turns step by step: an
 arm gives way when its optimizer has stepped, so that what it counts is one whole cycle of its loop, in processor time
 of the process. One thread computes at a time. First it is shown that all arms do the same: where the conventions
-coincide (the mean of logits, temperature 2, no factor of its square), students end with the same parameters.
+coincide (the mean of logits, temperature 2, no factor of its square), students end with the same parameters. All are
+in one process, so that what our trainers tell Python while they train (that a package which accelerate looks for is not
+there) serves other Trainers too.
 
 Peers are no dependencies of ours; those that are not installed are left out and named: TextBrewer (pip install
 textbrewer) and torchdistill (with the torchvision of the installed torch).

@@ -1,7 +1,6 @@
-"""What the entries of a ledger come to: who asks about what, what is known, what was spent."""
+"""What the entries of a ledger come to: who asks about what, what was spent, and what nobody knows the end of."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from rlkd.asking.ledger_file import INTENT, LOST, NOT_SENT
@@ -14,46 +13,53 @@ class Open(NamedTuple):
     """An intent of which it is not written what became."""
 
     owner: int
-    """The process that asks, or asked."""
-    cost: float
-    """What is set aside."""
+    """Who asks, or asked."""
+    cost: int
+    """What is set aside, in billionths."""
 
 
 class Account:
-    """The state that entries lead to, of all teachers of a book.
+    """The state that entries lead to, of all teachers of a book: the same for everybody who reads them."""
 
-    Args:
-        repeated: Numbers of the teachers that are asked again, for nothing, when an intent's process is gone.
-        lost_again: Whether rows whose answer was lost may be asked about again.
-    """
-
-    def __init__(self, repeated: Collection[int], *, lost_again: bool) -> None:
+    def __init__(self) -> None:
+        """Begin with none."""
         self.open: dict[Call, Open] = {}
-        self.settled: dict[Call, int] = {}
-        """What became of calls, by kind of entry; none that may be made again."""
-        self.kinds: dict[int, Counter[int]] = {}
+        self.lost: set[Call] = set()
+        """Calls that may have been paid for, and of which no answer came."""
+        self.kinds: defaultdict[int, Counter[int]] = defaultdict(Counter)
         """How often a teacher's calls ended in which kind of entry."""
-        self.paid: defaultdict[int, float] = defaultdict(float)
-        """By teacher, in the unit of prices."""
-        self._repeated, self._lost_again = frozenset(repeated), lost_again
+        self.replies: Counter[int] = Counter()
+        """Requests that a teacher's server replied to."""
+        self.tokens: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+        """That a teacher has read and written."""
+        self._costs, self._aside = Counter[int](), Counter[int]()
 
-    def take(self, entry: Any) -> Call:
-        """Take in the next entry; the call that it is about."""
+    def take(self, entry: Any) -> tuple[Call, bool]:
+        """Take in the next entry; the call that it is about, and whether that is settled."""
         call = int(entry["teacher"]), int(entry["row"])
-        kind, cost = int(entry["kind"]), float(entry["cost"])
+        kind, cost, before = int(entry["kind"]), int(entry["cost"]), self.open.pop(call, None)
+        self.lost.discard(call)
+        if before is not None:
+            self._aside[call[0]] -= before.cost
         if kind == INTENT:
-            if call in self.open and call[0] not in self._repeated:
-                self.paid[call[0]] += self.open[call].cost  # may have been paid for, and is asked again: both count
             self.open[call] = Open(int(entry["owner"]), cost)
-            return call
-        self.open.pop(call, None)
-        self.kinds.setdefault(call[0], Counter())[kind] += 1
-        self.paid[call[0]] += cost
-        if kind != NOT_SENT and not (kind == LOST and self._lost_again):
-            self.settled[call] = kind
-        return call
+            self._aside[call[0]] += cost
+            return call, False
+        self.kinds[call[0]][kind] += 1
+        self._costs[call[0]] += cost
+        self.replies[call[0]] += int(entry["replies"])
+        self.tokens[call[0]][0] += int(entry["tokens_in"])
+        self.tokens[call[0]][1] += int(entry["tokens_out"])
+        if kind == LOST:
+            self.lost.add(call)
+        return call, kind not in (NOT_SENT, LOST)
 
-    @property
-    def spent(self) -> float:
-        """What was paid, and what is set aside."""
-        return sum(self.paid.values()) + sum(one.cost for one in self.open.values())
+    def spent(self, number: int | None = None) -> int:
+        """What was paid, and what is set aside, in billionths: for a teacher, or for all."""
+        if number is None:
+            return self._costs.total() + self._aside.total()
+        return self._costs[number] + self._aside[number]
+
+    def settled(self, number: int) -> int:
+        """What was paid for calls of which it is known what became, in billionths."""
+        return self._costs[number]

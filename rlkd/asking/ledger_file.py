@@ -21,17 +21,18 @@ ENTRY = np.dtype(
         ("kind", "<u4"),
         ("row", "<i8"),
         ("owner", "<u8"),
-        ("cost", "<f8"),
+        ("cost", "<u8"),
         ("tokens_in", "<u4"),
         ("tokens_out", "<u4"),
-        ("calls", "<u4"),
+        ("replies", "<u4"),
         ("check", "<u4"),
     ]
 )
-"""``owner`` is the process that asks; ``cost`` of an intent is what is set aside, of other entries what was paid."""
-INTENT, ANSWERED, REFUSED, CUT_OFF, NO_LABEL, NOT_SENT, LOST = range(7)
-KINDS = ("under way", "answered", "refused", "cut off", "no label", "not sent", "lost")
-"""``lost``: sent, and no answer came; it may have been paid for."""
+"""``owner`` is who asks; ``cost``, in billionths, is of an intent what is set aside, of other entries what was paid."""
+KINDS = ("under way", "answered", "refused", "cut off", "no label", "rejected", "not sent", "lost")
+INTENT, ANSWERED, REFUSED, CUT_OFF, NO_LABEL, REJECTED, NOT_SENT, LOST = range(len(KINDS))
+"""``rejected``: the server does not take the text, and was not paid. ``not sent``: surely not served. ``lost``: sent,
+and no answer came; it may have been paid for."""
 
 Entries = NDArray[Any]
 
@@ -48,12 +49,15 @@ class Book:
         self._read = 0
         """Entries that :meth:`new` has given."""
 
+    def __len__(self) -> int:
+        return self._read
+
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Hold the file: what is read now is true until it is let go.
+        """Hold the file: what is read now is true until it is let go, also for other threads of this process.
 
         Raises:
-            OutputDirectoryError: It cannot be written.
+            OutputDirectoryError: It cannot be written, or the file system has no locks.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,10 @@ class Book:
         except OSError as error:
             raise cannot_write(self._path, error) from error
         try:
-            lock_open_file(descriptor)
+            try:
+                lock_open_file(descriptor)
+            except OSError as error:
+                raise cannot_write(self._path, error) from error
             yield descriptor
         finally:
             os.close(descriptor)
@@ -69,22 +76,30 @@ class Book:
     def new(self, descriptor: int) -> Entries:
         """Entries that were written since, by whichever process.
 
+        A part of an entry at the end is none, nor are zeros, which a machine that died leaves of what it had not
+        written: a call is not made before its intent is on disk.
+
         Raises:
             CacheError: They are not what was written.
         """
-        size = os.fstat(descriptor).st_size // ENTRY.itemsize  # a part of an entry is none: its writer was killed
+        size = os.fstat(descriptor).st_size // ENTRY.itemsize
         if size < self._read:
             raise self._damaged(size)
         data = os.pread(descriptor, (size - self._read) * ENTRY.itemsize, self._read * ENTRY.itemsize)
-        entries = np.frombuffer(data, ENTRY)
+        entries = np.frombuffer(data[: -(-len(data.rstrip(b"\0")) // ENTRY.itemsize) * ENTRY.itemsize], ENTRY)
         good = checks(entries) == entries["check"]
         if not good.all():
             raise self._damaged(self._read + int(np.argmin(good)))
         self._read += len(entries)
         return entries
 
-    def append(self, descriptor: int, entries: Entries) -> None:
+    def append(self, descriptor: int, entries: Entries, *, sync: bool) -> None:
         """Write entries behind the last; :meth:`new` gives them too. All others were read before.
+
+        Args:
+            descriptor: Of the file, held.
+            entries: Their checks are filled in.
+            sync: Wait until they are on disk: what must be known even if the machine dies.
 
         Raises:
             OutputDirectoryError: They cannot be written.
@@ -94,7 +109,8 @@ class Book:
         try:
             if os.pwrite(descriptor, data, self._read * ENTRY.itemsize) != len(data):
                 raise OSError(None, "only a part could be written")
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         except OSError as error:
             raise cannot_write(self._path, error) from error
 

@@ -1,7 +1,7 @@
 """What follows from the kind of task, and the kind that all others are shown as."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -109,7 +109,7 @@ class Kind:
             student: Logits (..., C).
             labels: Of :class:`Positions`; None: what the teachers know of them.
         """
-        return replace(known, labels=known.labels if labels is None else labels, student_logits=student.detach())
+        return known.but(labels=known.labels if labels is None else labels, student_logits=student.detach())
 
     def losses(
         self, student: Tensor, state: State, taught: Mixture, settings: LossSettings, certain: Tensor | None = None

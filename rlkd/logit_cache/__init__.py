@@ -1,7 +1,8 @@
 """The teachers' logits, computed once: one array per teacher keyed by instance id, and a manifest written last.
 
 A folder without a manifest that verifies is not a cache. Every array is written to a temporary name and renamed, so
-an interrupted build is continued with the teachers that are finished, and correctness does not rest on the lock.
+an interrupted build is continued with the teachers that are finished, and correctness does not rest on the lock. Rows
+are read from one array of all teachers, in memory or made beside them, see :mod:`rlkd.logit_cache.stacks`.
 """
 
 from rlkd.logit_cache.building import Embedder, build_cache, compute_affinity

@@ -4,9 +4,10 @@
 """
 
 from rlkd.models.arrays import ArrayTeacher, FileArrayTeacher
+from rlkd.models.endpoints import Endpoint
 from rlkd.models.labels import align_labels, aligned_logits
 from rlkd.models.multi_task import MultiTaskConfig, MultiTaskForSequenceClassification, load_multi_task
-from rlkd.models.served import Endpoint, ServedTeacher
+from rlkd.models.served import ServedTeacher
 from rlkd.models.specialists import specialist_groups
 from rlkd.models.students import STUDENTS, last_linear, load_student
 from rlkd.models.teacher_files import load_teachers, save_hf_teacher, save_sklearn_teacher

@@ -6,18 +6,16 @@ is no answer, a refusal, a text that was cut off or that names no label, is coun
 nothing, which is zeros.
 """
 
-import os
 import re
 import string
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.task import Task, raw_inputs
-from rlkd.errors import ConfigError, TeacherError, one_line
+from rlkd.errors import TeacherError, one_line
+from rlkd.models.endpoints import Caller, Endpoint, Lost, Rejected
 from rlkd.models.labels import aligned_logits
+from rlkd.models.replies import Answer, Kind, kind_of_silence, named_label
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import digest, parse_object
-
-Kind = Literal["answered", "refused", "cut off", "no label"]
 
 ENDPOINT_FILE = "endpoint.json"
 OPTIONS = string.ascii_uppercase
@@ -40,77 +38,14 @@ TEMPLATE = "{text}\n\nWhich label fits this text best? Answer with the label alo
 TEMPLATE_OF_OPTIONS = "{text}\n\nWhich label fits this text best? Answer with its letter alone.\n{options}\nLetter:"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds before another attempt."""
+LOST_IN_SUCCESSION = 4
+"""Rows, or as many as are asked about at once, of which no answer comes before no more are asked about."""
 SMOOTHING = 0.5
 """Votes that every label has beforehand: none is impossible after a few answers (Jeffreys' prior)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """Where a model is served, and how it is asked."""
-
-    model: str
-    """Its name at the server."""
-    base_url: str | None = None
-    """Of the server, up to ``/v1``. None: what the client takes from ``OPENAI_BASE_URL``, or OpenAI's own."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable with the key: it is read when the teacher is asked, and written nowhere."""
-    template: str | None = None
-    """Of the prompt: ``{text}`` (and ``{text_pair}``), and ``{labels}`` or, for letters, ``{options}``."""
-    votes: int = 0
-    """How often a row is asked about; 0: once, for log-probabilities, which only some servers tell."""
-    temperature: float = 1.0
-    """Of the answers that are votes, >= 0."""
-    max_tokens: int = 16
-    """Of an answer."""
-    concurrency: int = 8
-    """Requests under way at once."""
-    timeout: float = 60.0
-    """Of a request, in seconds."""
-    retries: int = 4
-    """After a time-out, a lost connection, or an answer of the server that says to come again; with growing pauses."""
-    per_minute: float | None = None
-    """Requests at most. None: as many as the server bears."""
-
-    def __post_init__(self) -> None:
-        """Check ranges, and that the template asks."""
-        least = {"votes": 0, "temperature": 0, "max_tokens": 1, "concurrency": 1, "retries": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(f"{name} must be >= {bound}, got {getattr(self, name)}; mend it")
-        if self.timeout <= 0 or (self.per_minute is not None and self.per_minute <= 0):
-            raise ConfigError(f"timeout and per_minute must be > 0, got {self.timeout} and {self.per_minute}")
-        choices = "{labels}" if self.votes else "{options}"
-        if self.template is not None and not ("{text}" in self.template and choices in self.template):
-            raise ConfigError(f"a template needs {{text}} and {choices}, got {self.template!r:.80}; put both in")
-
-
-class NotSent(TeacherError):
-    """A request that surely was not served: it was not paid for, and can be made again."""
-
-
-class Lost(TeacherError):
-    """A request that was sent, and of which no answer came: it may have been paid for."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a served model said of one row."""
-
-    logits: Tensor
-    """Of its labels, shape (C,), float32; zeros where it said nothing."""
-    kinds: tuple[Kind, ...]
-    """What became of each request."""
-    tokens_in: int
-    tokens_out: int
-
-    @property
-    def answered(self) -> bool:
-        """Whether a request was answered with a label."""
-        return "answered" in self.kinds
-
-
 class ServedTeacher(LabelledTeacher):
-    """A teacher that is asked over the network.
+    """A teacher that is asked over the network, row by row.
 
     Args:
         name: Unique among the teachers of a run.
@@ -118,6 +53,9 @@ class ServedTeacher(LabelledTeacher):
         endpoint: Where and how.
         identity: Changes when the model behind its name does, a date say: a server does not tell.
     """
+
+    paid = True
+    """What it is asked costs something: a ledger never asks again what may have been served."""
 
     def __init__(self, name: str, label_names: Sequence[str], endpoint: Endpoint, *, identity: str = "") -> None:
         super().__init__(name, label_names)
@@ -128,20 +66,24 @@ class ServedTeacher(LabelledTeacher):
             )
         self.endpoint, self._version = endpoint, identity
         self.counts: Counter[Kind] = Counter()
-        self._pace = Pace(endpoint.per_minute)
+        self._caller = Caller(name, endpoint)
 
     @cached_property
     def identity(self) -> str:
         """Hash of what decides the answers, as far as it is known."""
         how = asdict(self.endpoint)
-        for name in ("key_variable", "concurrency", "timeout", "retries", "per_minute"):
+        for name in ("key_variable", "concurrency", "timeout", "retries", "per_minute", "overhead_tokens"):
             del how[name]
         return digest(["served", how, list(self.label_names), self._version, TEMPLATE, TEMPLATE_OF_OPTIONS], 32)
 
-    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
-        """See :meth:`LabelledTeacher.raw_logits`; texts are sent whole."""
+    def check(self, task: Task) -> None:
+        """Raise what :meth:`logits` would raise for a task, before the long work."""
+        super().check(task)
         if task.table.texts is None:
             raise TeacherError(f"teacher {self.name!r} reads texts, task {task.name!r} has none; choose another")
+
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`LabelledTeacher.raw_logits`; texts are sent whole."""
         return torch.stack([answer.logits for answer in self.answers(raw_inputs(task, ids))])
 
     def answers(self, texts: Sequence[Any]) -> list[Answer]:
@@ -151,152 +93,128 @@ class ServedTeacher(LabelledTeacher):
             TeacherError: The key is missing or was refused, or a request failed after its last retry. What was
                 answered until then is lost: ask about few at a time, or through a ledger.
         """
-        client = self._client()
+        stopped = threading.Event()
+
+        def ask(row: int) -> Answer:
+            answer, failure = self._asked(row, texts[row], again=True, stopped=stopped)
+            if failure is not None:
+                stopped.set()
+                raise failure
+            return answer
+
+        self._caller.open()
         with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            requests = [pool.submit(self._asked, client, text, again=True) for text in texts]
+            requests = [pool.submit(ask, row) for row in range(len(texts))]
             try:
                 found = [request.result() for request in requests]
             except BaseException:
+                stopped.set()
                 for request in requests:
                     request.cancel()
                 raise
         self.counts.update(kind for answer in found for kind in answer.kinds)
         return found
 
-    @property
-    def calls_a_row(self) -> int:
-        """Requests about a text."""
-        return self.endpoint.votes or 1
-
-    @property
-    def most_tokens_out(self) -> int:
-        """Tokens that an answer has at most."""
-        return self.endpoint.max_tokens if self.endpoint.votes else 1
-
     def ask_each(
-        self,
-        texts: Sequence[Any],
-        begin: Callable[[int], bool],
-        settle: Callable[[int, Answer | NotSent | Lost], None],
+        self, rows: Iterator[tuple[int, Any]], settle: Callable[[int, Answer], None], stopped: threading.Event
     ) -> None:
-        """Ask about texts, and tell of each at once what came of it, so that nothing is lost if the next one fails.
+        """Ask about rows, and tell of each at once what came of it, so that nothing is lost if another one fails.
 
-        A request of which it is not sure that it was not served is not made again.
+        No request is made again of which it is not sure that it was not served.
 
         Args:
-            texts: Texts, or pairs of texts.
-            begin: Is called with the place of a text before it is asked about, which it is if this says so.
-            settle: Is called with the place of every text that was begun and what came of it. Both are called by one
-                thread at a time.
+            rows: Numbers and texts, or pairs of texts; the next is taken when its request can be sent at once.
+            settle: Is called with a row and what came of it, once for every row taken, by one thread at a time.
+            stopped: Set, by whomever, when no more is to be sent; what is under way is waited for.
 
         Raises:
-            TeacherError: The key is missing or was refused, or the server could not be asked; no request is begun then.
+            TeacherError: The key is missing or was refused, the server could not be asked, or it lost row after row.
         """
-        client, lock, stopped = self._client(), threading.Lock(), threading.Event()
+        self._caller.open()
+        taking, settling = threading.Lock(), threading.Lock()
+        most_lost = max(self.endpoint.concurrency, LOST_IN_SUCCESSION)
         failed: list[TeacherError] = []
+        lost = 0
 
-        def ask(place: int) -> None:
-            with lock:
-                if stopped.is_set() or not begin(place):
+        def work() -> None:
+            nonlocal lost
+            while not stopped.is_set():
+                with taking:
+                    taken = next(rows, None)
+                if taken is None:
                     return
-            said: Answer | NotSent | Lost
-            try:
-                said = self._asked(client, texts[place], again=False)
-            except Lost as error:
-                said = error
-            except TeacherError as error:
-                failed.append(error)
-                stopped.set()
-                said = NotSent(str(error))
-            with lock:
-                if isinstance(said, Answer):
-                    self.counts.update(said.kinds)
-                settle(place, said)
+                answer, failure = self._asked(*taken, again=False, stopped=stopped)
+                with settling:
+                    self.counts.update(answer.kinds)
+                    settle(taken[0], answer)
+                    lost = lost + 1 if "lost" in answer.kinds and not answer.answered else 0
+                if failure is None and lost >= most_lost:
+                    failure = TeacherError(
+                        f"teacher {self.name!r} was asked about {lost} rows in succession and no answer came; they may "
+                        "have been paid for: look at its server, raise timeout or lower concurrency"
+                    )
+                if failure is not None:
+                    failed.append(failure)
+                    stopped.set()
 
         with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            requests = [pool.submit(ask, place) for place in range(len(texts))]
+            workers = [pool.submit(work) for _ in range(self.endpoint.concurrency)]
             try:
-                for request in requests:
-                    request.result()
-            except BaseException:  # Ctrl-C, a full disk: those under way are waited for, no other is begun
-                stopped.set()
-                raise
+                for worker in workers:
+                    worker.result()
+            finally:
+                stopped.set()  # none goes on where one could not write what it was told
         if failed:
             raise failed[0]
 
     def in_order_of(self, task: Task, logits: Tensor) -> Tensor:
         """Its own logits (N, its classes) in the task's order of classes, (N, C)."""
-        return aligned_logits(logits.float(), self.columns(task))
+        return aligned_logits(logits, self.columns(task))
 
-    def _client(self) -> Any:
-        try:
-            from openai import OpenAI
-        except ImportError as error:
-            raise TeacherError("a served teacher needs the package openai; pip install 'rlkd[served]'") from error
-        key = os.environ.get(self.endpoint.key_variable)
-        if not key:
-            raise TeacherError(
-                f"teacher {self.name!r} takes its key from ${self.endpoint.key_variable}, which is not set; export it, "
-                "or name another variable"
-            )
-        where = self.endpoint
-        return OpenAI(api_key=key, base_url=where.base_url, timeout=where.timeout, max_retries=0)  # see _reply
+    def _asked(
+        self, row: int, text: Any, *, again: bool, stopped: threading.Event
+    ) -> tuple[Answer, TeacherError | None]:
+        """Ask about a text; what came of it, and what went wrong so that no other can be asked about.
 
-    def _asked(self, client: Any, text: Any, *, again: bool) -> Answer:
-        """Ask about a text; ``again``: also where it may have been served."""
-        read = self._of_votes if self.endpoint.votes else self._of_options
+        A text that lost some of its votes is answered by the others: they are fewer, so the answer is less sure.
+        """
         replies: list[Any] = []
-        for seed in range(self.calls_a_row):
+        ending: list[Kind] = []
+        failure: TeacherError | None = None
+        for seed in range(self.endpoint.requests):
             try:
-                replies.append(self._reply(client, text, seed, again=again))
-            except NotSent as error:
-                if replies:  # its other votes were paid for
-                    raise Lost(str(error)) from error
-                raise
-        logits, kinds = read([reply.choices[0] for reply in replies])
+                replies.append(self._caller.reply(*self._request(row, text, seed), again=again, stopped=stopped))
+            except (Lost, Rejected) as error:
+                ending = ["lost" if isinstance(error, Lost) else "rejected"]
+                failure = error if again and isinstance(error, Lost) else None
+                break
+            except TeacherError as error:
+                ending, failure = ["not sent"], error
+                break
+        choices = [reply.choices[0] for reply in replies]
+        read = self._of_votes if self.endpoint.votes else self._of_options
+        try:
+            logits, kinds = read(choices) if choices else (self._nothing(), ())
+        except TeacherError as error:  # of the server, whatever the text: it was paid for all the same
+            logits, kinds, failure = self._nothing(), ("no label",), error
         used = [reply.usage for reply in replies if reply.usage is not None]
-        return Answer(logits, kinds, sum(u.prompt_tokens for u in used), sum(u.completion_tokens for u in used))
+        answer = Answer(
+            logits,
+            (*kinds, *ending),
+            tokens_in=sum(usage.prompt_tokens for usage in used),
+            tokens_out=sum(usage.completion_tokens for usage in used),
+            uncounted=len(replies) - len(used),
+        )
+        return answer, failure
 
-    def _reply(self, client: Any, text: Any, seed: int, *, again: bool) -> Any:
-        import openai
-
-        for attempt in range(self.endpoint.retries + 1):
-            self._pace.wait()
-            try:
-                return self._request(client, text, seed)
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                variable = self.endpoint.key_variable
-                raise TeacherError(
-                    f"the server of teacher {self.name!r} refused the key in ${variable}; set a valid one"
-                ) from error
-            except openai.OpenAIError as error:
-                sent = may_be_served(error)
-                if (sent and not again) or attempt == self.endpoint.retries or not worth_another_try(error):
-                    raise self._failure(error, attempt + 1, sent=sent) from error
-                time.sleep(pause(error, attempt))
-        raise AssertionError("the last attempt returns or raises")
-
-    def _request(self, client: Any, text: Any, seed: int) -> Any:
+    def _request(self, row: int, text: Any, seed: int) -> tuple[dict[str, Any], str]:
+        """The request of a vote, and the key that names it."""
         end, prompt = self.endpoint, self.prompt(text)
         how: dict[str, Any] = {"max_tokens": end.max_tokens, "temperature": end.temperature, "seed": seed}
         if not end.votes:
             how = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": MOST_OPTIONS}
-        key = digest([self.identity, prompt, seed], 32)  # a server that knows such keys bills a request once
-        messages = [{"role": "user", "content": prompt}]
-        return client.chat.completions.create(
-            model=end.model, messages=messages, extra_headers={"Idempotency-Key": key}, **how
-        )
-
-    def _failure(self, error: Exception, attempts: int, *, sent: bool) -> TeacherError:
-        import openai
-
-        kind = Lost if sent else NotSent
-        if isinstance(error, openai.APITimeoutError):
-            return kind(
-                f"teacher {self.name!r} did not answer within {self.endpoint.timeout:g} s, {attempts} times; raise "
-                "timeout, or lower concurrency"
-            )
-        return kind(f"expected an answer of teacher {self.name!r}, got {one_line(error)}")
+        request = {"model": end.model, "messages": [{"role": "user", "content": prompt}], **how}
+        return request, digest([self.identity, row, prompt, seed], 32, algorithm="sha256")
 
     def prompt(self, text: Any) -> str:
         """What the model reads of a text, or a pair of texts."""
@@ -394,52 +312,3 @@ def pause(error: Exception, attempt: int) -> float:
         except (KeyError, ValueError):
             continue
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt)
-
-
-def kind_of_silence(choice: Any) -> Kind:
-    """What a choice of a reply is that names no label."""
-    if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
-        return "refused"
-    return "cut off" if choice.finish_reason == "length" else "no label"
-
-
-def named_label(text: str, labels: Sequence[str]) -> int | None:
-    """Which label an answer names: one alone stands in it, or in none but that; case and punctuation do not count."""
-    words = f" {_words(text)} "
-    named = [place for place, label in enumerate(labels) if f" {_words(label)} " in words]
-    longest = [place for place in named if not any(_inside(labels[place], labels[other]) for other in named)]
-    return longest[0] if len(longest) == 1 else None
-
-
-def _inside(label: str, other: str) -> bool:
-    """Whether a label is a part of another, as "sport" is of "water sport"."""
-    return _words(label) != _words(other) and f" {_words(label)} " in f" {_words(other)} "
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-class Pace:
-    """Lets requests begin no faster than so many a minute, whoever asks."""
-
-    def __init__(
-        self,
-        per_minute: float | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """Begin; None: no limit."""
-        self._gap, self._next = 0.0 if per_minute is None else 60 / per_minute, 0.0
-        self._clock, self._sleep, self._lock = clock, sleep, threading.Lock()
-
-    def wait(self) -> None:
-        """Until the next request may begin."""
-        if self._gap == 0:
-            return
-        with self._lock:
-            now = self._clock()
-            start = max(now, self._next)
-            self._next = start + self._gap
-        self._sleep(start - now)

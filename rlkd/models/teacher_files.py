@@ -70,7 +70,7 @@ def load_teachers(
               head with the task's name), ``adapter_config.json`` (an adapter, which needs the library peft) or
               ``teacher.skops`` (scikit-learn) or arrays of logits (``train.npy``, ``validation.npy``, ``test.npy``,
               each in the order of the user's own file), or one ``.npy`` file in the order of a task that has no files;
-              or ``endpoint.json`` (a served model, the fields of :class:`~rlkd.models.served.Endpoint`);
+              or ``endpoint.json`` (a served model, the fields of :class:`~rlkd.models.endpoints.Endpoint`);
               ``teacher.json`` beside the weights says what a teacher knows;
             - a transformers classifier and its tokenizer, ``(model, tokenizer)``, or alone, if its tokenizer lies where
               it was loaded from; its columns are named by ``id2label``, and it is frozen, in eval mode, as it stands;

@@ -6,10 +6,12 @@ for looking things up that do not change while it trains, and for multiplying gr
 
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 ABSENT = ("lomo_optim",)
@@ -36,6 +38,15 @@ def known_absent(packages: Iterable[str] = ABSENT) -> Iterator[None]:
                 del modules[name]
 
 
+def total_norm(values: Sequence[Tensor]) -> Tensor:
+    """:func:`torch.nn.utils.get_total_norm`, without sorting values that are all of one device and type."""
+    first = values[0] if values else None
+    if first is None or any(one.dtype != first.dtype or one.device != first.device for one in values):
+        return nn.utils.get_total_norm(values)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in values]))
+    return total
+
+
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """:func:`torch.nn.utils.clip_grad_norm_`, which on the CPU leaves gradients alone that it would multiply by one.
 
@@ -47,7 +58,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         Their norm before.
     """
     held = [one for one in parameters if one.grad is not None]
-    total: Tensor = nn.utils.get_total_norm([one.grad for one in held if one.grad is not None])
+    total = total_norm([one.grad for one in held if one.grad is not None])
     if total.device.type == "cpu" and total.item() <= SURELY_BELOW * max_norm - SMALL:
         return total
     nn.utils.clip_grads_with_norm_(held, max_norm, total)
@@ -60,6 +71,11 @@ class LeanMixin:
     args: Any
     accelerator: Any
     model: Any
+
+    @cached_property
+    def _processes(self) -> int:
+        """How many share every batch."""
+        return int(self.args.world_size)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
@@ -79,6 +95,6 @@ class LeanMixin:
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         # what the Trainer's own comes to where gradients are neither scaled nor sharded
-        if self.args.world_size > 1 or self.accelerator.scaler is not None:
+        if self._processes > 1 or self.accelerator.scaler is not None:
             return cast(Any, super())._clip_grad_norm(model)
         return clip_grad_norm(model.parameters(), self.args.max_grad_norm)

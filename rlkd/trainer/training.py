@@ -108,6 +108,8 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         self._set_kind(kind)
         self.weight_record = WeightRecord(("all",), len(self.teachers.names))
         self._counted: list[tuple[Tensor, int, Positions]] = []
+        self._last_kind: tuple[Any, type[Kind]] | None = None
+        self._last_count: tuple[int, torch.device, Tensor] | None = None
         self._since_logged = Sums()
         self._sureness: Tensor | None = None
         self._evaluating = False
@@ -169,7 +171,7 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         if self._online is not None:
             self._begin()
         self.weight_record.clear()
-        self._since_logged = Sums()
+        self._since_logged, self._last_kind, self._counted = Sums(), None, []
         return cast(Any, super()).train(resume_from_checkpoint, trial, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -203,8 +205,8 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
             return cast(Any, super())._get_num_items_in_batch(batch_samples, device) if alone else None
         places = [(batch.get("labels"), self._positions(batch)) for batch in batch_samples]
         self._counted = [(labels, labels._version, found) for labels, found in places if labels is not None]
-        count = torch.tensor(sum(found.count for _, found in places), device=device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+        count = self._counts(sum(found.count for _, found in places), device)
+        return self.accelerator.gather(count).sum() if self._processes > 1 else count
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
@@ -234,12 +236,25 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         outputs = model(**fields)
         losses = self._losses(outputs.logits, positions, fields, carried)
         loss = losses.sum() / (max(len(losses), 1) if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.args.world_size > 1:
-            loss = loss * self.args.world_size  # gradients are averaged over the processes
+        if num_items_in_batch is not None and self._processes > 1:
+            loss = loss * self._processes  # gradients are averaged over the processes
         self._check_finite(loss, losses)
         return (loss, outputs) if return_outputs else loss
 
     # --- the loss
+
+    def _kind_of(self, labels: Tensor | None) -> type[Kind]:
+        """The kind of task of a batch: looked at again where labels have another form."""
+        form = None if labels is None else (labels.dtype, labels.shape[1:])
+        if self._last_kind is None or self._last_kind[0] != form:
+            self._last_kind = form, kind_of(self.model, labels)
+        return self._last_kind[1]
+
+    def _counts(self, count: int, device: torch.device) -> Tensor:
+        """A number as a tensor: the same where it was that number before, which no device is then sent again."""
+        if self._last_count is None or self._last_count[:2] != (count, device):
+            self._last_count = count, device, torch.tensor(count, device=device)
+        return self._last_count[2]
 
     def _positions(self, batch: Mapping[str, Any]) -> Positions:
         """What is taught of a batch; nothing of a row that only keeps a process company."""
@@ -247,13 +262,14 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         for counted, version, found in self._counted:
             if labels is counted and labels._version == version:
                 return found
-        kind = kind_of(self.model, labels)
+        kind = self._kind_of(labels)
         if kind is not type(self._kind) and "labels" in batch:
             self._set_kind(kind)
         positions = self._kind.positions(batch)
         dealt = batch.get(WHOLE)
-        rank = self.args.process_index
-        has_rows = dealt is None or share_of(len(dealt), self.args.world_size, rank).start < len(dealt)
+        if dealt is None:
+            return positions
+        has_rows = share_of(len(dealt), self._processes, self.args.process_index).start < len(dealt)
         return positions if has_rows else positions.none()
 
     def _losses(self, logits: Tensor, positions: Positions, fields: Mapping[str, Any], carried: Any) -> Tensor:
@@ -281,8 +297,7 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         state = self._kind.state(known, student_logits, positions.labels)
         if state.sureness is None and "sureness" in self.weighting.requires:
             state = replace(state, sureness=self.usual_sureness().expand(len(student_logits), -1))
-        return replace(
-            state,
+        return state.but(
             progress=self.state.global_step / max(self.state.max_steps, 1),
             temperature=self.loss_settings.temperature,
             divergence=self.loss_settings.divergence,
@@ -290,22 +305,22 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         """Sums over what each process has, in all of them."""
-        return self.accelerator.reduce(sums.to(self.args.device)) if self.args.world_size > 1 else sums
+        return self.accelerator.reduce(sums.to(self.args.device)) if self._processes > 1 else sums
 
     def _batch_taught(self, state: State) -> Mixture:
         """What is taught of the rows of this process, by a weighting that sees the whole batch if it looks at it."""
-        if self.args.world_size > 1 and is_by_row(self.weighting):
+        if self._processes == 1:
+            return self._taught(state)
+        if is_by_row(self.weighting):
             taught = mixture(self.weighting, state)
             assert state.progress is not None
             count = taught.weights.new_tensor([len(taught.weights)])
             total = self._over_processes(torch.cat([taught.weights.sum(0), count]).double())
             self.weight_record.add_total(state.progress, total)
             return taught
-        if self.args.world_size > 1:
-            shares = Shares.of_rows(self.accelerator, state.teacher_logits)
-            whole = shares.whole_state(state)
-            return part_of(self._taught(whole), shares.own)
-        return self._taught(state)
+        shares = Shares.of_rows(self.accelerator, state.teacher_logits)
+        whole = shares.whole_state(state)
+        return part_of(self._taught(whole), shares.own)
 
     def _taught(self, state: State, groups: Tensor | None = None) -> Mixture:
         taught = mixture(self.weighting, state)

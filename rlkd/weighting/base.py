@@ -171,7 +171,7 @@ class BaseWeighting:
         Returns:
             Logits (..., K, C), weights (..., K), and a scale (...) >= 0 where the divergence is to be multiplied.
         """
-        right = state.teacher_mask is None and vars(type(self)).get("plainly_right", False)
+        right = state.teacher_mask is None and "plainly_right" in vars(type(self))
         weights = self.weights(state)
         return Mixture(teacher_logits=state.teacher_logits, weights=weights, checked=right, complete=right)
 
@@ -272,9 +272,10 @@ def mixture(weighting: BaseWeighting, state: State) -> Mixture:
 
 
 def _mixture(weighting: BaseWeighting, state: State) -> Mixture:
-    taught, name = weighting.taught(state), weighting.called
+    taught = weighting.taught(state)
     if taught.checked:
         return taught
+    name = weighting.called
     check_taught_logits(taught.teacher_logits, state, name)
     complete = check_weights(taught.weights, state, name, taught.scale)
     return Mixture(

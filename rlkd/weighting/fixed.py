@@ -30,6 +30,7 @@ class Uniform(BaseWeighting):
     name: ClassVar[str] = "uniform"
     answers: ClassVar[Answers] = "either"
     plainly_right: ClassVar[bool] = True
+    """Its weights need no check where no teacher is absent; of a class that inherits from it they do."""
 
     def weights(self, state: State) -> Tensor:
         """Equal weights over the present teachers, shape (..., K)."""

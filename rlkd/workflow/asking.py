@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from rlkd.asking import Answers, Pool, TeacherBank
+from rlkd.asking import Answers, OneRun, Pool, TeacherBank
 from rlkd.asking.bank import Ids
 from rlkd.asking.ledger import Ledger
 from rlkd.asking.prices import Price
@@ -109,7 +109,8 @@ def run_ask(
     """Ask about train rows of a task, and write all answers that there are as a cache; one row a teacher.
 
     Another call into the same directory goes on from there, whatever its strategy and budget: answers that are there
-    cost nothing. Where a call is broken off, by a teacher's error too, the cache holds what was paid for.
+    cost nothing, and one that was broken off goes the same way again. Where a call is broken off, by a teacher's error
+    too, the cache holds what was paid for.
 
     Args:
         task_options: Of :func:`~rlkd.data.load_task`; a strategy may read the labels of train rows.
@@ -148,7 +149,7 @@ def run_ask(
     broken = True
     try:
         with closing(tqdm(total=budget, desc="budget", disable=not progress, bar_format=BAR)) as bar:
-            rule.run(pool, Watched(bank, bar), seed)
+            rule.run(pool, OneRun(Watched(bank, bar)), seed)
         broken = False
     finally:  # what was paid for can be used, whatever went wrong; by other processes too
         bank = opened(folder / LEDGER)
