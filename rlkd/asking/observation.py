@@ -21,9 +21,9 @@ PRICES = ("present", "price", "price_of_row", "asked")
 """Of every teacher: is it there; its price, of the dearest's; of what the budget leaves for each instance that is left,
 x as x / (1 + x); was it asked about this instance. In [0, 1]."""
 ANSWER = ("answered", *BASE[1:], "weight", "named_trusted", "named_probability", "named_lead")
-"""Of its answer, zeros where it gave none: the features of :mod:`rlkd.features`, relative to how sure it usually is; the
-weight that the shipped policy gives it among those that answered; of the class that it names: how far it was trusted
-where instances were of that class, the student's probability, and that over the student's largest one."""
+"""Of its answer, zeros where it gave none: the features of :mod:`rlkd.features`, relative to how sure it usually is;
+the weight that the shipped policy gives it among those that answered; of the class that it names: how far it was
+trusted where instances were of that class, the student's probability, and that over the student's largest one."""
 RECORD = (
     *("near_trusted", "near_confidence", "near_correct", "class_trusted", "class_confidence", "class_correct"),
     *("overall_trusted", "overall_confidence", "overall_correct", "lead"),
@@ -151,7 +151,10 @@ def _record(seen: Seen, now: Situation, by_class: Floats) -> Floats:
     means, counts = seen.near
     overall, total = (np.broadcast_to(one, means.shape) for one in now.overall)
     numbers = [counts[..., 1], counts[..., 0], counts[..., 2]]
-    counted = [x / (1 + x) for x in numbers] + [total[..., 1] / (50 + total[..., 1]), total[..., 0] / (50 + total[..., 0])]
+    counted = [x / (1 + x) for x in numbers] + [
+        total[..., 1] / (50 + total[..., 1]),
+        total[..., 0] / (50 + total[..., 0]),
+    ]
     columns = np.stack([_lead(by_class[..., 0]), *counted], axis=-1)
     return np.concatenate([means, by_class, overall, columns], axis=-1)
 

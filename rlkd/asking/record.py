@@ -70,7 +70,9 @@ class AnswerRecord:
         filled = min(self.instances, KEPT)
         cosine = np.asarray(vectors, dtype=np.float32) @ self._vectors[:filled].T
         kernel = np.exp(SHARPNESS * (cosine - 1))
-        both = (kernel @ self._kept[:filled].reshape(filled, self._kept[0].size)).reshape(len(vectors), *self._kept.shape[1:])
+        both = (kernel @ self._kept[:filled].reshape(filled, self._kept[0].size)).reshape(
+            len(vectors), *self._kept.shape[1:]
+        )
         nearest = cosine.max(1, initial=0).clip(0, 1)
         return (both[:, 0] + BEFORE * means) / (both[:, 1] + BEFORE), both[:, 1], nearest
 
