@@ -175,7 +175,8 @@ class Walk:
             self._leads[:, teacher] += float(usual[0]) * len(told), len(told)
 
     def _read(self, places: NDArray[np.int64]) -> None:
-        """Look at the answers of some places."""
+        """Look at the answers of some places, where there are any: a budget may not have sufficed, or all refused."""
+        places = places[self._answered()[places].any(1)]
         if not len(places):
             return
         ids, answers = self.ids[places], self.bank.answers
