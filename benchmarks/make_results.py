@@ -200,8 +200,8 @@ def _agents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 TOLD_OF_ASKING = (
     "Made by `python benchmarks/asking.py`, which says how; [all of it](results/asking.md). Budgets are shares of what "
-    "it costs to ask every teacher about every train row. `of the way` is from one teacher at random (0) to one that was "
-    "trained on the instance's class (1) at the same budget. **What a stranger lacks**: `oracle` is told who was "
+    "it costs to ask every teacher about every train row. `of the way` is from one teacher at random (0) to one that "
+    "was trained on the instance's class (1) at the same budget. **What a stranger lacks**: `oracle` is told who was "
     "trained on what; the others are told nothing."
 )
 KINDS_OF_TASK = {
