@@ -31,6 +31,9 @@ LARGEST_GAIN = 3.0
 DRAWS = 3
 """Sets the draws of episodes apart from those of other environments."""
 
+FEW = 4
+"""Places of the plain face, which has one space for all of them."""
+
 
 class TeacherAskingVectorEnv(VectorEnv[Array, Actions, NDArray[Any]]):
     """Ask teachers about instances, within a budget.
@@ -229,7 +232,7 @@ class TeacherAskingEnv(gymnasium.Env[Array, Actions]):
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own shape)
 
-    def __init__(self, render_mode: str | None = None, places: int = 4, **kwargs: Any) -> None:
+    def __init__(self, render_mode: str | None = None, places: int = FEW, **kwargs: Any) -> None:
         """Build the environment; see the vector face for the arguments."""
         self._vector = TeacherAskingVectorEnv(num_envs=places, **kwargs)
         self.render_mode = render_mode
