@@ -1,6 +1,7 @@
 """The ledger: a budget that holds whatever dies, and nothing that is paid twice."""
 
 import json
+import logging
 import os
 import random
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import LABELS, task_of_texts
@@ -149,6 +151,16 @@ def test_a_teacher_that_fails_costs_nothing_and_can_be_asked_again(tmp_path):
     assert Ledger(tmp_path / "l", task(), [own()]).ask(0, np.arange(10)).tolist() == list(range(10))
 
 
+def test_an_answer_that_is_none_is_refused_and_not_kept(tmp_path):
+    """Of a teacher that does not look at what it says."""
+    broken = own()
+    broken.logits = lambda task, ids, **limits: torch.full((len(ids), 3), torch.nan)
+    ledger = Ledger(tmp_path / "l", task(), [broken])
+    with pytest.raises(TeacherError, match=r"expected finite logits of shape \(10, 3\) .* 30 are not finite"):
+        ledger.ask(0, np.arange(10))
+    assert (ledger.spent, ledger.answers.asked.any()) == (0.0, False)
+
+
 def test_who_is_paid_is_not_asked_again_of_what_may_have_been_paid_for(tmp_path, caplog):
     """A function that says so of itself is treated like a served teacher."""
     failing = own(die_at=7)
@@ -215,7 +227,7 @@ def test_a_budget_by_token_is_a_hard_stop_by_the_servers_own_bill(tmp_path_facto
         server.kill()
     bill = sum(price.of(read_by, written) for _, _, _, read_by, written in server.bills) / UNIT
     assert bill - 1e-6 <= ledger.spent <= ledger.budget
-    if not ledger.unsettled.any() and not ledger.counts[0]["not sent"]:
+    if not ledger.counts[0]["unsettled"] + ledger.counts[0]["lost votes"]:
         assert ledger.spent == pytest.approx(bill, abs=1e-6)
     if len(told) < 20:
         ahead = price.most(server.teacher(**how).prompt("text number 00"), 256, 5, votes) / UNIT
@@ -264,7 +276,8 @@ def test_what_a_model_does_not_answer_is_not_asked_again(serve, tmp_path):
     assert ledger.counts == [{"answered": 4, "refused": 1, "no label": 1, "rejected": 1}]
 
 
-def test_a_time_out_may_have_been_paid_and_a_wrong_key_was_not(serve, tmp_path, monkeypatch):
+def test_a_time_out_may_have_been_paid_and_a_wrong_key_was_not(serve, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
     server = serve(slow=[2], seconds=0.6)
     ledger = Ledger(tmp_path / "l", task(), [server.teacher(timeout=0.3)])
     assert len(ledger.ask(0, np.arange(5))) == 5
@@ -285,7 +298,8 @@ def test_a_time_out_may_have_been_paid_and_a_wrong_key_was_not(serve, tmp_path, 
     assert server.billed[2] == 2
     assert len({key for text, _, key, *_ in server.bills if text == "text number 2"}) == 1  # by which it can be told
     everything = "".join(p.read_text(errors="replace") for p in (tmp_path / "l").rglob("*") if p.is_file())
-    assert "sk-" not in everything + str(refused.value)
+    assert "Sending HTTP Request" in caplog.text, "the client tells what it does"
+    assert "sk-" not in everything + str(refused.value) + caplog.text
 
 
 @pytest.mark.parametrize("fault", ["cut", "cut billed", "502"])
@@ -306,7 +320,20 @@ def test_a_row_that_lost_a_vote_is_answered_by_the_others(serve, tmp_path):
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
     surest = {round(float(value), 4) for value in p.max(1)}
     assert surest == {round((n + 0.5) / (n + 1.5), 4) for n in (1, 2, 3, 4)}  # the fewer, the less sure
-    assert sum(votes[n] * n for n in votes) <= ledger.spent
+    counts = ledger.counts[0]
+    assert 0 < counts["lost votes"] <= 40 - votes[4]
+    assert len(server.bills) <= ledger.spent <= len(server.bills) + counts["lost votes"] + 4 * counts["unsettled"]
+
+
+def test_rows_that_wait_for_their_minute_are_not_under_way(serve, tmp_path):
+    server = serve()
+    child = asker(server, tmp_path / "l", 60, 60, per_minute=240)
+    while len(server.bills) < 3:
+        time.sleep(0.01)
+    time.sleep(0.1)  # what was under way is settled; four others wait
+    os.kill(child, signal.SIGKILL)
+    assert ended(child) == -signal.SIGKILL
+    assert books(server, tmp_path / "l", 60, 0).answers.asked.sum() == 3
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -321,14 +348,14 @@ def test_whatever_goes_wrong_no_row_is_billed_twice_and_none_is_forgotten(serve,
 # -- deaths ----------------------------------------------------------------------------------------
 
 
-def asker(server, folder, rows, budget, order=1):
+def asker(server, folder, rows, budget, order=1, **how):
     """A process that asks about all rows, in parts; the number of one that begins at once."""
     child = os.fork()
     if child:
         return child
     code = 4
     try:
-        ledger = Ledger(folder, task(rows), [server.teacher()], budget=budget)
+        ledger = Ledger(folder, task(rows), [server.teacher(**how)], budget=budget)
         for start in range(0, rows, 20):
             ledger.ask(0, np.arange(rows)[::order][start : start + 20])
         code = 0
@@ -447,14 +474,17 @@ def test_two_processes_that_are_killed_again_and_again_share_a_ledger(serve, tmp
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 5), (signal.SIGTERM, -signal.SIGTERM)])
 def test_who_is_told_to_end_waits_for_what_is_under_way(serve, tmp_path, number, code):
-    server = serve(seconds_each=0.1)
-    child = asker(server, tmp_path / "l", 300, 300)
-    while len(server.bills) < 10:
+    server = serve(seconds_each=0.05)
+    child = asker(server, tmp_path / "l", 300, 900, votes=3)
+    while len(server.bills) < 13:
         time.sleep(0.01)
     os.kill(child, number)
     assert ended(child) == code
-    ledger = books(server, tmp_path / "l", 300, 0)
-    assert 10 <= ledger.spent == ledger.counts[0]["answered"] < 60
+    ledger = Ledger(tmp_path / "l", task(300), [server.teacher(votes=3)])
+    assert set(server.billed.values()) == {3}, "all votes of a row that is begun"
+    assert set(ledger.counts[0]) == {"answered"}
+    assert 13 < len(server.bills) == ledger.spent == 3 * ledger.answers.answered.sum() < 90
+    assert not list((tmp_path / "l" / "owners").iterdir()), "nobody has died"
 
 
 def test_another_process_that_is_asking_is_waited_for(serve, tmp_path):
@@ -545,7 +575,7 @@ def test_answers_that_are_gone_stay_paid(tmp_path, caplog):
     Ledger(folder, task(), [own(log=asked)]).ask(0, np.arange(10))
     shutil.rmtree(folder / "answers")
     ledger = Ledger(folder, task(), [own(log=asked)])
-    assert "10 answers of teacher own were paid for and are gone (rows 0, 1, 2, 3, 4)" in caplog.text
+    assert "10 answers of teacher own were paid for and are gone (rows 0, 1, 2, 3, 4, ...)" in caplog.text
     assert len(ledger.ask(0, np.arange(10))) == len(asked) == 10
     assert (ledger.spent, ledger.answers.answered.any()) == (10.0, False)
     ledger = Ledger(folder, task(), [own(log=asked)], ask_again=True)

@@ -30,6 +30,8 @@ class Account:
         """How often a teacher's calls ended in which kind of entry."""
         self.replies: Counter[int] = Counter()
         """Requests that a teacher's server replied to."""
+        self.lost_votes: Counter[int] = Counter()
+        """Requests about rows that were answered by others, which may have been paid for too."""
         self.tokens: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
         """That a teacher has read and written."""
         self._costs, self._aside = Counter[int](), Counter[int]()
@@ -52,6 +54,8 @@ class Account:
         self.tokens[call[0]][1] += int(entry["tokens_out"])
         if kind == LOST:
             self.lost.add(call)
+        else:
+            self.lost_votes[call[0]] += int(entry["lost"])
         return call, kind not in (NOT_SENT, LOST)
 
     def spent(self, number: int | None = None) -> int:

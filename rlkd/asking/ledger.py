@@ -24,10 +24,10 @@ from rlkd.asking.ledger_file import ANSWERED, ENTRY, INTENT, KINDS, LOST, NOT_SE
 from rlkd.asking.owners import Owners
 from rlkd.asking.prices import UNIT, Price, prices_of, whole
 from rlkd.asking.stopping import stopping
+from rlkd.asking.stores import Stores, checked_logits, named
 from rlkd.asking.turns import Standing, Turns
 from rlkd.data.task import Task, raw_inputs
 from rlkd.errors import ConfigError, TeacherError
-from rlkd.logit_cache.answers import AnswerStore, Keys
 from rlkd.models.replies import Answer
 from rlkd.models.served import ServedTeacher
 from rlkd.models.teachers import Teacher
@@ -36,8 +36,6 @@ from rlkd.settings import CacheSettings
 log = logging.getLogger(__name__)
 
 ANSWERS, OWNERS = "answers", "owners"
-TOLD = 5
-"""Rows that a warning names."""
 
 
 class Ledger:
@@ -90,7 +88,6 @@ class Ledger:
         self._account = Account()
         self._numbers: list[int] = []
         """Of each teacher in the book, (K,); none before anything is on disk."""
-        self._stores: list[AnswerStore] = []
         self._book_held = -1
         if self._header.exists():
             self._begin()
@@ -102,8 +99,7 @@ class Ledger:
             return
         with self._book.locked() as descriptor:
             numbers = self._header.numbers()
-            stores = [self._folder / ANSWERS / str(number) for number in numbers]
-            self._stores = [AnswerStore(store, t.identity) for store, t in zip(stores, self._teachers, strict=True)]
+            self._stores = Stores(self._folder / ANSWERS, self._teachers, numbers)
             self._numbers = numbers
             self._take_in(self._book.new(descriptor))
             for call, one in self._account.open.items():
@@ -134,11 +130,15 @@ class Ledger:
 
     @property
     def counts(self) -> list[Counter[str]]:
-        """How often a question to each teacher ended how, (K,), see ``KINDS``; and what is ``unsettled`` now."""
+        """How often a question to each teacher ended how, (K,), see ``KINDS``; and what is ``unsettled`` now.
+
+        ``lost votes`` are requests about rows that others of their votes have answered.
+        """
         found = []
         for place, number in enumerate(self._numbers or [-1] * len(self._teachers)):
-            ended = {KINDS[kind]: n for kind, n in self._account.kinds[number].items() if kind != LOST}
-            found.append(Counter(ended | {"unsettled": len(rows)} if (rows := self._unsettled(place)) else ended))
+            ended = Counter({KINDS[kind]: n for kind, n in self._account.kinds[number].items() if kind != LOST})
+            ended += Counter({"unsettled": len(self._unsettled(place)), "lost votes": self._account.lost_votes[number]})
+            found.append(ended)
         return found
 
     @property
@@ -158,13 +158,12 @@ class Ledger:
             rows = self._unsettled(place) if self._header.is_paid(place) else []
             if rows:
                 now = "asked again, and may be paid twice" if self._ask_again else "not asked again"
-                named = ", ".join(map(str, rows[:TOLD])) + (", ..." if len(rows) > TOLD else "")
                 log.warning(
                     "teacher %s may have been paid for %d answers that never came (rows %s): they count as spent and "
                     "are %s",
                     name,
                     len(rows),
-                    named,
+                    named(rows),
                     now,
                 )
 
@@ -235,7 +234,8 @@ class Ledger:
     def _answer(self, owner: int, teacher: int, ids: Ids) -> None:
         """Have a model of one's own answer, and write what it said."""
         try:
-            logits = self._teachers[teacher].logits(self._task, ids, **self._limits).numpy().astype(np.float32)
+            said = self._teachers[teacher].logits(self._task, ids, **self._limits).numpy()
+            logits = checked_logits(self._teachers[teacher], said, (len(ids), self._task.num_classes))
         except BaseException:
             if not self._header.is_paid(teacher):
                 self._settle(teacher, [self._entry(owner, teacher, row, NOT_SENT, 0) for row in ids.tolist()])
@@ -258,6 +258,7 @@ class Ledger:
         unknown = said.kinds.count("lost") + (said.uncounted if price.by_token else 0)
         cost = min(cost + unknown * each, max(cost, most))
         counts = {"tokens_in": said.tokens_in, "tokens_out": said.tokens_out, "replies": said.replies}
+        counts["lost"] = said.kinds.count("lost")
         logits = one.in_order_of(self._task, said.logits.unsqueeze(0)).numpy() if kind == ANSWERED else None
         self._settle(teacher, [self._entry(owner, teacher, row, kind, cost, **counts)], logits)
         self.answers.asked[row, teacher] |= kind == LOST  # also where it is asked again: once
@@ -280,8 +281,7 @@ class Ledger:
         """Store answers, then write that they are there."""
         with self._held():
             if logits is not None:
-                rows = np.concatenate(entries)["row"]
-                self._stores[teacher].add(keys_of(rows), logits, np.ones(len(rows), dtype=np.int64))
+                self._stores.add(teacher, np.concatenate(entries)["row"], logits)
             self._write(entries)
 
     @contextmanager
@@ -314,23 +314,8 @@ class Ledger:
             if kind == ANSWERED:
                 answered.setdefault(place, []).append(row)
         for place, rows in answered.items():
-            self._take_answers(place, np.unique(np.array(rows)))
-
-    def _take_answers(self, teacher: int, rows: Ids) -> None:
-        found = self._stores[teacher].find(keys_of(rows))
-        there = found >= 0
-        if not there.all():
-            log.warning(
-                "%d answers of teacher %s were paid for and are gone (rows %s): restore %s from a copy",
-                (~there).sum(),
-                self.teacher_names[teacher],
-                ", ".join(map(str, rows[~there][:TOLD].tolist())),
-                self._folder / ANSWERS,
-            )
-            self.answers.asked[rows[~there], teacher] = not self._ask_again
-        if there.any():
-            logits = self._stores[teacher].answers(found[there])
-            self.answers.put(teacher, rows[there], logits, np.ones(there.sum(), dtype=bool))
+            gone = self._stores.put_into(self.answers, place, np.unique(np.array(rows)))
+            self.answers.asked[gone, place] = not self._ask_again
 
 
 def kind_of(said: Answer) -> int:
@@ -341,8 +326,3 @@ def kind_of(said: Answer) -> int:
         return LOST
     replied = [kind for kind in said.kinds if kind != "not sent"]
     return KINDS.index(replied[0]) if replied else NOT_SENT
-
-
-def keys_of(rows: Ids) -> Keys:
-    """Rows (n,) as an answer store finds them, (n, 2)."""
-    return np.stack([rows.astype(np.uint64), np.zeros(len(rows), dtype=np.uint64)], axis=1)

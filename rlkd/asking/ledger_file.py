@@ -25,10 +25,12 @@ ENTRY = np.dtype(
         ("tokens_in", "<u4"),
         ("tokens_out", "<u4"),
         ("replies", "<u4"),
+        ("lost", "<u4"),
         ("check", "<u4"),
     ]
 )
-"""``owner`` is who asks; ``cost``, in billionths, is of an intent what is set aside, of other entries what was paid."""
+"""``owner`` is who asks; ``cost``, in billionths, is of an intent what is set aside, of other entries what was paid.
+``replies`` and ``lost`` are requests: of several votes about a row some may be answered and others not."""
 KINDS = ("under way", "answered", "refused", "cut off", "no label", "rejected", "not sent", "lost")
 INTENT, ANSWERED, REFUSED, CUT_OFF, NO_LABEL, REJECTED, NOT_SENT, LOST = range(len(KINDS))
 """``rejected``: the server does not take the text, and was not paid. ``not sent``: surely not served. ``lost``: sent,

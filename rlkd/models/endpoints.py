@@ -97,7 +97,8 @@ class Caller:
 
     def __init__(self, teacher: str, endpoint: Endpoint) -> None:
         self._teacher, self._endpoint = teacher, endpoint
-        self._pace = Pace(endpoint.per_minute)
+        self.pace = Pace(endpoint.per_minute)
+        """To be waited for before a request; further attempts wait by themselves."""
         self._client: tuple[str, Any] | None = None
 
     def open(self) -> None:
@@ -129,7 +130,7 @@ class Caller:
             request: Arguments of a chat completion.
             key: Names the request: a server that knows such keys serves, and bills, it once.
             again: Make it again even if it may have been served.
-            stopped: Ends pauses; what was not sent by then is not.
+            stopped: Ends pauses; no further attempt is made then.
 
         Raises:
             NotSent: It surely was not served.
@@ -142,9 +143,10 @@ class Caller:
         assert self._client is not None
         create, headers = self._client[1].chat.completions.create, {"Idempotency-Key": key}
         for attempt in range(self._endpoint.retries + 1):
-            self._pace.wait()
-            if stopped.is_set():
-                break
+            if attempt:
+                self.pace.wait(stopped)
+                if stopped.is_set():
+                    break
             try:
                 return checked(create(extra_headers=headers, **request))
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
@@ -253,12 +255,15 @@ class Pace:
         self._gap, self._next = 0.0 if per_minute is None else 60 / per_minute, 0.0
         self._clock, self._sleep, self._lock = clock, sleep, threading.Lock()
 
-    def wait(self) -> None:
-        """Until the next request may begin."""
+    def wait(self, stopped: threading.Event | None = None) -> None:
+        """Until the next request may begin, or it is said that none is to."""
         if self._gap == 0:
             return
         with self._lock:
             now = self._clock()
             start = max(now, self._next)
             self._next = start + self._gap
-        self._sleep(start - now)
+        if stopped is None:
+            self._sleep(start - now)
+        else:
+            stopped.wait(start - now)

@@ -35,6 +35,18 @@ class Answer:
         return sum(kind not in ("lost", "not sent", "rejected") for kind in self.kinds)
 
 
+def words_of(choice: Any) -> str:
+    """What a choice of a reply says; nothing where it is no text, as servers of other makes have it."""
+    content = getattr(choice.message, "content", None)
+    return content if isinstance(content, str) else ""
+
+
+def tells_tokens(usage: Any) -> bool:
+    """Whether a server says how many tokens it read and wrote."""
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    return all(isinstance(count, int) and count >= 0 for count in counts)
+
+
 def kind_of_silence(choice: Any) -> Kind:
     """What a choice of a reply is that names no label."""
     if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":

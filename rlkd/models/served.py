@@ -26,7 +26,7 @@ from rlkd.data.task import Task, raw_inputs
 from rlkd.errors import TeacherError, one_line
 from rlkd.models.endpoints import Caller, Endpoint, Lost, Rejected
 from rlkd.models.labels import aligned_logits
-from rlkd.models.replies import Answer, Kind, kind_of_silence, named_label
+from rlkd.models.replies import Answer, Kind, kind_of_silence, named_label, tells_tokens, words_of
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import digest, parse_object
 
@@ -96,6 +96,7 @@ class ServedTeacher(LabelledTeacher):
         stopped = threading.Event()
 
         def ask(row: int) -> Answer:
+            self._caller.pace.wait()
             answer, failure = self._asked(row, texts[row], again=True, stopped=stopped)
             if failure is not None:
                 stopped.set()
@@ -138,9 +139,10 @@ class ServedTeacher(LabelledTeacher):
 
         def work() -> None:
             nonlocal lost
-            while not stopped.is_set():
+            while True:
+                self._caller.pace.wait(stopped)  # before a row is taken: what is taken is under way
                 with taking:
-                    taken = next(rows, None)
+                    taken = None if stopped.is_set() else next(rows, None)
                 if taken is None:
                     return
                 answer, failure = self._asked(*taken, again=False, stopped=stopped)
@@ -179,9 +181,11 @@ class ServedTeacher(LabelledTeacher):
         A text that lost some of its votes is answered by the others: they are fewer, so the answer is less sure.
         """
         replies: list[Any] = []
-        ending: list[Kind] = []
+        ending: list[Kind] = ["not sent"] if stopped.is_set() else []
         failure: TeacherError | None = None
-        for seed in range(self.endpoint.requests):
+        for seed in range(0 if stopped.is_set() else self.endpoint.requests):
+            if seed:
+                self._caller.pace.wait()
             try:
                 replies.append(self._caller.reply(*self._request(row, text, seed), again=again, stopped=stopped))
             except (Lost, Rejected) as error:
@@ -197,7 +201,7 @@ class ServedTeacher(LabelledTeacher):
             logits, kinds = read(choices) if choices else (self._nothing(), ())
         except TeacherError as error:  # of the server, whatever the text: it was paid for all the same
             logits, kinds, failure = self._nothing(), ("no label",), error
-        used = [reply.usage for reply in replies if reply.usage is not None]
+        used = [reply.usage for reply in replies if tells_tokens(reply.usage)]
         answer = Answer(
             logits,
             (*kinds, *ending),
@@ -250,7 +254,7 @@ class ServedTeacher(LabelledTeacher):
         """Logarithms of the smoothed shares of votes."""
         votes, kinds = torch.zeros(len(self.label_names)), []
         for choice in choices:
-            label = named_label(choice.message.content or "", self.label_names)
+            label = named_label(words_of(choice), self.label_names)
             kinds.append("answered" if label is not None else kind_of_silence(choice))
             if label is not None:
                 votes[label] += 1
