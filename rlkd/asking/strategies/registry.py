@@ -56,10 +56,11 @@ def build_strategy(spec: str) -> Strategy:
         UnknownNameError: There is no such strategy, or no such order of rows.
         ConfigError: An argument is missing, malformed or would be ignored.
     """
-    if re.fullmatch(r"\w+(\.\w+)+:\w+", spec):
-        return _own(spec)
-    if spec.partition(":")[0] == "policy":
+    name = spec.partition(":")[0]
+    if name == "policy":
         return _policy(spec.partition(":")[2])
+    if name not in STRATEGIES and re.fullmatch(r"\w+(\.\w+)*:[A-Za-z_]\w*", spec):
+        return _own(spec)
     found = NAME.fullmatch(spec)
     if found is None or found["name"] not in STRATEGIES:
         raise unknown_name("strategy", spec if found is None else found["name"], STRATEGIES)
