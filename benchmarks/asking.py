@@ -10,7 +10,8 @@ and are trained at once.
 - Specialists of classes or domains, one price: seven tasks and one of images.
 - Teachers that know the whole task, of unequal quality and price (``PRICES``): an encoder at 10.
 
-Runs are kept in ``--folder`` by task and seed, and what is there is not run again. ``--arm`` adds arms.
+Runs are kept in ``--folder`` by task and seed, and what is there is not run again. ``--policy`` adds a policy that
+``train_asker.py`` has learned on other tasks.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.records import environment, write_array_atomic, write_json_atomic
 
 HERE = Path(__file__).parent
-RECORD = HERE / "results" / "asking.jsonl"
+RECORD = HERE / "results" / "asking.json"
 SPECIALISTS = ("docstrings", "banking77", "newsgroups20", "trec6-classes", "ag_news", "goemotions", "topics", "digits")
 UNEQUAL = ("sst2", "qqp", "mnli")
 PRICES = {"encoder3": 10.0, "scratch": 2.0, "tfidf": 1.0}
@@ -85,6 +86,8 @@ RULES = (
     "margin*router+threshold",
     "oracle",
 )
+POLICY = "policy"
+"""The arm that asks as ``train_asker.py`` has learned, on tasks that it never saw."""
 SHUFFLED = "verify"
 """The rule whose pattern of asking is also given to other instances."""
 
@@ -108,8 +111,9 @@ class Cell:
 class Bench:
     """One task with its teachers."""
 
-    def __init__(self, task: SuiteTask, context: Context) -> None:
-        """Look at the instances."""
+    def __init__(self, task: SuiteTask, context: Context, policy: Path | None = None) -> None:
+        """Look at the instances; ``policy`` is the folder of the arm of that name."""
+        self.policy = policy
         self.name, self.task, self.cache = task.name, context.task, context.cache
         names = self.cache.teacher_names
         self.prices = np.array([PRICES.get(name, 1.0) if task.name in UNEQUAL else 1.0 for name in names])
@@ -146,15 +150,19 @@ class Bench:
                 whole = (WHOLE,) if arm in ("all", "oracle") or arm.startswith("only:") else ()
                 yield from (Cell(labels, budget, arm) for budget in (*BUDGETS, *whole))
 
+    def strategy(self, arm: str) -> Any:
+        """The strategy of an arm."""
+        return build_strategy(f"policy:{self.policy}" if arm == POLICY else arm)
+
     def asked(self, cell: Cell, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, float]]:
         """What a strategy comes back with: rows that are taught (M,), their targets (M, C), and what it cost."""
         pool = self.pool(cell.labels, seed)
         bank = RecordedTeachers(self.cache, self.prices, cell.budget * self.everything)
         started = time.process_time()
         if cell.arm.startswith("shuffled "):
-            shuffled(build_strategy(cell.arm.removeprefix("shuffled ")), pool, bank, seed, self.cache)
+            shuffled(self.strategy(cell.arm.removeprefix("shuffled ")), pool, bank, seed, self.cache)
         else:
-            build_strategy(cell.arm).run(pool, bank, seed)
+            self.strategy(cell.arm).run(pool, bank, seed)
         seconds = time.process_time() - started
         answers, ids = bank.answers, pool.ids
         assert bank.spent <= bank.budget * (1 + 1e-9)
@@ -223,13 +231,13 @@ def run(bench: Bench, arms: Sequence[str], seed: int, folder: Path) -> None:
     print(bench.name, seed, len(figures), flush=True)
 
 
-def opened(task: SuiteTask, teachers: Path) -> Bench:
+def opened(task: SuiteTask, teachers: Path, policy: Path | None = None) -> Bench:
     """A task with its teachers, which are trained first if they are not there."""
     if "sets" in task.teachers:
         sets = {name: value for name, value in task.teachers["sets"].items() if name in PRICES}
         task = replace(task, teachers={**task.teachers, "sets": sets})
     make_teachers(task, teachers / task.teachers_key)
-    return Bench(task, open_context(task, teachers / task.teachers_key))
+    return Bench(task, open_context(task, teachers / task.teachers_key), policy)
 
 
 def main() -> None:
@@ -237,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/asking"), help="Of runs and teachers.")
     parser.add_argument("--task", action="append", choices=(*SPECIALISTS, *UNEQUAL), help="Of these tasks alone.")
-    parser.add_argument("--arm", action="append", default=[], help="Further arms; {task} is the name of the task.")
+    parser.add_argument("--policy", type=Path, help="An asking policy that never saw the tasks: two arms more.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=RECORD)
     parser.add_argument("--only-report", action="store_true", help="Run nothing.")
@@ -245,15 +253,15 @@ def main() -> None:
     made_by = environment()
     logging.disable(logging.WARNING)
     suite = {task.name: task for task in load_suite(HERE / "suites" / "travel.yaml").tasks}
-    arms = (*RULES, f"shuffled {SHUFFLED}", *arguments.arm)
+    arms = (*RULES, f"shuffled {SHUFFLED}", *((POLICY, f"shuffled {POLICY}") if arguments.policy else ()))
     folder = arguments.folder / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     names = arguments.task or (*SPECIALISTS, *UNEQUAL)
     with one_thread():
         for name in () if arguments.only_report else names:
-            bench = opened(suite[name], arguments.folder / "teachers")
+            bench = opened(suite[name], arguments.folder / "teachers", arguments.policy)
             for seed in range(arguments.seeds):
-                run(bench, [arm.replace("{task}", name) for arm in arms], seed, folder)
+                run(bench, arms, seed, folder)
     write_records(folder, arguments.json, made_by["commit"])
 
 

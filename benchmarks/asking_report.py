@@ -1,4 +1,4 @@
-"""What ``asking.py`` has run, as lines, a page and a picture: ``benchmarks/results/asking.{jsonl,md,svg}``."""
+"""What ``asking.py`` has run, as lines, a page and a picture: ``benchmarks/results/asking.{json,md,svg}``."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +17,8 @@ from rlkd.stats import Panel
 
 WHOLE = "all"
 """The arm that, with the whole budget, everything is measured against: ask everybody, weigh them by the policy."""
+FEWEST_SEEDS = 2
+"""Of a task that is reported."""
 MARGIN = 0.005
 """Accuracy that a student may lose and count as no worse."""
 CHEAP = 0.35
@@ -70,14 +72,15 @@ def key_of(cell: tuple[int, float, str]) -> str:
 def read_tasks(folder: Path) -> list[Task]:
     """Every task that was run."""
     names = {file.stem.rpartition("-")[0] for file in folder.glob("*-[0-9]*.json")}
-    return [Task.read(folder, name) for name in sorted(names)]
+    tasks = [Task.read(folder, name) for name in sorted(names)]
+    return [task for task in tasks if len(task.figures) >= FEWEST_SEEDS]
 
 
 def write_records(folder: Path, path: Path, commit: str) -> None:
-    """Write one line a task, labels, budget and arm, and what is drawn of them."""
+    """Write one record a task, labels, budget and arm, and what is drawn of them."""
     tasks = read_tasks(folder)
     rows = [row | {"commit": commit} for task in tasks for row in lines(task)]
-    write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text_atomic(path, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     write_text_atomic(path.with_suffix(".md"), page(rows))
     draw(rows, path.with_suffix(".svg"))
 
@@ -188,6 +191,44 @@ def draw_task(rows: Sequence[Mapping[str, Any]], place: Any) -> None:
     if whole:
         place.axhline(whole[0] - MARGIN, color="#bbbbbb", linewidth=0.8, linestyle=":")
     place.tick_params(labelsize=7)
+
+
+SHOWN_IN_TABLE = (
+    *("random", "all", "explore:0.1", "explore+threshold:0.1", "margin*all", "bandit", "thompson", "verify"),
+    *("margin*verify", "shuffled verify", "policy", "oracle"),
+)
+EVERYBODY = "all tasks"
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What strategies come to without a label at the middle budgets, by task, and their means over tasks."""
+    by = {(row["task"], row["budget"], row["arm"]): row for row in rows if row["labels"] == 0}
+    tasks = [name for name in dict.fromkeys(row["task"] for row in rows) if (name, MIDDLE[0], "oracle") in by]
+    made = []
+    for task in [*tasks, EVERYBODY]:
+        for arm in SHOWN_IN_TABLE:
+            some = tasks if task == EVERYBODY else [task]
+            found = [[by.get((one, budget, arm)) for one in some] for budget in MIDDLE]
+            if all(row is not None for budget in found for row in budget):
+                made.append({"task": task, "asks": f"`{arm}`", "seeds": found[0][0]["seeds"]} | _row(found))
+    return made
+
+
+def _row(found: Sequence[Sequence[Any]]) -> dict[str, str]:
+    """Cells of one arm: means over tasks, with an interval where there is one task."""
+    row = {
+        f"accuracy at {budget:.0%}": f"{np.mean([one['accuracy'] for one in some]):.3f}"
+        for budget, some in zip(MIDDLE, found, strict=True)
+    }
+    for budget, some in zip(MIDDLE, found, strict=True):
+        row[f"of the way at {budget:.0%}"] = f"{np.mean([one['share'] for one in some]):.2f}"
+    last = found[-1]
+    row[f"points over asking everybody, at {MIDDLE[-1]:.0%}"] = (
+        points(last[0]).partition(" (")[2].rstrip(")")
+        if len(last) == 1
+        else f"{100 * np.mean([one['difference'] for one in last]):+.1f}"
+    )
+    return row
 
 
 def summary(rows: Sequence[Mapping[str, Any]], arm: str, tasks: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import readme
 import yaml
+from asking_report import results_table
 from model_card import write_card
 
 from rlkd.records import file_hash, read_jsonl, write_text_atomic
@@ -27,6 +28,7 @@ DRAWN = RESULTS / "drawn-sets.json"
 AGENTS = RESULTS / "agents.json"
 KINDS = RESULTS / "kinds.json"
 TOKENS = RESULTS / "tokens.json"
+ASKING = RESULTS / "asking.json"
 PICTURE = HERE / "quickstart.svg"
 PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
 """The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
@@ -92,7 +94,12 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     tokens = "Specialists by class on tokens, in the plain trainer"
     if TOKENS.exists():
         files[tokens], tables[tokens] = TOKENS, _tokens(_rows(TOKENS))
+    asking = "Asking within a budget, without a label"
+    if ASKING.exists():
+        files[asking], tables[asking] = ASKING, results_table(_rows(ASKING))
     notes = {caption: _file_note(path) for caption, path in files.items()}
+    if ASKING.exists():
+        notes[asking] += f" {TOLD_OF_ASKING}"
     if TOKENS.exists():
         notes[tokens] += f" {TOLD_OF_TOKENS}"
     for caption in kinds:
@@ -191,6 +198,12 @@ def _agents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+TOLD_OF_ASKING = (
+    "Made by `python benchmarks/asking.py`, which says how; [all of it](results/asking.md). Budgets are shares of what "
+    "it costs to ask every teacher about every train row. `of the way` is from one teacher at random (0) to one that "
+    "was trained on the instance's class (1) at the same budget. **What a stranger lacks**: `oracle` is told who was "
+    "trained on what; the others are told nothing."
+)
 KINDS_OF_TASK = {
     "Several labels at once, specialists": "multi-label classification",
     "Numbers, specialists": "regression",

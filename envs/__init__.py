@@ -7,6 +7,7 @@ from gymnasium.envs.registration import register, registry
 
 ENV_ID = "rlkd/TeacherWeighting-v0"
 ACTING_ENV_ID = "rlkd/TeacherActing-v0"
+ASKING_ENV_ID = "rlkd/TeacherAsking-v0"
 
 if ENV_ID not in registry:
     register(
@@ -16,3 +17,9 @@ if ENV_ID not in registry:
     )
 if ACTING_ENV_ID not in registry:  # a policy that brings its own observation has a vector face only
     register(id=ACTING_ENV_ID, vector_entry_point="rlkd_envs.actor_env:TeacherActingVectorEnv")
+if ASKING_ENV_ID not in registry:
+    register(
+        id=ASKING_ENV_ID,
+        entry_point="rlkd_envs.asking:TeacherAskingEnv",
+        vector_entry_point="rlkd_envs.asking:TeacherAskingVectorEnv",
+    )

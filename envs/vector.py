@@ -129,7 +129,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         settings = settings or EpisodeSettings(**settings_kwargs)
         if num_envs is not None:
             settings = replace(settings, batch_size=num_envs)
-        tasks, caches = _given_or_planted(task, cache)
+        tasks, caches = given_or_planted(task, cache)
         students = one_each("student", student, len(tasks))
         self.observation_config = observation or ObservationConfig()
         for number, source in enumerate(caches):
@@ -276,9 +276,14 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         return [found[trial] for trial in trials]
 
 
-def _given_or_planted(
+def given_or_planted(
     task: Task | Sequence[Task] | None, cache: LogitSource | Sequence[LogitSource] | None
 ) -> tuple[tuple[Task, ...], tuple[LogitSource, ...]]:
+    """The tasks with their caches, or synthetic planted teachers where neither is given.
+
+    Raises:
+        TaskError: One is given without the other.
+    """
     if (task is None) != (cache is None):
         raise TaskError("an environment needs task and cache together, got one of them; pass both, or neither")
     if task is not None and cache is not None:

@@ -220,6 +220,8 @@ def test_a_pool_knows_the_labels_it_is_given_alone():
         ("verify:many", r"share in \(0, 1\]"),
         ("only", "name of a teacher"),
         ("no.such:Thing", "check the name"),
+        ("nosuch:Thing", "check the name"),
+        ("policy", "needs a folder"),
     ],
 )
 def test_a_strategy_that_is_none_is_told_what_to_write(spec, says):

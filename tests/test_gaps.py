@@ -35,6 +35,7 @@ from rlkd.trainer.labelled import labelled_answers
 from rlkd.weighting import Evidence, Policy, build_weighting, mixture, named_weighting, weighting_names
 from rlkd.weighting.absent import learn
 from rlkd.weighting.by_row import RowWeights, once_a_row
+from rlkd.weighting.teacher_sets import TeacherSets
 from rlkd.workflow.comparing import answerable
 
 TIED = tuple(name for name in ("rl_kd", "mtkd_rl") if name in weighting_names())
@@ -227,6 +228,14 @@ def test_a_policy_is_trained_on_rows_that_have_answers(task, cache, answered):
         task, source, student="rlkd/mlp", episode={"batch_size": 16, "horizon": 4, "teacher_dropout": 0.5}, **training
     )
     assert all(value.isfinite().all() for value in policy.state_dict().values())
+
+
+def test_somebody_is_left_of_those_who_answered_where_sets_of_teachers_are_drawn(task, cache, answered):
+    ids = np.flatnonzero(answered.any(1))
+    state = read_state(task, with_gaps(cache, answered), torch.from_numpy(ids))
+    drawn, chosen = TeacherSets(copies=2, dropout=0.8).draw(state, np.random.default_rng(0))
+    assert drawn.present.any(-1).all()
+    assert not (drawn.present & ~state.present.gather(1, chosen)).any()
 
 
 # --- what is measured

@@ -105,7 +105,7 @@ def test_imports_go_down_only():
 
 
 def test_libraries_stay_on_their_floors():
-    assert importers("stable_baselines3") == {"agents"}
+    assert importers("stable_baselines3") == importers("sb3_contrib") == {"agents"}
     assert importers("gymnasium") <= {"envs", "agents", "workflow"}
     assert importers("rlkd_envs") == {"agents", "envs"}  # by the strings of Gymnasium's registry
     assert importers("envs") == set()  # inside envs/ imports are relative

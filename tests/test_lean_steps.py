@@ -90,6 +90,14 @@ def test_gradients_are_scaled_as_torch_scales_them_and_left_alone_below() -> Non
             assert one.grad is not None
             assert other.grad is not None
             assert torch.equal(one.grad, other.grad)
+    both = [nn.Parameter(torch.zeros(1, dtype=torch.bfloat16)) for _ in range(2)]
+    for one in both:
+        one.grad = torch.full((1,), 0.44921875, dtype=torch.bfloat16)
+    nn.utils.clip_grad_norm_(both[:1], 0.4495)  # which rounds the factor to less than one
+    clip_grad_norm(both[1:], 0.4495)
+    assert both[0].grad is not None
+    assert 0 < both[0].grad.item() < 0.449
+    assert both[0].grad == both[1].grad
     values = [torch.ones(2), torch.ones(2, dtype=torch.float64)]
     assert total_norm(values) == nn.utils.get_total_norm(values) == pytest.approx(2)
     assert clip_grad_norm([nn.Parameter(torch.ones(1))], 1.0) == 0

@@ -61,7 +61,7 @@ class Pool:
         right = None
         if knowledge is not None:
             groups = task.table.labels if knowledge.by == "class" else task.table.domains
-            right = knowledge.matrix.T[groups]
+            right = knowledge.matrix.T[groups] & (groups >= 0)[:, None]
         return cls(ids=task.splits["train"], vectors=known, labels=labels, classes=task.num_classes, right=right)
 
     @property

@@ -4,6 +4,7 @@ Flags of commands, keys of YAML files and keyword arguments are read from these 
 behind the fence has its own, made of the same :func:`~rlkd.settings.knobs.knob` s.
 """
 
+from rlkd.settings.asker import AskerTraining, AskingEpisode, TrainAskerCommand
 from rlkd.settings.commands import (
     AskCommand,
     BenchReportCommand,
@@ -60,6 +61,8 @@ __all__ = [
     "FROM_SCRATCH_RATE",
     "MIXES",
     "AskCommand",
+    "AskerTraining",
+    "AskingEpisode",
     "BenchReportCommand",
     "BenchRunCommand",
     "CacheCommand",
@@ -85,6 +88,7 @@ __all__ = [
     "TaskSettings",
     "TasksSettings",
     "TeacherTraining",
+    "TrainAskerCommand",
     "TrainPolicyCommand",
     "TrainTeachersCommand",
     "WritingCommand",

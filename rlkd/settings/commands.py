@@ -179,9 +179,9 @@ class AskCommand(Command):
 
     teachers: tuple[str, ...] = like(CacheCommand, "teachers")
     strategy: str = knob(
-        "explore",
-        "Which rows, and whom: all, random, best, only:TEACHER, explore or explore:SHARE, router, bandit, ... or "
-        "package.module:Name.",
+        "verify",
+        "Which rows, and whom: all, random, best, only:TEACHER, explore, verify, router, bandit, ... or "
+        "package.module:Name; margin*verify asks first about rows of which a student is unsure.",
     )
     budget: float = required(
         "What may be spent in all, that of earlier calls into the same directory included, in the unit of the prices: "
@@ -190,7 +190,7 @@ class AskCommand(Command):
     )
     price: tuple[str, ...] = knob(
         (),
-        "Price of a teacher, NAME=PRICE, repeatable: of a call (10), of a thousand tokens in and out (0.5in+1.5out) or "
+        "Price of a teacher, NAME=PRICE, repeatable: of a call (10), of tokens in and out (0.5/1k in+1.5/1k out) or "
         "both; 1 a call where none is named.",
     )
     dry_run: bool = knob(False, "Say what would be spent at most, and ask nobody.")

@@ -18,7 +18,9 @@ ABSENT = ("lomo_optim",)
 """Packages that accelerate looks for on the disk, twice in every step of an optimizer."""
 SMALL, SURELY_BELOW = 1e-6, 0.9999
 """What torch adds to a norm before it divides by it, see :func:`torch.nn.utils.clip_grads_with_norm_`; and the share of
-the largest norm up to which the factor, rounded as it may be, is then at least one, which it never exceeds."""
+the largest norm up to which the factor is then at least one, which it never exceeds."""
+EXACT = (torch.float32, torch.float64)
+"""Types whose rounding cannot bring that factor below one; half precision can."""
 
 
 @contextmanager
@@ -39,9 +41,12 @@ def known_absent(packages: Iterable[str] = ABSENT) -> Iterator[None]:
 
 
 def total_norm(values: Sequence[Tensor]) -> Tensor:
-    """:func:`torch.nn.utils.get_total_norm`, without sorting values that are all of one device and type."""
-    first = values[0] if values else None
-    if first is None or any(one.dtype != first.dtype or one.device != first.device for one in values):
+    """:func:`torch.nn.utils.get_total_norm`, on the CPU without sorting values that are all of one type.
+
+    Accelerators have a kernel for all values at once, which is faster and rounds otherwise.
+    """
+    kinds = {(value.device.type, value.dtype) for value in values}
+    if len(kinds) != 1 or kinds.pop()[0] != "cpu":
         return nn.utils.get_total_norm(values)
     total: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in values]))
     return total
@@ -59,7 +64,8 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """
     held = [one for one in parameters if one.grad is not None]
     total = total_norm([one.grad for one in held if one.grad is not None])
-    if total.device.type == "cpu" and total.item() <= SURELY_BELOW * max_norm - SMALL:
+    may_skip = total.device.type == "cpu" and total.dtype in EXACT  # elsewhere asking would wait
+    if may_skip and total.item() <= SURELY_BELOW * max_norm - SMALL:
         return total
     nn.utils.clip_grads_with_norm_(held, max_norm, total)
     return total

@@ -40,15 +40,14 @@ ELSEWHERE = "path/to/this/folder"
 """Stands for a policy's folder in its card: folders are moved."""
 
 
-class SavedPolicy(
+class SavedModule(
     nn.Module,
     PyTorchModelHubMixin,
-    BaseWeighting,
     library_name="rlkd",
     license="apache-2.0",
     tags=["knowledge-distillation", "reinforcement-learning", "multi-teacher"],
 ):
-    """A weighting with parameters, saved without a pickle; :func:`load_module` reads it.
+    """Something with parameters that decides, saved without a pickle; :func:`load_module` reads it.
 
     What a class takes as arguments must be plain values: they are its ``config.json``.
     """
@@ -67,11 +66,6 @@ class SavedPolicy(
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return pushed
-
-    def following(self, state: State) -> Self:
-        """The policy on the device of a state."""
-        device = state.teacher_logits.device
-        return self if next(self.parameters()).device == device else self.to(device)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **of_the_hub: Any) -> Self:
@@ -108,7 +102,16 @@ class SavedPolicy(
         return {}
 
 
-PolicyT = TypeVar("PolicyT", bound=SavedPolicy)
+class SavedPolicy(SavedModule, BaseWeighting):
+    """A weighting with parameters."""
+
+    def following(self, state: State) -> Self:
+        """The policy on the device of a state."""
+        device = state.teacher_logits.device
+        return self if next(self.parameters()).device == device else self.to(device)
+
+
+PolicyT = TypeVar("PolicyT", bound=SavedModule)
 
 
 def place_of(path: str | Path) -> Path:
@@ -226,7 +229,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_config(cls: type[SavedPolicy], config: Mapping[str, Any], path: Path) -> None:
+def check_config(cls: type[SavedModule], config: Mapping[str, Any], path: Path) -> None:
     """Hold a config against the arguments of its class: their names and types are the schema, and all must be there.
 
     Args:

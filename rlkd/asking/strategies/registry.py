@@ -1,4 +1,4 @@
-"""Strategies by name, ``[ROWS*]NAME[+threshold][:ARGUMENT]``, or ``package.module:Name`` of one's own.
+"""Strategies by name: ``[ROWS*]NAME[+threshold][:ARGUMENT]``, ``policy:FOLDER``, or ``package.module:Name``.
 
 ``ROWS`` says which instances come first, ``random`` (unless another is named), ``margin`` or ``spread``.
 """
@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from rlkd.asking.base import Strategy
+from rlkd.asking.policy import AskByPolicy, load_asker
 from rlkd.asking.strategies.rows import ROWS
 from rlkd.asking.strategies.rules import (
     AskAll,
@@ -55,7 +56,10 @@ def build_strategy(spec: str) -> Strategy:
         UnknownNameError: There is no such strategy, or no such order of rows.
         ConfigError: An argument is missing, malformed or would be ignored.
     """
-    if re.fullmatch(r"\w+(\.\w+)+:\w+", spec):
+    name = spec.partition(":")[0]
+    if name == "policy":
+        return _policy(spec.partition(":")[2])
+    if name not in STRATEGIES and re.fullmatch(r"\w+(\.\w+)*:[A-Za-z_]\w*", spec):
         return _own(spec)
     found = NAME.fullmatch(spec)
     if found is None or found["name"] not in STRATEGIES:
@@ -86,6 +90,12 @@ def _argument(name: str, argument: str | None) -> dict[str, Any]:
     if not 0 < share <= 1:
         raise ConfigError(f"strategy {name!r} takes a share in (0, 1], got {argument!r}; write '{name}:0.1'")
     return {"share": share}
+
+
+def _policy(path: str) -> Strategy:
+    if not path:
+        raise ConfigError("strategy 'policy' needs a folder; write for example 'policy:runs/asker/policy'")
+    return AskByPolicy(load_asker(path))
 
 
 def _own(spec: str) -> Strategy:
