@@ -86,8 +86,7 @@ class Watched:
         return asked
 
     def _show(self) -> None:
-        self._bar.n = round(self._own.spent, 6)
-        self._bar.refresh()
+        self._bar.update(round(self._own.spent, 6) - self._bar.n)
 
 
 def run_ask(
