@@ -34,6 +34,7 @@ from rlkd.models.served import ServedTeacher
 from rlkd.models.teachers import CallableTeacher
 
 pytest.importorskip("openai")
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # of fork
 
 KEY = "sk-of-the-ledger"
 SERVER = Path(__file__).with_name("billing_server.py")
