@@ -34,6 +34,7 @@ from rlkd.models.served import ServedTeacher
 from rlkd.models.teachers import CallableTeacher
 
 pytest.importorskip("openai")
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # of fork
 
 KEY = "sk-of-the-ledger"
 SERVER = Path(__file__).with_name("billing_server.py")
@@ -206,7 +207,7 @@ def test_a_budget_is_a_hard_stop(tmp_path_factory, budget, prices, orders, batch
     assert ledger.spent == pytest.approx((ledger.answers.asked * ledger.prices).sum())
 
 
-@settings(max_examples=6, deadline=None, phases=[Phase.generate])  # shrinking takes minutes
+@settings(max_examples=5, deadline=None, phases=[Phase.generate])  # shrinking takes minutes
 @given(
     concurrency=st.integers(1, 9),
     votes=st.integers(1, 3),
@@ -238,13 +239,13 @@ def test_a_price_by_token_sets_aside_the_most_and_pays_what_was_used(serve, tmp_
     server, price = serve(tokens_in=10), Price.read("0.001 + 1/1k in + 2/1k out")
     teacher = server.teacher(votes=2, max_tokens=5)
     most = price.most(teacher.prompt("text number 0"), 256, 5, 2) / UNIT
-    ledger = Ledger(tmp_path / "l", task(), [teacher], prices={"llm": price}, budget=0.9)
+    ledger = Ledger(tmp_path / "l", task(), [teacher], prices={"llm": price}, budget=0.6)
     assert ledger.prices.tolist() == [most]
     told = ledger.ask(0, np.arange(60))
     used = price.of(20, 3, 2) / UNIT  # one and two tokens of two votes
     assert 0 < len(told) < 60
     assert ledger.spent == pytest.approx(len(told) * used)
-    assert 0.9 - 1.1 * most < ledger.spent <= 0.9
+    assert 0.6 - 1.1 * most < ledger.spent <= 0.6
     assert ledger.prices.tolist() == [pytest.approx(used)]
     assert sum(server.billed.values()) == 2 * len(told)
     assert len({key for _, _, key, *_ in server.bills}) == 2 * len(told)
@@ -336,9 +337,8 @@ def test_rows_that_wait_for_their_minute_are_not_under_way(serve, tmp_path):
     assert books(server, tmp_path / "l", 60, 0).answers.asked.sum() == 3
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_whatever_goes_wrong_no_row_is_billed_twice_and_none_is_forgotten(serve, tmp_path, seed):
-    server = serve(faults=0.4, seed=seed)
+def test_whatever_goes_wrong_no_row_is_billed_twice_and_none_is_forgotten(serve, tmp_path):
+    server = serve(faults=0.4, seed=0)
     ledger = Ledger(tmp_path / "l", task(), [server.teacher(retries=4)])
     assert len(ledger.ask(0, np.arange(60))) == 60
     books(server, tmp_path / "l", 60, most=60)
@@ -409,7 +409,7 @@ def killed_at_random(server, folder, *, rows, times, seed):
 
 
 def test_a_ledger_survives_its_process(serve, tmp_path):
-    ledger, _ = killed_at_random(serve(seconds_each=0.1), tmp_path / "l", rows=60, times=2, seed=0)
+    ledger, _ = killed_at_random(serve(seconds_each=0.06), tmp_path / "l", rows=60, times=2, seed=0)
     assert ledger.unsettled[0] > 0
 
 
@@ -434,7 +434,7 @@ def survives_its_server(server, folder, *, rows, times, seed):
 
 
 def test_a_ledger_survives_its_server(serve, tmp_path):
-    ledger, _ = survives_its_server(serve(seconds_each=0.1), tmp_path / "l", rows=50, times=1, seed=0)
+    ledger, _ = survives_its_server(serve(seconds_each=0.08), tmp_path / "l", rows=40, times=1, seed=0)
     assert ledger.unsettled[0] > 0
 
 
@@ -489,12 +489,12 @@ def test_who_is_told_to_end_waits_for_what_is_under_way(serve, tmp_path, number,
 
 
 def test_another_process_that_dies_while_it_is_waited_for_is_not_asked_after(serve, tmp_path):
-    server = serve(seconds_each=0.5)
+    server = serve(seconds_each=0.3)
     child = asker(server, tmp_path / "l", 12, 12)
     ledger = Ledger(tmp_path / "l", task(12), [server.teacher()])
     while not (tmp_path / "l" / "calls.bin").exists() or (tmp_path / "l" / "calls.bin").stat().st_size < 4 * 56:
         time.sleep(0.01)
-    threading.Timer(0.1, os.kill, (child, signal.SIGKILL)).start()
+    threading.Timer(0.05, os.kill, (child, signal.SIGKILL)).start()
     assert len(ledger.ask(0, np.arange(12))) == 12
     assert ended(child) == -signal.SIGKILL
     assert server.billed == Counter(range(12))
