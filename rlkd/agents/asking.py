@@ -1,7 +1,8 @@
 """Train an asking policy: tasks with full caches in, a policy out that asks within a budget."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from tqdm.auto import tqdm
 
 from rlkd.agents.asking_rule import AskingRule, clone
 from rlkd.agents.asking_slots import AskingActorCritic, AskingEnvironment, AskingSlots, unflattened
@@ -24,6 +26,8 @@ from rlkd.settings import AskerTraining, AskingEpisode
 from rlkd.types import LogitSource
 
 ENV_ID = "rlkd_envs:rlkd/TeacherAsking-v0"
+PASSES = 6
+"""Over the decisions of a rollout."""
 TRIALS_SEED = 1_000_003
 """Added to the seed of training: episodes by which policies are compared are none that they learned in."""
 
@@ -35,6 +39,7 @@ def train_asker(
     training: AskerTraining | None = None,
     episode: AskingEpisode | None = None,
     output_dir: str | Path | None = None,
+    progress: bool = False,
     callback: BaseCallback | None = None,
     **training_kwargs: Any,
 ) -> AskingPolicy:
@@ -47,6 +52,7 @@ def train_asker(
         training: Settings of the agent; None: made of ``training_kwargs``.
         episode: What is drawn for an episode.
         output_dir: For config, metrics and ``policy/``; None writes nothing.
+        progress: Show a progress bar.
         callback: A further Stable-Baselines3 callback.
         **training_kwargs: Fields of :class:`rlkd.settings.AskerTraining`, when ``training`` is None.
 
@@ -56,10 +62,70 @@ def train_asker(
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
-    training, episode = training or AskerTraining(**training_kwargs), episode or AskingEpisode()
-    tasks, caches = several(task), several(cache)
+    prepared = prepare_asker(
+        several(task), several(cache), training=training or AskerTraining(**training_kwargs), episode=episode
+    )
+    return prepared.run(output_dir, progress=progress, callback=callback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedAsker:
+    """An asking policy's training that was found possible, before anything is written."""
+
+    env: AskingEnvironment
+    training: AskerTraining
+    settings: Mapping[str, Any]
+    """Everything the result depends on, for the run directory."""
+
+    def run(
+        self, output_dir: str | Path | None = None, *, progress: bool = False, callback: BaseCallback | None = None
+    ) -> AskingPolicy:
+        """Train; arguments and result are those of :func:`train_asker`."""
+        settings = dict(self.settings)
+        directory = None if output_dir is None else RunDirectory(output_dir, {"command": "train-asker", **settings})
+        record = {name: settings[name] for name in ("task", "training", "episode")}
+        policy = AskingPolicy.create(training={**record, "commit": commit()}, seed=self.training.seed)
+        with one_thread():
+            kept = self._trained(policy, AskerCallback(directory, self.training, progress=progress), callback)
+        self.env.close()
+        if directory is not None:
+            kept.save_pretrained(directory.path / "policy")
+        return kept
+
+    def _trained(self, policy: AskingPolicy, own: "AskerCallback", callback: BaseCallback | None) -> AskingPolicy:
+        """The better of what rewards begin with and what they lead to."""
+        training = self.training
+        if training.warm_start:
+            clone(policy, self.env, AskingRule(), episodes=training.warm_start_episodes, seed=training.seed)
+        begun = copy.deepcopy(policy)
+        agent = learn(policy, self.env, training, callbacks=[own] if callback is None else [own, callback])
+        ends = ((0, begun), (agent.num_timesteps, policy))
+        trials = {step: trial(one, self.env, training) for step, one in ends}
+        best = max(trials, key=lambda step: trials[step]["reward"])
+        kept = begun if best == 0 else policy
+        return kept.with_record(kept_at=best, trials={str(step): figures for step, figures in trials.items()})
+
+
+def prepare_asker(
+    tasks: Sequence[Task],
+    caches: Sequence[LogitSource],
+    *,
+    training: AskerTraining,
+    episode: AskingEpisode | None = None,
+) -> PreparedAsker:
+    """Make the environment; arguments are those of :func:`train_asker`.
+
+    Raises:
+        ConfigError: Settings do not fit together.
+        TaskError: A task has no labels to reward asking by.
+    """
+    episode = episode or AskingEpisode()
     check_pairs([one.name for one in tasks], [" + ".join(one.teacher_names) for one in caches])
-    env = make_places(tasks, caches, episode)
+    if len(tasks) > training.trial_episodes:
+        raise ConfigError(
+            f"expected trial_episodes >= {len(tasks)}, one of each task, got {training.trial_episodes}; raise it, or "
+            "leave tasks out"
+        )
     settings = {
         "task": [one.name for one in tasks],
         "data": [one.fingerprint for one in tasks],
@@ -67,15 +133,7 @@ def train_asker(
         "training": training.record(),
         "episode": episode.record(),
     }
-    directory = None if output_dir is None else RunDirectory(output_dir, {"command": "train-asker", **settings})
-    record = {name: settings[name] for name in ("task", "training", "episode")}
-    policy = AskingPolicy.create(training={**record, "commit": commit()}, seed=training.seed)
-    with one_thread():
-        kept = _trained(policy, env, training, directory, callback)
-    env.close()
-    if directory is not None:
-        kept.save_pretrained(directory.path / "policy")
-    return kept
+    return PreparedAsker(env=make_places(tasks, caches, episode), training=training, settings=settings)
 
 
 def make_places(tasks: Sequence[Task], caches: Sequence[LogitSource], episode: AskingEpisode) -> AskingEnvironment:
@@ -91,52 +149,41 @@ def make_places(tasks: Sequence[Task], caches: Sequence[LogitSource], episode: A
     return cast(AskingEnvironment, made.unwrapped)
 
 
-def _trained(
-    policy: AskingPolicy,
-    env: AskingEnvironment,
-    training: AskerTraining,
-    directory: RunDirectory | None,
-    callback: BaseCallback | None,
-) -> AskingPolicy:
-    if training.warm_start:
-        clone(policy, env, AskingRule(), episodes=training.warm_start_episodes, seed=training.seed)
-    begun = copy.deepcopy(policy)
-    learn(policy, env, training, directory=directory, callback=callback)
-    trials = {step: trial(one, env, training) for step, one in ((0, begun), (training.total_timesteps, policy))}
-    best = max(trials, key=lambda step: trials[step]["reward"])
-    kept = begun if best == 0 else policy
-    return kept.with_record(kept_at=best, trials={str(step): figures for step, figures in trials.items()})
-
-
 class AskerCallback(BaseCallback):
-    """Writes down what rollouts earned."""
+    """Writes down what rollouts earned, and shows progress."""
 
-    def __init__(self, slots: AskingSlots, directory: RunDirectory | None) -> None:
-        """Watch the places of a training."""
+    def __init__(self, directory: RunDirectory | None, training: AskerTraining, *, progress: bool) -> None:
+        """Watch a training.
+
+        Args:
+            directory: For metrics.
+            training: That is watched.
+            progress: Show a progress bar.
+        """
         super().__init__()
-        self._slots, self._directory = slots, directory
+        self._directory = directory
+        self._bar = tqdm(total=training.total_timesteps, desc="asking policy", unit="decision", disable=not progress)
 
     def _on_step(self) -> bool:
+        self._bar.update(self.training_env.num_envs)
         return True
 
     def _on_rollout_end(self) -> None:
-        if self._directory is None:
-            return
-        buffer = cast(MaskablePPO, self.model).rollout_buffer
+        slots, buffer = self.training_env, cast(MaskablePPO, self.model).rollout_buffer
+        assert isinstance(slots, AskingSlots)
         values: dict[str, float] = {"rollout/reward_mean": float(buffer.rewards.mean())}
-        if self._slots.recovered:
-            values["rollout/recovered"] = float(np.mean(self._slots.recovered))
-            self._slots.recovered = []
-        self._directory.log(self.num_timesteps, **values)
+        if slots.recovered:
+            values["rollout/recovered"] = float(np.mean(slots.recovered))
+            slots.recovered = []
+        if self._directory is not None:
+            self._directory.log(self.num_timesteps, **values)
+
+    def _on_training_end(self) -> None:
+        self._bar.close()
 
 
 def learn(
-    policy: AskingPolicy,
-    env: AskingEnvironment,
-    training: AskerTraining,
-    *,
-    directory: RunDirectory | None = None,
-    callback: BaseCallback | None = None,
+    policy: AskingPolicy, env: AskingEnvironment, training: AskerTraining, *, callbacks: Sequence[BaseCallback] = ()
 ) -> MaskablePPO:
     """Let a policy learn from rewards, in place.
 
@@ -144,19 +191,20 @@ def learn(
         policy: The actor.
         env: Where it acts.
         training: How.
-        directory: For metrics.
-        callback: A further one.
+        callbacks: Of Stable-Baselines3.
+
+    Returns:
+        The agent.
 
     Source:
         Schulman et al. 2017, arXiv:1707.06347 (PPO); Huang, Ontañón 2020, arXiv:2006.14171 (masked actions).
     """
-    slots = AskingSlots(env, seed=training.seed)
     agent = MaskablePPO(
         AskingActorCritic,
-        slots,
+        AskingSlots(env, seed=training.seed),
         n_steps=training.n_steps,
-        batch_size=min(512, training.n_steps * env.num_envs),
-        n_epochs=6,
+        batch_size=_minibatch(training.n_steps * env.num_envs),
+        n_epochs=PASSES,
         gamma=training.gamma,
         learning_rate=training.agent_learning_rate,
         ent_coef=training.entropy_weight,
@@ -164,9 +212,13 @@ def learn(
         seed=training.seed,
         device="cpu",
     )
-    own = AskerCallback(slots, directory)
-    agent.learn(training.total_timesteps, callback=own if callback is None else [own, callback])
+    agent.learn(training.total_timesteps, callback=list(callbacks))
     return agent
+
+
+def _minibatch(decisions: int) -> int:
+    """The largest divisor of a rollout's decisions that is at most 512."""
+    return max(size for size in range(1, min(decisions, 512) + 1) if decisions % size == 0)
 
 
 def trial(policy: AskingPolicy, env: AskingEnvironment, training: AskerTraining) -> dict[str, float]:

@@ -19,18 +19,17 @@ class AskingRule:
     Attributes:
         lessons: Share of the instances about which everybody is asked, at first.
         most: Of the budget that is spent on them.
-        sure: How likely the best answer is right when nobody else is asked, in [0, 1].
+        sure: Of the best answer, how far it is trusted times how sure it is, when nobody else is asked, in [0, 1].
     """
 
     lessons: float = 0.06
     most: float = 0.25
-    sure: float = 0.6
+    sure: float = 0.35
 
     def actions(self, observations: Array, mask: Flags) -> NDArray[np.int64]:
         """What to do at every place, shape (B,), of observations (B, W) and masks (B, K + 1)."""
         teachers, shared = (part.numpy() for part in unflattened(torch.from_numpy(observations)))
         seen, told = _columns(teachers, TEACHER_FEATURES), _columns(shared, SHARED_FEATURES)
-        of_row = seen["price_of_row"]  # x / (1 + x): above 1/2 it costs more than there is for an instance
         labels = np.where(told["labels"][:, None] > 0, seen["class_correct"], seen["class_trusted"])
         worth = (seen["class_trusted"] + seen["near_trusted"] + 0.5 * labels) / np.sqrt(0.1 + seen["price"])
         scores = np.where(mask[:, 1:], worth, -np.inf)
@@ -38,8 +37,7 @@ class AskingRule:
         surest = (seen["named_trusted"] * seen["max_probability"] * seen["answered"]).max(1)
         begun = told["asked_count"] > 0
         best = scores.argmax(1)
-        dear = np.take_along_axis(of_row, best[:, None], 1)[:, 0] > 0.5
-        unsure = (surest < 0.5 * self.sure) & ~dear
+        unsure = surest < self.sure
         ask = mask[:, 1:].any(1) & (lesson | ~begun | unsure)
         return np.where(ask, best + 1, 0)
 

@@ -5,7 +5,7 @@ import typer
 from rlkd.cli.options import flags
 from rlkd.cli.output import say, show
 from rlkd.cli.root import app
-from rlkd.settings import AUTO, AskCommand, TaskSettings
+from rlkd.settings import AUTO, AskCommand, AskerTraining, TaskSettings, TasksSettings, TrainAskerCommand
 
 
 @app.command()
@@ -32,3 +32,23 @@ def ask(task: TaskSettings, run: AskCommand) -> None:
     show(asked.rows, run.json)
     say(asked.sentences)
     typer.echo(asked.following)
+
+
+@app.command("train-asker")
+@flags
+def train_asker(tasks: TasksSettings, run: TrainAskerCommand, training: AskerTraining) -> None:
+    """Learn with reinforcement learning whom to ask, on tasks whose caches hold every answer; asking there is free."""
+    from rlkd import workflow
+    from rlkd.data import EMBEDDED
+
+    rows = workflow.run_train_asker(
+        tasks.options(EMBEDDED),
+        run.cache,
+        run.output_dir,
+        training=training,
+        episode=run.episode(),
+        overwrite=run.overwrite,
+        progress=not run.quiet,
+    )
+    show(rows, run.json)
+    typer.echo(f"Ask with it: rlkd ask --strategy policy:{run.output_dir}/policy ...")

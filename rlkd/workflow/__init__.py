@@ -1,5 +1,6 @@
 """The only wiring: plain arguments to objects to results. One function per command; the command line calls these."""
 
+from rlkd.workflow.askers import run_train_asker
 from rlkd.workflow.asking import run_ask
 from rlkd.workflow.bench import bench_plan_rows, plan_bench, report_bench, run_bench
 from rlkd.workflow.comparing import run_compare
@@ -19,6 +20,7 @@ __all__ = [
     "run_distill",
     "run_headroom",
     "run_quickstart",
+    "run_train_asker",
     "run_train_policy",
     "run_train_teachers",
     "teacher_paths",
