@@ -33,14 +33,16 @@ ENV_ID = "rlkd_envs:rlkd/TeacherAsking-v0"
 SMALL = AskingEpisode(rows=96, places=16, least_teachers=3)
 
 
-def halves(*, told=True, rows=1200, seed=0, dim=6):
+def halves(*, told=True, seen=False, rows=1200, seed=0, dim=6):
     """A task whose teachers 0 and 1 each know one half of the instances; their vectors tell the half, if ``told``."""
     random = np.random.default_rng(seed)
     labels, half = np.arange(rows, dtype=np.int64) % 4, random.integers(0, 2, rows)
     vectors = random.standard_normal((rows, dim))
     if told:
         vectors[:, 0] = 4.0 * (2 * half - 1)
-    # the class is not to be seen in the vectors: students learn nothing, teachers are all there is
+    # unless the class is ``seen`` in the vectors, students learn nothing: teachers are all there is
+    if seen:
+        vectors[np.arange(rows), 1 + labels] += 6.0
     table = Table(labels=labels, domains=half.astype(np.int64), vectors=vectors.astype(np.float32))
     task = split_task(
         "halves", table, [f"class {c}" for c in range(4)], domain_names=["left", "right"],
@@ -190,8 +192,8 @@ def test_identical_teachers_of_one_price_give_no_preference(task_and_cache):
     assert first[1] == second[1] != 0
 
 
-def test_rewards_read_labels_of_train_and_validation_and_never_of_test(task_and_cache):
-    task, cache = task_and_cache
+def test_rewards_read_labels_of_train_and_validation_and_never_of_test():
+    task, cache = halves(seen=True)
 
     def rewarded(labels):
         changed = replace(task, table=replace(task.table, labels=labels))
