@@ -14,9 +14,9 @@ from rlkd.kinds import Measured, as_measured
 from rlkd.kinds.base import class_label_losses
 from rlkd.losses import cross_entropy, distillation_loss
 from rlkd.trainer import lean, logged
-from rlkd.trainer.batch_teachers import CachedTeachers
 from rlkd.trainer.lean import LeanMixin, clip_grad_norm, known_absent, total_norm
 from rlkd.trainer.logged import Sums
+from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.types import State
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import mixture
