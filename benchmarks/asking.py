@@ -29,14 +29,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no
 
 import numpy as np
 import torch
-from asking_report import write_records
+from asking_report import summary, write_records
 from numpy.typing import NDArray
 from rlkd_envs.together import StackedStudents
 
 from rlkd.asking import Pool, RecordedTeachers
 from rlkd.asking.pool import instance_vectors
 from rlkd.asking.strategies import build_strategy
-from rlkd.asking.trust import trust
+from rlkd.asking.trust import taught
 from rlkd.benchmark.jobs import Context
 from rlkd.benchmark.stages import make_teachers, open_context
 from rlkd.benchmark.suite_files import load_suite
@@ -167,10 +167,8 @@ class Bench:
         answers, ids = bank.answers, pool.ids
         assert bank.spent <= bank.budget * (1 + 1e-9)
         rows = ids[answers.answered[ids].any(1) | (pool.labels[ids] >= 0)]
-        p = torch.from_numpy(answers.logits[rows]).softmax(-1).numpy()
-        targets = (trust(pool, answers, rows)[..., None] * p).sum(1).astype(np.float32)
+        targets = taught(pool, answers, rows).astype(np.float32)
         known = pool.labels[rows] >= 0
-        targets[known] = np.eye(pool.classes, dtype=np.float32)[pool.labels[rows[known]]]
         right = float((targets.argmax(1) == self.task.table.labels[rows])[~known].mean()) if (~known).any() else 1.0
         figures = {"spent": bank.spent / self.everything, "calls": float(answers.asked[ids].sum()), "right": right}
         return rows, targets, figures | {"rows": len(rows) / len(ids), "seconds": seconds}
@@ -262,7 +260,9 @@ def main() -> None:
             bench = opened(suite[name], arguments.folder / "teachers", arguments.policy)
             for seed in range(arguments.seeds):
                 run(bench, arms, seed, folder)
-    write_records(folder, arguments.json, made_by["commit"])
+    rows = write_records(folder, arguments.json, made_by["commit"])
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        print(summary(rows, arm))
 
 
 if __name__ == "__main__":

@@ -76,13 +76,14 @@ def read_tasks(folder: Path) -> list[Task]:
     return [task for task in tasks if len(task.figures) >= FEWEST_SEEDS]
 
 
-def write_records(folder: Path, path: Path, commit: str) -> None:
-    """Write one record a task, labels, budget and arm, and what is drawn of them."""
+def write_records(folder: Path, path: Path, commit: str) -> list[dict[str, Any]]:
+    """Write one record a task, labels, budget and arm, and what is drawn of them; the records."""
     tasks = read_tasks(folder)
     rows = [row | {"commit": commit} for task in tasks for row in lines(task)]
     write_text_atomic(path, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     write_text_atomic(path.with_suffix(".md"), page(rows))
     draw(rows, path.with_suffix(".svg"))
+    return rows
 
 
 def lines(task: Task) -> Iterable[dict[str, Any]]:
@@ -231,8 +232,9 @@ def _row(found: Sequence[Sequence[Any]]) -> dict[str, str]:
     return row
 
 
-def summary(rows: Sequence[Mapping[str, Any]], arm: str, tasks: Sequence[str]) -> dict[str, Any]:
+def summary(rows: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
     """What the goals ask of an arm."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
     by = {(row["task"], row["labels"], row["budget"], row["arm"]): row for row in rows}
 
     def get(task: str, labels: int, budget: float, name: str) -> Mapping[str, Any] | None:

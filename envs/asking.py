@@ -19,6 +19,7 @@ from rlkd.settings import AskingEpisode
 from rlkd.types import LogitSource
 
 from .asking_scene import AskingGround, AskingScene, draw_scene
+from .numbered import NumberedEpisodes
 from .vector import given_or_planted
 
 Array = NDArray[np.float32]
@@ -30,12 +31,11 @@ LARGEST_GAIN = 3.0
 """In nats: gains are divided by it, and lie in [-1, 1]."""
 DRAWS = 3
 """Sets the draws of episodes apart from those of other environments."""
-
 FEW = 4
 """Places of the plain face, which has one space for all of them."""
 
 
-class TeacherAskingVectorEnv(VectorEnv[Array, Actions, NDArray[Any]]):
+class TeacherAskingVectorEnv(NumberedEpisodes, VectorEnv[Array, Actions, NDArray[Any]]):
     """Ask teachers about instances, within a budget.
 
     ## Description
@@ -80,6 +80,7 @@ class TeacherAskingVectorEnv(VectorEnv[Array, Actions, NDArray[Any]]):
     * v0: observation version 1.
     """
 
+    turns_key = (DRAWS, 1)
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium's own shape)
 
     def __init__(
@@ -122,7 +123,6 @@ class TeacherAskingVectorEnv(VectorEnv[Array, Actions, NDArray[Any]]):
         self.single_action_space = spaces.Discrete(self.num_teachers + 1)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._seed, self._episode_number = 0, 0
         self._start_episode()
         self._episode_number = 0
 
@@ -130,31 +130,17 @@ class TeacherAskingVectorEnv(VectorEnv[Array, Actions, NDArray[Any]]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """Start an episode; a seed restarts the count of episodes, ``options={"episode": n}`` sets it."""
-        if isinstance(seed, list):
-            seed = seed[0]
-        if seed is not None:
-            self._seed, self._episode_number = seed, 0
-        number = (options or {}).get("episode", self._episode_number)
-        if set(options or {}) - {"episode"} or not isinstance(number, int) or number < 0:
-            raise ConfigError(f"reset takes the option 'episode', an integer >= 0, got {options}")
-        self._episode_number = number
+        self._go_to(seed, options)
         self._start_episode()
         return self._observe(), {"action_mask": self.action_masks()}
 
     def _start_episode(self) -> None:
         sequence = np.random.SeedSequence([self._seed, self._episode_number], spawn_key=(DRAWS,))
         random = np.random.default_rng(sequence)
-        turn, place = divmod(self._episode_number, self.num_tasks)
-        turns = np.random.default_rng(np.random.SeedSequence([self._seed, turn], spawn_key=(DRAWS, 1)))
-        ground = self.grounds[int(turns.permutation(self.num_tasks)[place])]
+        ground = self.grounds[self._task_of_episode(self._episode_number)]
         self.scene: AskingScene = draw_scene(ground, self.settings, random)
         self.walk = Walk(self.scene.pool, self.scene.bank, self.scene.order, self.num_envs)
         self._episode_number += 1
-
-    @property
-    def episode_number(self) -> int:
-        """Number of the episode at hand, counted from 0."""
-        return self._episode_number - 1
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions mean something, bool, shape (B, K + 1); those of absent teachers never do."""

@@ -24,6 +24,7 @@ from rlkd.weighting import Weighting
 from rlkd.weighting.learned import action_weights
 
 from .episode import DistillationEpisode
+from .numbered import NumberedEpisodes
 from .rewards import make_reward
 from .setup import DistillationSetup
 from .together import can_be_stacked, trial_losses_at_once
@@ -35,7 +36,7 @@ TURNS = 2
 """Sets the order of tasks apart from both."""
 
 
-class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
+class TeacherWeightingVectorEnv(NumberedEpisodes, VectorEnv[Array, Array, NDArray[Any]]):
     """Weight K teachers for every instance of a mini-batch while a student is distilled.
 
     ## Description
@@ -91,6 +92,7 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
     * v0: observation version 1.
     """
 
+    turns_key = (TURNS,)
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium's own shape)
 
     def __init__(
@@ -151,21 +153,12 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         self.single_action_space = spaces.Box(-1.0, 1.0, (self.num_teachers,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._episode_number = 0
-        self._seed = 0
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """Start an episode; a seed restarts the count of episodes, ``options={"episode": n}`` sets it."""
-        if isinstance(seed, list):
-            seed = seed[0]
-        if seed is not None:
-            self._seed, self._episode_number = seed, 0
-        number = (options or {}).get("episode", self._episode_number)
-        if set(options or {}) - {"episode"} or not isinstance(number, int) or number < 0:
-            raise ConfigError(f"reset takes the option 'episode', an integer >= 0, got {options}")
-        self._episode_number = number
+        self._go_to(seed, options)
         self._start_episode()
         return self._observe(), {}
 
@@ -174,17 +167,6 @@ class TeacherWeightingVectorEnv(VectorEnv[Array, Array, NDArray[Any]]):
         self.episode = self._episodes[self._task_of_episode(self._episode_number)]
         self.episode.start(int(sequence.generate_state(1)[0]))
         self._episode_number += 1
-
-    def _task_of_episode(self, number: int) -> int:
-        """Every task once in as many episodes: a function of seed and number, so that any episode can be rebuilt."""
-        turn, place = divmod(number, self.num_tasks)
-        sequence = np.random.SeedSequence([self._seed, turn], spawn_key=(TURNS,))
-        return int(np.random.default_rng(sequence).permutation(self.num_tasks)[place])
-
-    @property
-    def episode_number(self) -> int:
-        """Number of the episode at hand, counted from 0."""
-        return self._episode_number - 1
 
     @property
     def at_episode_start(self) -> bool:

@@ -15,7 +15,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from rlkd.agents.asking import learn, make_places, train_asker
 from rlkd.agents.asking_rule import AskingRule, clone
-from rlkd.asking import Pool, RecordedTeachers
+from rlkd.asking import OneRun, Pool, RecordedTeachers
 from rlkd.asking.observation import NUM_SHARED, NUM_TEACHER, SHARED_FEATURES, TEACHER_FEATURES
 from rlkd.asking.policy import AskByPolicy, AskingPolicy, load_asker
 from rlkd.asking.strategies import build_strategy
@@ -325,10 +325,10 @@ def test_what_an_interrupted_run_has_paid_is_not_paid_again(task_and_cache):
 
     broken.ask = ask_until_killed
     with pytest.raises(KeyboardInterrupt):
-        AskByPolicy(policy).run(pool, broken, 5)
+        AskByPolicy(policy).run(pool, OneRun(broken), 5)
     assert 0 < broken.spent < whole.spent
     broken.ask = ask
-    AskByPolicy(policy).run(pool, broken, 5)
+    AskByPolicy(policy).run(pool, OneRun(broken), 5)
     assert (broken.answers.asked == whole.answers.asked).all()
     assert broken.spent == whole.spent
 

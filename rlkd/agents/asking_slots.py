@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import Tensor, nn
 
+from rlkd.agents.one_env import OneEnvironment
 from rlkd.agents.protocols import Array, Flags
 from rlkd.asking.observation import NUM_SHARED, NUM_TEACHER
 from rlkd.asking.policy import AskingPolicy
@@ -58,8 +58,10 @@ def unflattened(observations: Tensor) -> tuple[Tensor, Tensor]:
     return teachers.unflatten(-1, (-1, NUM_TEACHER)), shared
 
 
-class AskingSlots(VecEnv):
+class AskingSlots(OneEnvironment):
     """An asking environment as Stable-Baselines3 wants it."""
+
+    env: AskingEnvironment
 
     def __init__(self, env: AskingEnvironment, *, seed: int = 0) -> None:
         """Wrap ``env``, whose first reset starts the first episode of ``seed``."""
@@ -73,10 +75,6 @@ class AskingSlots(VecEnv):
         observation, _ = self.env.reset(seed=self._seed)
         return observation
 
-    def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Remember the actions."""
-        self._actions = actions
-
     def step_wait(self) -> VecEnvStepReturn:
         """Take the step."""
         observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
@@ -87,30 +85,12 @@ class AskingSlots(VecEnv):
             slots = [{"terminal_observation": last} for last in infos["final_obs"]]
         return observation, rewards.astype(np.float32), done, slots
 
-    def close(self) -> None:
-        """Close the wrapped environment."""
-        self.env.close()
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute, once for each place asked for."""
-        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set the attribute of the one environment behind all places."""
-        setattr(self.env, attr_name, value)
-
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call the method; of masks each place gets its own."""
         if method_name == MASKS:
             masks = self.env.action_masks()
             return [masks[place] for place in self._get_indices(indices)]
-        return [getattr(self.env, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(
-        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
-    ) -> list[bool]:
-        """False: nothing is wrapped."""
-        return [False for _ in self._get_indices(indices)]
+        return super().env_method(method_name, *args, indices=indices, **kwargs)
 
 
 class AskingExtractor(nn.Module):

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import Tensor
 
+from rlkd.agents.one_env import OneEnvironment
 from rlkd.agents.protocols import Array, WeightingEnvironment
 
 DEFAULT_SLOTS = 64
@@ -31,8 +31,10 @@ def make_slots(env_id: str, episode: Mapping[str, Any] | None, **arguments: Any)
     return cast(WeightingEnvironment, made.unwrapped)
 
 
-class MiniBatchVecEnv(VecEnv):
+class MiniBatchVecEnv(OneEnvironment):
     """A Gymnasium vector environment with same-step autoreset, as Stable-Baselines3 wants it."""
+
+    env: WeightingEnvironment
 
     def __init__(self, env: WeightingEnvironment, *, first_episode: int = 0, seed: int = 0) -> None:
         """Wrap ``env``, whose first reset starts episode ``first_episode`` of ``seed``."""
@@ -44,10 +46,6 @@ class MiniBatchVecEnv(VecEnv):
         """Start the first episode."""
         observation, _ = self.env.reset(seed=self._seed, options={"episode": self.first_episode})
         return np.asarray(observation)
-
-    def step_async(self, actions: Array) -> None:
-        """Remember the actions."""
-        self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take the step."""
@@ -66,28 +64,6 @@ class MiniBatchVecEnv(VecEnv):
         found, self._over_equal = self._over_equal, []
         values = np.concatenate(found) if found else np.empty(0)
         return float(values.mean(dtype=np.float64)) if len(values) else None
-
-    def close(self) -> None:
-        """Close the wrapped environment."""
-        self.env.close()
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute, once for each slot asked for."""
-        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set the attribute of the one environment behind all slots."""
-        setattr(self.env, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call the method once for each slot asked for."""
-        return [getattr(self.env, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(
-        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
-    ) -> list[bool]:
-        """False: nothing is wrapped."""
-        return [False for _ in self._get_indices(indices)]
 
 
 class MaskedRolloutBuffer(RolloutBuffer):

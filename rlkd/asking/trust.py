@@ -52,6 +52,14 @@ def mixtures(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
     return np.asarray((trust(pool, answers, ids)[..., None] * p).sum(1))
 
 
+def taught(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
+    """The same, but for instances whose label is known: those are taught the label, whoever answered."""
+    targets, labels = mixtures(pool, answers, ids), pool.labels[ids]
+    known = labels != UNLABELLED
+    targets[known] = np.eye(pool.classes)[labels[known]]
+    return targets
+
+
 def label_probabilities(answers: Answers, ids: Ids, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """The probability that each teacher gives the label, shape (B, K); 0 of who gave no answer."""
     p = torch.from_numpy(answers.logits[ids]).double().softmax(-1)

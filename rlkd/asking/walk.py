@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlkd.asking.bank import Ids, OneRun, TeacherBank
+from rlkd.asking.bank import Ids, TeacherBank
 from rlkd.asking.linear_student import LinearStudent
 from rlkd.asking.observation import NUM_SHARED, NUM_TEACHER, Flags, Floats, Seen, Situation, observation
 from rlkd.asking.pool import Pool
@@ -62,7 +62,7 @@ class Walk:
     """
 
     def __init__(self, pool: Pool, bank: TeacherBank, order: Ids, places: int) -> None:
-        self.pool, self.bank = pool, OneRun(bank)
+        self.pool, self.bank = pool, bank
         self.prices = np.array(bank.prices, dtype=np.float64)
         size, teachers = pool.vectors.shape[1], len(bank.teacher_names)
         self.student = LinearStudent(size, pool.classes)

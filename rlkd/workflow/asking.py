@@ -9,10 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from rlkd.asking import Answers, OneRun, Pool, TeacherBank
+from rlkd.asking import OneRun, Pool, TeacherBank
 from rlkd.asking.bank import Ids
 from rlkd.asking.ledger import Ledger
 from rlkd.asking.prices import Price
@@ -46,47 +45,23 @@ class Asked:
     """What to do next."""
 
 
-class Watched:
-    """A bank that shows how much of its budget is spent."""
+class WatchedRun(OneRun):
+    """A run that shows how much of its bank's budget is spent."""
 
-    def __init__(self, own: TeacherBank, bar: Any) -> None:
+    def __init__(self, bank: TeacherBank, bar: Any) -> None:
         """Show a bank on a progress bar."""
-        self._own, self._bar = own, bar
+        super().__init__(bank)
+        self._bar = bar
         self._show()
 
-    @property
-    def teacher_names(self) -> tuple[str, ...]:
-        """See :class:`~rlkd.asking.TeacherBank`, as for what follows."""
-        return self._own.teacher_names
-
-    @property
-    def prices(self) -> NDArray[np.float64]:
-        """Likewise."""
-        return self._own.prices
-
-    @property
-    def answers(self) -> Answers:
-        """Likewise."""
-        return self._own.answers
-
-    @property
-    def budget(self) -> float:
-        """Likewise."""
-        return self._own.budget
-
-    @property
-    def spent(self) -> float:
-        """Likewise."""
-        return self._own.spent
-
     def ask(self, teacher: int, ids: Ids) -> Ids:
-        """Likewise."""
-        asked = self._own.ask(teacher, ids)
+        """See :class:`~rlkd.asking.TeacherBank`."""
+        asked = super().ask(teacher, ids)
         self._show()
         return asked
 
     def _show(self) -> None:
-        self._bar.update(round(self._own.spent, 6) - self._bar.n)
+        self._bar.update(round(self._bank.spent, 6) - self._bar.n)
 
 
 def run_ask(
@@ -148,7 +123,7 @@ def run_ask(
     broken = True
     try:
         with closing(tqdm(total=budget, desc="budget", disable=not progress, bar_format=BAR)) as bar:
-            rule.run(pool, OneRun(Watched(bank, bar)), seed)
+            rule.run(pool, WatchedRun(bank, bar), seed)
         broken = False
     finally:  # what was paid for can be used, whatever went wrong; by other processes too
         bank = opened(folder / LEDGER)

@@ -1,5 +1,6 @@
 """The rules that are known: everybody, one at random, the best, a share and then one, a router, a bandit."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ KNOWN_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(ABC):
     """A strategy with an order of rows.
 
     Attributes:
@@ -32,9 +33,9 @@ class Rule:
         random = np.random.default_rng(seed)
         self.ask(pool, bank, ROWS[self.rows](pool, bank, random), random)
 
+    @abstractmethod
     def ask(self, pool: Pool, bank: TeacherBank, order: RowOrder, random: np.random.Generator) -> None:
         """Ask, in an order of rows."""
-        raise NotImplementedError
 
 
 class AskNobody(Rule):
@@ -125,9 +126,9 @@ class Routed(Rule):
         ask_one(bank, pool.ids, order, router, self.threshold)
         spend_the_rest(bank, pool.ids, router)
 
+    @abstractmethod
     def lessons(self, pool: Pool, order: RowOrder) -> Ids:
         """The instances that everybody is asked about, as far as half the budget goes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

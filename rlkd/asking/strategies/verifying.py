@@ -9,8 +9,7 @@ from rlkd.asking.bank import Ids, TeacherBank
 from rlkd.asking.linear_student import LinearStudent
 from rlkd.asking.pool import Pool
 from rlkd.asking.strategies.choosing import Scores
-from rlkd.asking.trust import confidence, mixtures, trust
-from rlkd.data.task import UNLABELLED
+from rlkd.asking.trust import confidence, taught, trust
 
 SHARPNESS = 1.5
 """Power of the student's probabilities when it says of which class an instance is: it is modest."""
@@ -56,18 +55,11 @@ class Verifier:
         told = ids[answers.answered[ids].any(1)]
         if not len(told):
             return
-        targets = self._targets(told)
+        targets = taught(self._pool, answers, told)
         self._student.learn(self._pool.vectors[told], targets)
         whole = answers.answered[told].all(1)
         self._trusted += targets[whole].T @ trust(self._pool, answers, told[whole])
         self._met += targets[whole].sum(0)[:, None]
-
-    def _targets(self, ids: Ids) -> NDArray[np.float64]:
-        """What a student is taught, (B, C): the label where it is known, elsewhere the mixture."""
-        targets, labels = mixtures(self._pool, self._bank.answers, ids), self._pool.labels[ids]
-        known = labels != UNLABELLED
-        targets[known] = np.eye(self._pool.classes)[labels[known]]
-        return targets
 
     def study(self, ids: Ids) -> None:
         """Learn from instances that everybody answered, and when an answer is right: on halves that it has not seen."""
@@ -79,7 +71,7 @@ class Verifier:
                 other.learn(learned)
                 signs.append(other.signs(asked).reshape(-1, SIGNS))
                 named = self._bank.answers.logits[asked].argmax(-1)
-                right.append((named == self._targets(asked).argmax(1)[:, None]).reshape(-1))
+                right.append((named == taught(self._pool, self._bank.answers, asked).argmax(1)[:, None]).reshape(-1))
         self.learn(ids)
         if signs and len(np.unique(np.concatenate(right))) == 2:
             self._fit(np.concatenate(signs), np.concatenate(right))
