@@ -4,8 +4,8 @@ Teachers are those of the suite ``travel``. Strategies ask them about train rows
 it costs to ask everybody about everything, with 0, 30 or 100 labels, which every arm may read and teaches its student.
 Teachers have answered everything beforehand: asking is counted, not paid. A student learns, from each row that somebody
 answered, the mixture of the answers under the policy that is shipped, and from each labelled row its label. Students
-have one hidden layer over the directions in which texts differ most; those of a seed share initialisation and steps,
-and are trained at once.
+have one hidden layer over the directions in which texts differ most; those of a seed share initialisation and places
+in their batches, and are trained at once; what dropout draws for one depends on who else is trained with it.
 
 - Specialists of classes or domains, one price: seven tasks and one of images.
 - Teachers that know the whole task, of unequal quality and price (``PRICES``): an encoder at 10.

@@ -12,7 +12,7 @@ from rlkd.asking.pool import Pool, instance_vectors
 from rlkd.asking.trust import mixtures
 from rlkd.data.task import UNLABELLED, Task
 from rlkd.errors import TaskError
-from rlkd.logit_cache import LogitCache
+from rlkd.logit_cache import LogitCache, refuse_gaps
 from rlkd.settings import AskingEpisode
 from rlkd.types import LogitSource
 
@@ -36,6 +36,7 @@ class AskingGround:
     """
 
     def __init__(self, task: Task, source: LogitSource, vectors: NDArray[np.float32] | None = None) -> None:
+        refuse_gaps(source, "an environment in which asking is learned")
         view = task.training_view()
         self.name, self.classes, self.labels = view.name, view.num_classes, view.table.labels
         self.train = view.labelled_ids("train")

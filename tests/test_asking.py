@@ -4,9 +4,11 @@ import contextlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlkd.agents.asking import train_asker
 from rlkd.asking import OneRun, Pool, RecordedTeachers
 from rlkd.asking.linear_student import LinearStudent, margin
 from rlkd.asking.strategies import STRATEGIES, build_strategy
@@ -14,7 +16,7 @@ from rlkd.asking.strategies.choosing import Bandit, Router
 from rlkd.asking.strategies.rows import by_margin, by_spread
 from rlkd.asking.trust import confidence, trust
 from rlkd.data.planted import planted, planted_logits
-from rlkd.errors import ConfigError, UnknownNameError
+from rlkd.errors import CacheError, ConfigError, UnknownNameError
 from rlkd.logit_cache import LogitCache
 
 ROWS, CLASSES, TEACHERS = 400, 6, 3
@@ -227,6 +229,22 @@ def test_a_pool_knows_the_labels_it_is_given_alone():
 def test_a_strategy_that_is_none_is_told_what_to_write(spec, says):
     with pytest.raises((ConfigError, UnknownNameError), match=says):
         build_strategy(spec)
+
+
+def test_where_asking_is_only_counted_every_answer_is_there():
+    mask = np.ones((ROWS, TEACHERS), dtype=bool)
+    mask[7, 1] = False
+    gaps = LogitCache(
+        [CACHE.rows(torch.arange(ROWS))[:, k].numpy() for k in range(TEACHERS)], ["a", "b", "c"], mask=mask
+    )
+    with pytest.raises(CacheError, match="a cache with gaps; build one with rlkd cache"):
+        RecordedTeachers(gaps)
+    task = planted()
+    logits = planted_logits(task).transpose(1, 0, 2)
+    mask = np.ones((len(task.table), len(logits)), dtype=bool)
+    mask[3, 0] = False
+    with pytest.raises(CacheError, match="in which asking is learned needs every teacher's answer"):
+        train_asker(task, LogitCache(list(logits), [f"t{k}" for k in range(len(logits))], mask=mask))
 
 
 def test_what_a_strategy_needs_is_named():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlkd.errors import ConfigError
 from rlkd.features import usual_sureness
-from rlkd.logit_cache import LogitCache
+from rlkd.logit_cache import LogitCache, refuse_gaps
 from rlkd.types import State
 
 Ids = NDArray[np.int64]
@@ -112,6 +112,7 @@ class RecordedTeachers:
     """
 
     def __init__(self, source: LogitCache, prices: NDArray[np.float64] | None = None, budget: float = np.inf) -> None:
+        refuse_gaps(source, "asking that is only counted")
         self.teacher_names = tuple(source.teacher_names)
         self.prices = np.ones(len(self.teacher_names)) if prices is None else np.asarray(prices, dtype=np.float64)
         if self.prices.shape != (len(self.teacher_names),) or not (np.isfinite(self.prices) & (self.prices > 0)).all():

@@ -57,12 +57,13 @@ def _empty(directory: Path) -> None:
             path.unlink()
 
 
-def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool, shared: bool = False) -> None:
+def check_output_dir(path: str | Path, *, resume: bool | None, overwrite: bool, shared: bool = False) -> None:
     """Raise what :func:`prepare_output_dir` would raise, and touch nothing: it is called before anything is read.
 
     Args:
         path: The directory.
-        resume: Continue what is there. An absent or empty directory is fine: there is nothing to continue.
+        resume: Continue what is there. An absent or empty directory is fine: there is nothing to continue. None: such
+            runs cannot be continued, and nobody is told to.
         overwrite: Delete what is there, if it looks like a run of ours.
         shared: Processes of a launcher work on this run together, and the first alone calls this.
 
@@ -95,9 +96,10 @@ def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool, shared:
             )
         return
     if not overwrite:
+        going_on = "" if resume is None else "resume to continue that run, "
         raise OutputDirectoryError(
             f"expected an empty output directory, got {path} with {_some_names(path)}; "
-            "pass resume to continue that run, overwrite to delete it, or choose another directory"
+            f"pass {going_on}overwrite to delete it, or choose another directory"
         )
     refusal = _refusal(path)
     if refusal is not None:
@@ -106,7 +108,7 @@ def check_output_dir(path: str | Path, *, resume: bool, overwrite: bool, shared:
         )
 
 
-def prepare_output_dir(path: str | Path, *, resume: bool, overwrite: bool, shared: bool = False) -> Path:
+def prepare_output_dir(path: str | Path, *, resume: bool | None, overwrite: bool, shared: bool = False) -> Path:
     """Create the directory of a run, or empty the one there; everything that can be refused is refused before.
 
     Args:

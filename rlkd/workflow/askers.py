@@ -30,13 +30,13 @@ def run_train_asker(
     training = training or AskerTraining()
     options, folders = several(task_options), several(cache_dir)
     check_pairs([str(one.get("source")) for one in options], folders)
-    check_output_dir(output_dir, resume=False, overwrite=overwrite)
+    check_output_dir(output_dir, resume=None, overwrite=overwrite)
     check_seed(training.seed)
     tasks = [load_task(**one) for one in options]
     caches = [load_cache(folder, task) for folder, task in zip(folders, tasks, strict=True)]
     # what cannot run is refused before an earlier run is deleted
     prepared = prepare_asker(tasks, caches, training=training, episode=episode or AskingEpisode())
-    folder = prepare_output_dir(output_dir, resume=False, overwrite=overwrite)
+    folder = prepare_output_dir(output_dir, resume=None, overwrite=overwrite)
     policy = prepared.run(folder, progress=progress)
     record = policy.training_record
     return [
