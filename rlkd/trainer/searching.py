@@ -1,6 +1,7 @@
 """Arguments that change once a trainer is made, by a search over them or by hand: they are followed, or refused."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, cast
 
 from rlkd.errors import ConfigError
@@ -31,6 +32,7 @@ class FollowsArguments:
     _kind: Kind
     _chosen: Any
     _before_search: Any
+    _set_kind: Callable[[type[Kind]], None]
 
     def _hold_arguments(self, weighting: Any) -> None:
         """Remember what a trainer is made by.
@@ -41,9 +43,6 @@ class FollowsArguments:
         self._weighting_passed, self._before_search = weighting is not None, None
         self._weighting_named = getattr(self.args, "weighting", None)
         self._read_at_first = {name: getattr(self.args, name, None) for name in READ_AT_FIRST}
-
-    def _set_kind(self, kind: type[Kind]) -> None:
-        raise NotImplementedError
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; every trial begins with the arguments as they are now, which come back at the end.
