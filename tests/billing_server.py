@@ -3,6 +3,7 @@
 ``python billing_server.py PORT LOG SETTINGS``; it imports nothing that takes time.
 
 A line has the text, the number of the vote, the request's idempotency key and the tokens that are billed.
+What has come in, billed or not yet, is a line each in ``LOG.received``.
 """
 
 import json
@@ -29,6 +30,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(401, {"error": {"message": "no such key"}})
         text = body["messages"][0]["content"].partition("\n")[0]
         number, vote = int(text.rpartition(" ")[2]), body.get("seed", 0)
+        with LOCK, open(f"{LOG}.received", "a", encoding="utf-8") as log:
+            log.write(f"{number}\n")
         time.sleep(SETTINGS.get("seconds_each", 0.0) * random.uniform(0.5, 1.5))
         if number in SETTINGS.get("slow", ()):
             time.sleep(SETTINGS["seconds"])
