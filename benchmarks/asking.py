@@ -7,7 +7,7 @@ answered, the mixture of the answers under the policy that is shipped, and from 
 have one hidden layer over the directions in which texts differ most; those of a seed share initialisation and places
 in their batches, and are trained at once; what dropout draws for one depends on who else is trained with it.
 
-- Specialists of classes or domains, one price: seven tasks and one of images.
+- Specialists of classes or domains, one price: eight tasks and one of images.
 - Teachers that know the whole task, of unequal quality and price (``PRICES``): an encoder at 10.
 
 Runs are kept in ``--folder`` by task and seed, and what is there is not run again. ``--policy`` adds a policy that
@@ -48,7 +48,10 @@ from rlkd.records import environment, write_array_atomic, write_json_atomic
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "asking.json"
-SPECIALISTS = ("docstrings", "banking77", "newsgroups20", "trec6-classes", "ag_news", "goemotions", "topics", "digits")
+SPECIALISTS = (
+    *("docstrings", "banking77", "newsgroups20", "trec6-classes", "ag_news", "goemotions", "topics", "amazon4"),
+    "digits",
+)
 UNEQUAL = ("sst2", "qqp", "mnli")
 PRICES = {"encoder3": 10.0, "scratch": 2.0, "tfidf": 1.0}
 """Of an answer; specialists cost 1."""
