@@ -13,7 +13,7 @@ from rlkd.settings.policies import PolicyTraining
 class AskingEpisode(Settings):
     """What is drawn for an episode in which teachers are asked."""
 
-    rows: int = knob(640, "Instances of an episode at most, drawn from the train rows.", at_least(2))
+    rows: int = knob(1600, "Instances of an episode at most, drawn from the train rows.", at_least(2))
     places: int = knob(32, "Instances that are at hand at once.", at_least(1))
     least_teachers: int = knob(
         2, "Teachers of an episode at least: their number and order are drawn, up to all of a task.", at_least(1)
@@ -32,7 +32,7 @@ class AskingEpisode(Settings):
     labelled_share: float = knob(0.4, "Share of episodes in which some labels are known.", SHARE)
     most_labels: int = knob(100, "Rows with a known label at most, where there are any.", at_least(1))
     price_weight: float = knob(
-        0.01,
+        0.05,
         "What is taken off for a price, for each time that it is what the budget holds for an instance.",
         at_least(0),
     )
@@ -56,11 +56,11 @@ class AskerTraining(Settings):
 
     total_timesteps: int = knob(300_000, "Decisions of the policy while it is trained, over all episodes.", at_least(1))
     n_steps: int = knob(64, "Steps of a rollout.", at_least(2))
-    gamma: float = knob(0.98, "Discount of later rewards: what is asked now tells whom to ask later.", SHARE)
+    gamma: float = knob(0.95, "Discount of later rewards: what is asked now tells whom to ask later.", SHARE)
     agent_learning_rate: float = knob(3e-4, "Learning rate of the policy and its critic.", above(0))
     entropy_weight: float = knob(0.003, "Weight of the entropy of its actions.", at_least(0))
     warm_start: bool = knob(True, "Clone a rule first, and learn from there.")
-    warm_start_episodes: int = knob(24, "Episodes in which the rule is cloned.", at_least(1))
+    warm_start_episodes: int = knob(12, "Episodes in which the rule is cloned.", at_least(1))
     trial_episodes: int = knob(
         16,
         "Episodes by which the policy that training started from is compared with the one it ended with.",
