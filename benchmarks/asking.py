@@ -10,8 +10,9 @@ in their batches, and are trained at once; what dropout draws for one depends on
 - Specialists of classes or domains, one price: eight tasks and one of images.
 - Teachers that know the whole task, of unequal quality and price (``PRICES``): an encoder at 10.
 
-Runs are kept in ``--folder`` by task and seed, and what is there is not run again. ``--policy`` adds a policy that
-``train_asker.py`` has learned on other tasks.
+Runs are kept in ``--folder`` by task and seed, and what is there is not run again. Where ``make_asker.py --without
+FAMILY`` has left a policy that never saw a task's family in ``FOLDER/askers``, it is an arm (``policy``), its shuffle
+and ``auto`` with it too. The policy that is shipped has seen all tasks: no arm asks with it.
 """
 
 import argparse
@@ -47,12 +48,22 @@ from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.records import environment, write_array_atomic, write_json_atomic
 
 HERE = Path(__file__).parent
+SUITE = HERE / "suites" / "travel.yaml"
 RECORD = HERE / "results" / "asking.json"
 SPECIALISTS = (
     *("docstrings", "banking77", "newsgroups20", "trec6-classes", "ag_news", "goemotions", "topics", "amazon4"),
     "digits",
 )
 UNEQUAL = ("sst2", "qqp", "mnli")
+FAMILIES = {
+    "questions": ("banking77", "trec6-classes", "qqp"),
+    "subjects": ("newsgroups20", "ag_news", "topics"),
+    "feelings": ("amazon4", "sst2", "goemotions"),
+    "others": ("docstrings", "mnli", "digits"),
+}
+"""Tasks that are alike: a policy that is judged on one has seen none of its family."""
+PLANTED = ("planted-classes", "planted-regions")
+"""Synthetic tasks, which policies learn on and none is judged on."""
 PRICES = {"encoder3": 10.0, "scratch": 2.0, "tfidf": 1.0}
 """Of an answer; specialists cost 1."""
 BUDGETS = (0.1, 0.2, 0.35, 0.5)
@@ -89,8 +100,8 @@ RULES = (
     "margin*router+threshold",
     "oracle",
 )
-POLICY = "policy"
-"""The arm that asks as ``train_asker.py`` has learned, on tasks that it never saw."""
+POLICY, AUTO = "policy", "auto"
+"""The arms that ask as ``make_asker.py`` has learned on tasks of other families; ``auto`` asks labels how far."""
 SHUFFLED = "verify"
 """The rule whose pattern of asking is also given to other instances."""
 
@@ -115,7 +126,7 @@ class Bench:
     """One task with its teachers."""
 
     def __init__(self, task: SuiteTask, context: Context, policy: Path | None = None) -> None:
-        """Look at the instances; ``policy`` is the folder of the arm of that name."""
+        """Look at the instances; ``policy`` is the folder of a policy that saw no such task."""
         self.policy = policy
         self.name, self.task, self.cache = task.name, context.task, context.cache
         names = self.cache.teacher_names
@@ -140,7 +151,7 @@ class Bench:
             for arm in arms:
                 if labels and arm in RULES and arm not in WITH_LABELS[labels]:
                     continue
-                if labels and arm.startswith(("shuffled", "only")):
+                if (labels and arm.startswith(("shuffled", "only"))) or (arm == AUTO and not labels):
                     continue
                 if ("router" in arm and labels == 0) or (arm == "oracle" and self.cache.knowledge is None):
                     continue
@@ -155,7 +166,7 @@ class Bench:
 
     def strategy(self, arm: str) -> Any:
         """The strategy of an arm."""
-        return build_strategy(f"policy:{self.policy}" if arm == POLICY else arm)
+        return build_strategy(f"{arm}:{self.policy}" if arm in (POLICY, AUTO) else arm)
 
     def asked(self, cell: Cell, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, float]]:
         """What a strategy comes back with: rows that are taught (M,), their targets (M, C), and what it cost."""
@@ -232,13 +243,18 @@ def run(bench: Bench, arms: Sequence[str], seed: int, folder: Path) -> None:
     print(bench.name, seed, len(figures), flush=True)
 
 
-def opened(task: SuiteTask, teachers: Path, policy: Path | None = None) -> Bench:
-    """A task with its teachers, which are trained first if they are not there."""
-    if "sets" in task.teachers:
+def family_of(task: str) -> str | None:
+    """The family of a task's name; None: this suite does not use it."""
+    return "planted" if task in PLANTED else next((name for name, some in FAMILIES.items() if task in some), None)
+
+
+def context_of(task: SuiteTask, teachers: Path) -> Context:
+    """A task with its teachers' answers; they are trained first if they are not there."""
+    if task.teachers and "sets" in task.teachers:
         sets = {name: value for name, value in task.teachers["sets"].items() if name in PRICES}
         task = replace(task, teachers={**task.teachers, "sets": sets})
     make_teachers(task, teachers / task.teachers_key)
-    return Bench(task, open_context(task, teachers / task.teachers_key), policy)
+    return open_context(task, teachers / task.teachers_key)
 
 
 def main() -> None:
@@ -246,21 +262,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/asking"), help="Of runs and teachers.")
     parser.add_argument("--task", action="append", choices=(*SPECIALISTS, *UNEQUAL), help="Of these tasks alone.")
-    parser.add_argument("--policy", type=Path, help="An asking policy that never saw the tasks: two arms more.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=RECORD)
     parser.add_argument("--only-report", action="store_true", help="Run nothing.")
     arguments = parser.parse_args()
     made_by = environment()
     logging.disable(logging.WARNING)
-    suite = {task.name: task for task in load_suite(HERE / "suites" / "travel.yaml").tasks}
-    arms = (*RULES, f"shuffled {SHUFFLED}", *((POLICY, f"shuffled {POLICY}") if arguments.policy else ()))
+    suite = {task.name: task for task in load_suite(SUITE).tasks}
     folder = arguments.folder / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     names = arguments.task or (*SPECIALISTS, *UNEQUAL)
     with one_thread():
         for name in () if arguments.only_report else names:
-            bench = opened(suite[name], arguments.folder / "teachers", arguments.policy)
+            policy = arguments.folder / "askers" / str(family_of(name))
+            learned = (POLICY, f"shuffled {POLICY}", AUTO) if policy.is_dir() else ()
+            arms = (*RULES, f"shuffled {SHUFFLED}", *learned)
+            bench = Bench(suite[name], context_of(suite[name], arguments.folder / "teachers"), policy)
             for seed in range(arguments.seeds):
                 run(bench, arms, seed, folder)
     rows = write_records(folder, arguments.json, made_by["commit"])

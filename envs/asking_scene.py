@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlkd.asking.bank import RecordedTeachers
-from rlkd.asking.linear_student import LinearStudent
+from rlkd.asking.linear_student import LinearStudent, refined_losses
 from rlkd.asking.pool import Pool, instance_vectors
 from rlkd.asking.trust import mixtures
 from rlkd.data.task import UNLABELLED, Task
@@ -18,8 +18,6 @@ from rlkd.types import LogitSource
 
 Floats = NDArray[np.float64]
 
-POWERS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""Of a student's probabilities, of which the best is taken before it is judged."""
 JUDGED = 500
 """Validation rows that judge students, at most."""
 LEAST_DROP = 0.05
@@ -80,18 +78,7 @@ class AskingScene:
 
     def recovered(self, student: LinearStudent) -> float:
         """How much less than at the beginning a student loses, of what everybody's answers take off, in [-1, 2]."""
-        return float(np.clip((self.begun - refined_loss(student, *self.judges)) / self.drop, -1, 2))
-
-
-def refined_loss(student: LinearStudent, vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """A student's cross entropy, in nats, at the best of ``POWERS`` of its probabilities."""
-    log_p = np.log(student.probabilities(vectors))
-    losses = []
-    for power in POWERS:
-        sharp = power * log_p
-        total = np.log(np.exp(sharp - sharp.max(1, keepdims=True)).sum(1)) + sharp.max(1)
-        losses.append(float((total - sharp[np.arange(len(labels)), labels]).mean()))
-    return min(losses)
+        return float(np.clip((self.begun - refined_losses(student, *self.judges).mean()) / self.drop, -1, 2))
 
 
 def draw_scene(ground: AskingGround, settings: AskingEpisode, random: np.random.Generator) -> AskingScene:
@@ -143,8 +130,9 @@ def _worth(pool: Pool, cache: LogitCache, judges: tuple[NDArray[np.float32], NDA
     student = LinearStudent(pool.vectors.shape[1], pool.classes)
     if len(pool.labelled):
         student.learn(pool.vectors[pool.labelled], np.eye(pool.classes)[pool.labels[pool.labelled]])
-    begun = refined_loss(student, *judges)
+    begun = float(refined_losses(student, *judges).mean())
     others = np.setdiff1d(pool.ids, pool.labelled)
     if len(others):
         student.learn(pool.vectors[others], mixtures(pool, everybody.answers, others))
-    return begun, max(begun - refined_loss(student, *judges), LEAST_DROP * float(np.log(pool.classes)))
+    drop = begun - float(refined_losses(student, *judges).mean())
+    return begun, max(drop, LEAST_DROP * float(np.log(pool.classes)))

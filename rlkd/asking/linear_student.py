@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
+POWERS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Of a student's probabilities, of which the best is taken before it is judged."""
+
 
 class LinearStudent:
     """Ridge regression from the vectors of instances to what they are taught, solved in closed form.
@@ -52,6 +55,23 @@ def margin(probabilities: Floats) -> NDArray[np.float64]:
     """Lead of the likeliest class over the second, of rows (B, C >= 2), shape (B,), in [0, 1]."""
     first = np.partition(probabilities, -2, axis=1)[:, -2:]
     return np.asarray(first[:, 1] - first[:, 0])
+
+
+def refined_losses(student: LinearStudent, vectors: Floats, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A student's cross entropies, in nats, shape (B,), at that of ``POWERS`` of its probabilities that is best.
+
+    Args:
+        student: Is judged.
+        vectors: Shape (B, D).
+        labels: Shape (B,).
+    """
+    log_p = np.log(student.probabilities(vectors))
+    found: list[NDArray[np.float64]] = []
+    for power in POWERS:
+        sharp = power * log_p
+        total = np.log(np.exp(sharp - sharp.max(1, keepdims=True)).sum(1)) + sharp.max(1)
+        found.append(total - sharp[np.arange(len(labels)), labels])
+    return min(found, key=lambda losses: float(losses.mean()))
 
 
 def with_constant(vectors: Floats) -> NDArray[np.float64]:

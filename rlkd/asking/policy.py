@@ -24,10 +24,12 @@ from rlkd.asking.observation import (
 from rlkd.asking.pool import Pool
 from rlkd.asking.walk import Walk, walking_order
 from rlkd.errors import PolicyError
-from rlkd.weighting.policy_files import SavedModule, load_module
+from rlkd.weighting.policy_files import AUTO, SavedModule, load_module
 
 PLACES = 64
 """Instances that a deployed policy has at hand at once."""
+SHIPPED = Path(__file__).with_name(AUTO)
+"""Folder of the policy that is shipped with the package."""
 FORBIDDEN = -1e8
 """Logit of an action that the mask forbids."""
 
@@ -161,14 +163,22 @@ class AskByPolicy:
 
     def run(self, pool: Pool, bank: TeacherBank, seed: int) -> None:
         """See :class:`~rlkd.asking.base.Strategy`."""
+        walk, draws = self.begin(pool, bank, seed)
+        self.follow(walk, draws)
+
+    def begin(self, pool: Pool, bank: TeacherBank, seed: int) -> tuple[Walk, np.random.Generator]:
+        """The walk at its beginning, and what actions are drawn with."""
         order, draws = (np.random.default_rng([seed, part]) for part in range(2))
-        walk = Walk(pool, bank, walking_order(pool, order), self.places)
-        while not walk.done:
+        return Walk(pool, bank, walking_order(pool, order), self.places), draws
+
+    def follow(self, walk: Walk, draws: np.random.Generator, spent: float = np.inf) -> None:
+        """Walk on to the end, or until so much is spent in all."""
+        while not walk.done and walk.bank.spent < spent:
             walk.act(self.policy.actions(walk.observe(), walk.mask(), None if self.greedy else draws))
 
 
 def load_asker(path: str | Path, **of_the_hub: Any) -> AskingPolicy:
-    """Load an asking policy from a folder or a Hugging Face hub id.
+    """Load an asking policy from a folder, from a Hugging Face hub id, or the one that is shipped, ``auto``.
 
     Args:
         path: The folder, or the id, such as ``user/repo``.
@@ -177,4 +187,4 @@ def load_asker(path: str | Path, **of_the_hub: Any) -> AskingPolicy:
     Raises:
         PolicyError: A file is missing or damaged, or made for another observation.
     """
-    return load_module(AskingPolicy, path, **of_the_hub)
+    return load_module(AskingPolicy, SHIPPED if str(path) == AUTO else path, **of_the_hub)

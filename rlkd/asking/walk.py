@@ -92,6 +92,22 @@ class Walk:
         return max(self.bank.budget - self.bank.spent, 0.0)
 
     @property
+    def ended(self) -> Ids:
+        """Instances whose turn came, those at hand apart, in their order."""
+        come = self._order[: self._next]
+        return np.asarray(come[~np.isin(come, self.ids)])
+
+    @property
+    def waiting(self) -> Ids:
+        """Instances whose turn has not come, in their order."""
+        return np.asarray(self._order[self._next :])
+
+    def drop(self, ids: Ids) -> None:
+        """Leave out waiting instances, which somebody else asks about."""
+        waiting = self.waiting
+        self._order = np.concatenate([self._order[: self._next], waiting[~np.isin(waiting, ids)]])
+
+    @property
     def done(self) -> bool:
         """Whether all instances had their turn, or no answer can be paid any more."""
         return not self.active.any()

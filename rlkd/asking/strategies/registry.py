@@ -1,5 +1,6 @@
-"""Strategies by name: ``[ROWS*]NAME[+threshold][:ARGUMENT]``, ``policy:FOLDER``, or ``package.module:Name``.
+"""Strategies by name: ``[ROWS*]NAME[+threshold][:ARGUMENT]``, a learned one, or ``package.module:Name``.
 
+Learned are ``policy:FOLDER``, ``auto``, the policy that is shipped, and ``auto:FOLDER``.
 ``ROWS`` says which instances come first, ``random`` (unless another is named), ``margin`` or ``spread``.
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 
 from rlkd.asking.base import Strategy
 from rlkd.asking.policy import AskByPolicy, load_asker
+from rlkd.asking.strategies.auto import Auto
 from rlkd.asking.strategies.rows import ROWS
 from rlkd.asking.strategies.rules import (
     AskAll,
@@ -25,6 +27,7 @@ from rlkd.asking.strategies.rules import (
     Verify,
 )
 from rlkd.errors import ConfigError, one_line, unknown_name
+from rlkd.weighting.policy_files import AUTO
 
 THRESHOLD = 0.5
 """Confidence, in [0, 1], below which ``+threshold`` asks another teacher."""
@@ -57,13 +60,13 @@ def build_strategy(spec: str) -> Strategy:
         ConfigError: An argument is missing, malformed or would be ignored.
     """
     name = spec.partition(":")[0]
-    if name == "policy":
-        return _policy(spec.partition(":")[2])
+    if name in ("policy", AUTO):
+        return _learned(*spec.partition(":"))
     if name not in STRATEGIES and re.fullmatch(r"\w+(\.\w+)*:[A-Za-z_]\w*", spec):
         return _own(spec)
     found = NAME.fullmatch(spec)
     if found is None or found["name"] not in STRATEGIES:
-        raise unknown_name("strategy", spec if found is None else found["name"], STRATEGIES)
+        raise unknown_name("strategy", spec if found is None else found["name"], (AUTO, "policy", *STRATEGIES))
     if found["rows"] is not None and found["rows"] not in ROWS:
         raise unknown_name("order of rows", found["rows"], ROWS)
     settings: dict[str, Any] = {"rows": found["rows"] or "random"}
@@ -92,10 +95,14 @@ def _argument(name: str, argument: str | None) -> dict[str, Any]:
     return {"share": share}
 
 
-def _policy(path: str) -> Strategy:
-    if not path:
-        raise ConfigError("strategy 'policy' needs a folder; write for example 'policy:runs/asker/policy'")
-    return AskByPolicy(load_asker(path))
+def _learned(name: str, colon: str, path: str) -> Strategy:
+    if not path and (colon or name == "policy"):
+        raise ConfigError(
+            f"strategy {name!r} needs a folder; write for example '{name}:runs/asker/policy', or '{AUTO}' for the "
+            "policy that is shipped"
+        )
+    asker = AskByPolicy(load_asker(path or AUTO))
+    return Auto(asker) if name == AUTO else asker
 
 
 def _own(spec: str) -> Strategy:
