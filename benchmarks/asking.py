@@ -30,7 +30,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no
 
 import numpy as np
 import torch
-from asking_report import summary, write_records
+from asking_report import write_records
 from numpy.typing import NDArray
 from rlkd_envs.together import StackedStudents
 
@@ -280,9 +280,7 @@ def main() -> None:
             bench = Bench(suite[name], context_of(suite[name], arguments.folder / "teachers"), policy)
             for seed in range(arguments.seeds):
                 run(bench, arms, seed, folder)
-    rows = write_records(folder, arguments.json, made_by["commit"])
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        print(summary(rows, arm))
+    write_records(folder, arguments.json, made_by["commit"])
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from asking_goals import goals
+from asking_runs import MARGIN, MIDDLE, WHOLE, Task, read_tasks, table
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -15,73 +16,18 @@ import matplotlib.pyplot as plt
 from rlkd.records import write_text_atomic
 from rlkd.stats import Panel
 
-WHOLE = "all"
-"""The arm that, with the whole budget, everything is measured against: ask everybody, weigh them by the policy."""
-FEWEST_SEEDS = 2
-"""Of a task that is reported."""
-MARGIN = 0.005
-"""Accuracy that a student may lose and count as no worse."""
-CHEAP = 0.35
-"""Share of the calls that may be spent for it."""
-MIDDLE = (0.2, 0.35)
-"""Budgets at which it is asked how far arms come from one at random to the right one."""
 SHOWN = ("random", "bandit", "explore+threshold:0.1", "all", "verify", "policy", "oracle")
 COLOURS = ("#999999", "#a6761d", "#e6ab02", "#1b9e77", "#7570b3", "#d95f02", "#000000")
 
 
-@dataclass(frozen=True)
-class Task:
-    """All students of a task: what they scored, and what their teachers cost."""
-
-    name: str
-    figures: Mapping[int, Mapping[str, Mapping[str, float]]]
-    """Seed to cell to its figures."""
-    right: Mapping[int, np.ndarray]
-    """Seed to packed answers."""
-
-    @classmethod
-    def read(cls, folder: Path, name: str) -> "Task":
-        """Read the runs of all seeds."""
-        files = sorted(folder.glob(f"{name}-[0-9]*.json"))
-        seeds = {int(file.stem.rpartition("-")[2]): file for file in files}
-        figures = {seed: json.loads(file.read_text(encoding="utf-8")) for seed, file in seeds.items()}
-        return cls(name, figures, {seed: np.load(file.with_suffix(".npy")) for seed, file in seeds.items()})
-
-    def cells(self) -> list[tuple[int, float, str]]:
-        """Those that all seeds have: labels, budget, arm."""
-        shared = set.intersection(*(set(one) for one in self.figures.values()))
-        split = (key.split("|", 2) for key in shared)
-        return sorted((int(labels), float(budget), arm) for labels, budget, arm in split)
-
-    def values(self, cell: tuple[int, float, str]) -> dict[int, Any]:
-        """Right or wrong on each test row, by seed."""
-        key = key_of(cell)
-        return {seed: np.unpackbits(self.right[seed][int(one[key]["place"])]) for seed, one in self.figures.items()}
-
-    def mean(self, cell: tuple[int, float, str], what: str) -> float | None:
-        """Mean over seeds of a figure; None where the cell was not run."""
-        found = [one[key_of(cell)][what] for one in self.figures.values() if key_of(cell) in one]
-        return float(np.mean(found)) if len(found) == len(self.figures) else None
-
-
-def key_of(cell: tuple[int, float, str]) -> str:
-    """As ``asking.py`` names cells."""
-    return f"{cell[0]}|{cell[1]:g}|{cell[2]}"
-
-
-def read_tasks(folder: Path) -> list[Task]:
-    """Every task that was run."""
-    names = {file.stem.rpartition("-")[0] for file in folder.glob("*-[0-9]*.json")}
-    tasks = [Task.read(folder, name) for name in sorted(names)]
-    return [task for task in tasks if len(task.figures) >= FEWEST_SEEDS]
-
-
 def write_records(folder: Path, path: Path, commit: str) -> list[dict[str, Any]]:
-    """Write one record a task, labels, budget and arm, and what is drawn of them; the records."""
+    """Write one record a task, labels, budget and arm, and what is drawn of them; the records, none of one seed."""
     tasks = read_tasks(folder)
+    if not tasks:
+        return []
     rows = [row | {"commit": commit} for task in tasks for row in lines(task)]
     write_text_atomic(path, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    write_text_atomic(path.with_suffix(".md"), page(rows))
+    write_text_atomic(path.with_suffix(".md"), page(rows, goals(tasks)))
     draw(rows, path.with_suffix(".svg"))
     return rows
 
@@ -118,12 +64,6 @@ def way(task: Task, cell: tuple[int, float, str]) -> float | None:
     return round((here - low) / (high - low), 4)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    cut = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(cut)
-
-
 def points(row: Mapping[str, Any]) -> str:
     """Accuracy and difference in points."""
     if "difference" not in row:
@@ -132,9 +72,9 @@ def points(row: Mapping[str, Any]) -> str:
     return f"{100 * row['accuracy']:.1f} ({100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}])"
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """All tables."""
-    parts = [INTRODUCTION]
+def page(rows: Sequence[Mapping[str, Any]], goals: str) -> str:
+    """All tables, below what they come to."""
+    parts = [INTRODUCTION, goals]
     for name in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == name]
         parts.append(f"## {name}")
@@ -156,7 +96,10 @@ INTRODUCTION = (
     "Test accuracy of students in per cent, and points over asking everybody about everything (`all` at 100%) with 95% "
     "intervals, by the share of that cost that might be spent. Made by `python benchmarks/asking.py`, which says how. "
     "**What a stranger lacks**: `oracle` is told who was trained on what. `router` needs labels. All the others read "
-    "the labels that the table names, and no other."
+    "the labels that the table names, and no other. What answers are mixed with, and trusted by, is the weighting "
+    "policy that is shipped, which all arms share: it has seen the teachers and labels of these tasks, and would be "
+    "worth less on others (the suite `travel` has what it is worth where it saw neither). `policy`, the asking policy, "
+    "has seen no task of the family; `auto` is the same, as far as labels do not surely speak against it."
 )
 
 
@@ -230,32 +173,3 @@ def _row(found: Sequence[Sequence[Any]]) -> dict[str, str]:
         else f"{100 * np.mean([one['difference'] for one in last]):+.1f}"
     )
     return row
-
-
-def summary(rows: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
-    """What the goals ask of an arm."""
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    by = {(row["task"], row["labels"], row["budget"], row["arm"]): row for row in rows}
-
-    def get(task: str, labels: int, budget: float, name: str) -> Mapping[str, Any] | None:
-        return by.get((task, labels, budget, name))
-
-    cheap = {
-        task: max(
-            (row["difference"] for labels in (0, 30, 100) if (row := get(task, labels, CHEAP, arm))), default=None
-        )
-        for task in tasks
-    }
-    ways = {task: [row["share"] for budget in MIDDLE if (row := get(task, 0, budget, arm))] for task in tasks}
-    over = []
-    for task in tasks:
-        for budget in MIDDLE:
-            found = [get(task, 0, budget, name) for name in (arm, "all", "explore+threshold:0.1")]
-            if all(found):
-                over.append(found[0]["accuracy"] - max(one["accuracy"] for one in found[1:]))  # type: ignore[index]
-    return {
-        "arm": arm,
-        "not inferior at 35%": {task: value for task, value in cheap.items() if value is not None},
-        "way": {task: [value for value in values if value is not None] for task, values in ways.items()},
-        "over the better of all and explore": round(100 * float(np.mean(over)), 2) if over else None,
-    }

@@ -202,7 +202,8 @@ TOLD_OF_ASKING = (
     "Made by `python benchmarks/asking.py`, which says how; [all of it](results/asking.md). Budgets are shares of what "
     "it costs to ask every teacher about every train row. `of the way` is from one teacher at random (0) to one that "
     "was trained on the instance's class (1) at the same budget. **What a stranger lacks**: `oracle` is told who was "
-    "trained on what; the others are told nothing."
+    "trained on what; the others are told nothing, but the weighting policy that is shipped, by which all arms mix "
+    "answers, has seen these tasks. `policy`, the asking policy, has seen no task of the family."
 )
 KINDS_OF_TASK = {
     "Several labels at once, specialists": "multi-label classification",
