@@ -71,9 +71,10 @@ BUDGETS = (0.1, 0.2, 0.35, 0.5)
 WHOLE = 1.0
 LABELS = (0, 30, 100)
 WITH_LABELS = {
-    30: ("none", "all", "explore+threshold:0.1", "verify", "router+threshold"),
+    30: ("none", "all", "explore+threshold:0.1", "verify", "pairs*verify", "router+threshold"),
     100: (
         *("none", "all", "margin*all", "random", "explore+threshold:0.1", "verify", "margin*verify", "oracle"),
+        "pairs*verify",
         *("router", "router+threshold", "margin*router+threshold"),
     ),
 }
@@ -93,6 +94,7 @@ RULES = (
     "margin*explore+threshold:0.1",
     "verify",
     "margin*verify",
+    "pairs*verify",
     "bandit",
     "thompson",
     "router",

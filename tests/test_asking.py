@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from rlkd.agents.asking import train_asker
 from rlkd.asking import OneRun, Pool, RecordedTeachers
 from rlkd.asking.linear_student import LinearStudent, margin
+from rlkd.asking.policy import AskByPolicy, AskingPolicy
 from rlkd.asking.strategies import STRATEGIES, build_strategy
+from rlkd.asking.strategies.auto import Auto
 from rlkd.asking.strategies.choosing import Bandit, Router
-from rlkd.asking.strategies.rows import by_margin, by_spread
+from rlkd.asking.strategies.rows import CHUNK, by_margin, by_pairs, by_spread
 from rlkd.asking.trust import confidence, trust
 from rlkd.data.planted import planted, planted_logits
 from rlkd.errors import CacheError, ConfigError, UnknownNameError
@@ -21,7 +23,7 @@ from rlkd.logit_cache import LogitCache
 
 ROWS, CLASSES, TEACHERS = 400, 6, 3
 SPECS = ["all", "random", "best", "only:b", "explore:0.2", "explore+threshold", "router", "router+threshold", "verify"]
-SPECS += ["bandit", "thompson", "oracle", "none", "margin*all", "spread*random", "margin*verify"]
+SPECS += ["bandit", "thompson", "oracle", "none", "margin*all", "spread*random", "pairs*verify"]
 
 
 def specialists(seed=0, rows=ROWS):
@@ -158,6 +160,52 @@ def test_verify_asks_on_where_the_first_answer_is_doubtful():
     assert 0.2 < single.mean() < 0.6
 
 
+class Follows(AskingPolicy):
+    """Asks about every instance the teacher that a rule names, and stops."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self._rule = rule
+
+    def actions(self, observed, mask, random=None):
+        asked = ~mask[:, 1:].all(1)
+        return np.where(asked, 0, self._rule(len(mask)))
+
+
+def confidently_wrong():
+    """The instances, whose teacher 0 is sure and wrong of all; the others are sure and right of all."""
+    pool, _, labels = specialists()
+    logits = np.zeros((ROWS, TEACHERS, CLASSES), np.float32)
+    logits[np.arange(ROWS), 0, (labels + 1) % CLASSES] = 6.0
+    for teacher in (1, 2):
+        logits[np.arange(ROWS), teacher, labels] = 6.0
+    return pool, LogitCache(list(logits.transpose(1, 0, 2)), ["a", "b", "c"]), labels
+
+
+@pytest.mark.parametrize("named", [0, 1])
+def test_auto_leaves_a_policy_that_surely_harms_and_no_other(named):
+    """Of 60 labels; a policy that asks who is wrong is left after its tenth, one that asks who is right is not."""
+    pool, cache, labels = confidently_wrong()
+    known = labelled(pool, labels)
+    bank = RecordedTeachers(cache)
+    Auto(AskByPolicy(Follows(lambda places: np.full(places, named + 1)))).run(known, bank, 0)
+    others = bank.answers.asked[60:]
+    everybody = others.all(1).mean()
+    assert others.any(1).all()
+    if named == 0:
+        assert 0.6 < everybody < 0.9  # all that the policy had not asked about by then
+    else:
+        assert everybody == pytest.approx(40 / 340)  # a tenth of what everybody about everything costs
+    assert bank.spent == bank.answers.asked.sum()
+
+
+def test_auto_is_its_policy_where_no_label_tells(tmp_path):
+    AskingPolicy.create(training={}, seed=1).save_pretrained(tmp_path)
+    for known in (POOL, labelled(POOL, LABELS, 19)):
+        alone, auto = (asked(f"{name}:{tmp_path}", known, CACHE, 300.0) for name in ("policy", "auto"))
+        np.testing.assert_array_equal(alone.answers.asked, auto.answers.asked)
+
+
 def test_trust_is_the_label_where_it_is_known_and_the_shipped_policy_elsewhere():
     bank = RecordedTeachers(CACHE)
     ids = np.arange(100)
@@ -192,6 +240,13 @@ def test_rows_come_in_their_order():
     bank.ask(0, np.flatnonzero(LABELS < 2)[:60])  # a student that knows two classes is unsure of the others
     chosen = by_margin(POOL, bank, random)(POOL.ids)
     assert (LABELS[chosen] >= 2).mean() > 0.9
+    bank.ask(0, np.flatnonzero(LABELS < 2)[60:])  # more of the same, so that a third of the rows is known well
+    pairs = by_pairs(POOL, bank, random)(POOL.ids)
+    unknown = (LABELS >= 2).mean()
+    assert unknown + 0.2 < (LABELS[pairs] >= 2).mean() <= 1  # of twice as many at random, most of the unknown
+    assert len(set(pairs)) == len(pairs) == CHUNK
+    known = np.flatnonzero(LABELS < 2)
+    assert set(by_pairs(POOL, bank, random)(known)) <= set(known)
     spread = by_spread(POOL, bank, random)(POOL.ids)
     assert len(set(LABELS[spread[:6]])) == CLASSES
     assert len(set(spread)) == len(spread)
@@ -224,6 +279,7 @@ def test_a_pool_knows_the_labels_it_is_given_alone():
         ("no.such:Thing", "check the name"),
         ("nosuch:Thing", "check the name"),
         ("policy", "needs a folder"),
+        ("auto:", "needs a folder"),
     ],
 )
 def test_a_strategy_that_is_none_is_told_what_to_write(spec, says):

@@ -3,7 +3,7 @@
 Torch only: it was trained with reinforcement learning, and is deployed without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +171,9 @@ class AskByPolicy:
         order, draws = (np.random.default_rng([seed, part]) for part in range(2))
         return Walk(pool, bank, walking_order(pool, order), self.places), draws
 
-    def follow(self, walk: Walk, draws: np.random.Generator, spent: float = np.inf) -> None:
-        """Walk on to the end, or until so much is spent in all."""
-        while not walk.done and walk.bank.spent < spent:
+    def follow(self, walk: Walk, draws: np.random.Generator, until: Callable[[], bool] = bool) -> None:
+        """Walk on to the end, or until something is the case."""
+        while not walk.done and not until():
             walk.act(self.policy.actions(walk.observe(), walk.mask(), None if self.greedy else draws))
 
 

@@ -92,10 +92,9 @@ class Walk:
         return max(self.bank.budget - self.bank.spent, 0.0)
 
     @property
-    def ended(self) -> Ids:
-        """Instances whose turn came, those at hand apart, in their order."""
-        come = self._order[: self._next]
-        return np.asarray(come[~np.isin(come, self.ids)])
+    def come(self) -> Ids:
+        """Instances whose turn has come, those at hand included, in their order."""
+        return np.asarray(self._order[: self._next])
 
     @property
     def waiting(self) -> Ids:

@@ -181,7 +181,7 @@ class AskCommand(Command):
     strategy: str = knob(
         "verify",
         "Which rows, and whom: all, random, best, only:TEACHER, explore, verify, router, bandit, ... or "
-        "package.module:Name; margin*verify asks first about rows of which a student is unsure.",
+        "package.module:Name; margin*verify asks first about rows of which a student is unsure, pairs*verify a little.",
     )
     budget: float = required(
         "What may be spent in all, that of earlier calls into the same directory included, in the unit of the prices: "

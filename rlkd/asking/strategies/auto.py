@@ -24,10 +24,10 @@ SURELY = 1.645
 class Auto:
     """Asks as a policy says; where labels are known, trial students decide how far it is followed.
 
-    The policy begins, with a tenth of the budget. Everybody is asked about other instances for as much. A student
-    learns from each, and both are judged by the labelled instances, which neither is taught. The policy is followed to
-    the end unless its student is surely the worse one; then everybody is asked about the instances that are left. Few
-    labels cannot tell, so the policy is the prior. Nothing that is asked is lost.
+    The policy begins with the labelled instances, and asks about others for a tenth of the budget. Everybody is asked
+    about further ones for as much. A student learns from each, and both are judged by the labelled instances, which
+    neither is taught. The policy is followed to the end unless its student is surely the worse one; then everybody is
+    asked about the instances that are left. Few labels cannot tell: the policy is the prior. Nothing is asked in vain.
 
     Attributes:
         asker: Follows the policy.
@@ -40,11 +40,13 @@ class Auto:
         walk, draws = self.asker.begin(pool, bank, seed)
         if len(pool.labelled) >= LEAST_LABELS:
             tenth = TRIED * min(bank.budget, float(bank.prices.sum()) * len(pool.ids))
-            self.asker.follow(walk, draws, spent=bank.spent + tenth)
+            self.asker.follow(walk, draws, until=lambda: bool((pool.labels[walk.waiting] == UNLABELLED).all()))
+            most = bank.spent + tenth
+            self.asker.follow(walk, draws, until=lambda: bank.spent >= most)
             others = walk.waiting[::-1]
             told = ask_everybody(bank, others, bank.spent + tenth)
             walk.drop(told)
-            if surely_worse(pool, bank, walk.ended, told):
+            if surely_worse(pool, bank, walk.come, told):
                 ask_everybody(bank, others)
                 return
         self.asker.follow(walk, draws)

@@ -1,7 +1,8 @@
 """Strategies by name: ``[ROWS*]NAME[+threshold][:ARGUMENT]``, a learned one, or ``package.module:Name``.
 
 Learned are ``policy:FOLDER``, ``auto``, the policy that is shipped, and ``auto:FOLDER``.
-``ROWS`` says which instances come first, ``random`` (unless another is named), ``margin`` or ``spread``.
+``ROWS`` says which instances come first, ``random`` (unless another is named), ``margin``, ``pairs`` or
+``spread``.
 """
 
 import importlib

@@ -26,8 +26,8 @@ def at_random(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> Row
     return lambda left: left[np.argsort(place[left], kind="stable")[:CHUNK]]
 
 
-def by_margin(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> RowOrder:
-    """First those whose class a student of what was answered so far is least sure of.
+def by_margin(pool: Pool, bank: TeacherBank, random: np.random.Generator, candidates: int = CANDIDATES) -> RowOrder:
+    """First those whose class a student of what was answered so far is least sure of, among candidates drawn anew.
 
     Source:
         Settles 2009, Active learning literature survey, section 3.1 (margin sampling).
@@ -39,12 +39,17 @@ def by_margin(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> Row
         taught[new] = True
         if len(new):
             student.learn(pool.vectors[new], mixtures(pool, bank.answers, new))
-        some = random.permutation(left)[:CANDIDATES]
+        some = random.permutation(left)[:candidates]
         if not student.taught:
             return some[:CHUNK]
         return some[np.argsort(margin(student.probabilities(pool.vectors[some])), kind="stable")[:CHUNK]]
 
     return chosen
+
+
+def by_pairs(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> RowOrder:
+    """The less sure half of twice as many as are wanted: near random, and so no heap of what nobody can tell."""
+    return by_margin(pool, bank, random, candidates=2 * CHUNK)
 
 
 def by_spread(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> RowOrder:
@@ -67,4 +72,4 @@ def by_spread(pool: Pool, bank: TeacherBank, random: np.random.Generator) -> Row
     return chosen
 
 
-ROWS = {"random": at_random, "margin": by_margin, "spread": by_spread}
+ROWS = {"random": at_random, "margin": by_margin, "pairs": by_pairs, "spread": by_spread}
