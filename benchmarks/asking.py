@@ -12,7 +12,9 @@ in their batches, and are trained at once; what dropout draws for one depends on
 
 Runs are kept in ``--folder`` by task and seed, and what is there is not run again. Where ``make_asker.py --without
 FAMILY`` has left a policy that never saw a task's family in ``FOLDER/askers``, it is an arm (``policy``), its shuffle
-and ``auto`` with it too. The policy that is shipped has seen all tasks: no arm asks with it.
+and ``auto`` with it too. The policy that is shipped has seen all tasks: no arm asks with it. But the weighting policy
+that is shipped, which has seen them too, mixes the answers: where ``asking_weighting.py`` has left others in
+``FOLDER/weightings``, arms are run with those as well (``unseen ...``).
 """
 
 import argparse
@@ -46,6 +48,7 @@ from rlkd.devices import one_thread
 from rlkd.losses import distillation_loss
 from rlkd.models.architectures import MlpConfig, MlpForSequenceClassification
 from rlkd.records import environment, write_array_atomic, write_json_atomic
+from rlkd.weighting.learned import load_policy
 
 HERE = Path(__file__).parent
 SUITE = HERE / "suites" / "travel.yaml"
@@ -104,6 +107,9 @@ RULES = (
 )
 POLICY, AUTO = "policy", "auto"
 """The arms that ask as ``make_asker.py`` has learned on tasks of other families; ``auto`` asks labels how far."""
+UNSEEN = ("all", "explore+threshold:0.1", "verify", "pairs*verify")
+"""Rules that are also run with a weighting policy that has seen no task of the family, without a label."""
+UNSEEN_BUDGETS = (0.2, 0.35, WHOLE)
 SHUFFLED = "verify"
 """The rule whose pattern of asking is also given to other instances."""
 
@@ -127,9 +133,10 @@ class Cell:
 class Bench:
     """One task with its teachers."""
 
-    def __init__(self, task: SuiteTask, context: Context, policy: Path | None = None) -> None:
-        """Look at the instances; ``policy`` is the folder of a policy that saw no such task."""
+    def __init__(self, task: SuiteTask, context: Context, policy: Path, weighting: Path) -> None:
+        """Look at the instances; ``policy`` and ``weighting`` are folders of policies that saw no such task."""
         self.policy = policy
+        self.unseen = load_policy(weighting) if weighting.is_dir() else None
         self.name, self.task, self.cache = task.name, context.task, context.cache
         names = self.cache.teacher_names
         self.prices = np.array([PRICES.get(name, 1.0) if task.name in UNEQUAL else 1.0 for name in names])
@@ -151,6 +158,10 @@ class Bench:
         """Every student of a seed; arms that mean nothing here are left out."""
         for labels in LABELS:
             for arm in arms:
+                if arm.startswith("unseen "):
+                    budgets = [one for one in UNSEEN_BUDGETS if one < WHOLE or arm == "unseen all"]
+                    yield from (Cell(labels, budget, arm) for budget in budgets if not labels)
+                    continue
                 if labels and arm in RULES and arm not in WITH_LABELS[labels]:
                     continue
                 if (labels and arm.startswith(("shuffled", "only"))) or (arm == AUTO and not labels):
@@ -172,13 +183,15 @@ class Bench:
 
     def asked(self, cell: Cell, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, float]]:
         """What a strategy comes back with: rows that are taught (M,), their targets (M, C), and what it cost."""
-        pool = self.pool(cell.labels, seed)
+        pool, arm = self.pool(cell.labels, seed), cell.arm.removeprefix("unseen ")
+        if arm != cell.arm:
+            pool = replace(pool, weighting=self.unseen)
         bank = RecordedTeachers(self.cache, self.prices, cell.budget * self.everything)
         started = time.process_time()
         if cell.arm.startswith("shuffled "):
             shuffled(self.strategy(cell.arm.removeprefix("shuffled ")), pool, bank, seed, self.cache)
         else:
-            self.strategy(cell.arm).run(pool, bank, seed)
+            self.strategy(arm).run(pool, bank, seed)
         seconds = time.process_time() - started
         answers, ids = bank.answers, pool.ids
         assert bank.spent <= bank.budget * (1 + 1e-9)
@@ -278,8 +291,10 @@ def main() -> None:
         for name in () if arguments.only_report else names:
             policy = arguments.folder / "askers" / str(family_of(name))
             learned = (POLICY, f"shuffled {POLICY}", AUTO) if policy.is_dir() else ()
-            arms = (*RULES, f"shuffled {SHUFFLED}", *learned)
-            bench = Bench(suite[name], context_of(suite[name], arguments.folder / "teachers"), policy)
+            weighting = arguments.folder / "weightings" / str(family_of(name))
+            unseen = tuple(f"unseen {arm}" for arm in UNSEEN) if weighting.is_dir() else ()
+            arms = (*RULES, f"shuffled {SHUFFLED}", *learned, *unseen)
+            bench = Bench(suite[name], context_of(suite[name], arguments.folder / "teachers"), policy, weighting)
             for seed in range(arguments.seeds):
                 run(bench, arms, seed, folder)
     write_records(folder, arguments.json, made_by["commit"])

@@ -10,6 +10,7 @@ from rlkd.data.task import UNLABELLED, Task, joined_inputs
 from rlkd.errors import TaskError
 from rlkd.prototypes import unit_rows
 from rlkd.types import Knowledge
+from rlkd.weighting import Policy
 
 VECTOR_SIZE = 128
 """Length of the vectors by which instances are near one another, unless the task has fewer words or numbers."""
@@ -25,6 +26,7 @@ class Pool:
         labels: Of all N, -1 where a strategy knows none, shape (N,).
         classes: Number of classes C.
         right: Bool, shape (N, K): who was trained on an instance's class or domain, where that is known; for controls.
+        weighting: Says how far answers are trusted where no label does; None: the policy that is shipped.
     """
 
     ids: Ids
@@ -32,6 +34,7 @@ class Pool:
     labels: NDArray[np.int64]
     classes: int
     right: NDArray[np.bool_] | None = None
+    weighting: Policy | None = None
 
     @classmethod
     def of(

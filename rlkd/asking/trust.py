@@ -25,11 +25,16 @@ def shipped_policy() -> Policy:
     return policy
 
 
+def weighting_of(pool: Pool) -> Policy:
+    """The policy that says how far answers are trusted."""
+    return shipped_policy() if pool.weighting is None else pool.weighting
+
+
 def trust(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
     """Weights of the teachers that answered, rows on the simplex, zeros where nobody did, shape (B, K).
 
     Where a strategy knows the label, in the proportion of the probability that each teacher gives it; elsewhere what
-    the shipped policy makes of the answers.
+    the pool's policy makes of the answers.
     """
     weights = np.zeros(answers.asked[ids].shape)
     told = np.flatnonzero(answers.answered[ids].any(1))
@@ -38,7 +43,7 @@ def trust(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
     usual = answers.sureness()
     for start in range(0, len(told), AT_ONCE):
         rows = told[start : start + AT_ONCE]
-        weights[rows] = shipped_policy().weights(answers.state(ids[rows], usual)).numpy()
+        weights[rows] = weighting_of(pool).weights(answers.state(ids[rows], usual)).numpy()
     known = told[pool.labels[ids[told]] != UNLABELLED]
     if len(known):
         right = label_probabilities(answers, ids[known], pool.labels[ids[known]])

@@ -14,7 +14,7 @@ from rlkd.asking.linear_student import LinearStudent
 from rlkd.asking.observation import NUM_SHARED, NUM_TEACHER, Flags, Floats, Seen, Situation, observation
 from rlkd.asking.pool import Pool
 from rlkd.asking.record import SIGNALS, AnswerRecord
-from rlkd.asking.trust import label_probabilities, shipped_policy
+from rlkd.asking.trust import label_probabilities, weighting_of
 from rlkd.data.task import UNLABELLED
 from rlkd.features import BASE, teacher_features, usual_sureness
 from rlkd.types import State
@@ -199,7 +199,7 @@ class Walk:
         usual = torch.from_numpy(self._leads[0] / self._leads[1].clip(1)).float().expand(len(ids), -1)
         logits = torch.from_numpy(answers.logits[ids])
         state = State(teacher_logits=logits, teacher_mask=present, sureness=usual)
-        policy = shipped_policy()
+        policy = weighting_of(self.pool)
         with torch.no_grad():
             features = teacher_features(state, policy.observation)
             weights = action_weights(policy.strength * policy(features), present)
