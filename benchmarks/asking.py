@@ -74,11 +74,10 @@ BUDGETS = (0.1, 0.2, 0.35, 0.5)
 WHOLE = 1.0
 LABELS = (0, 30, 100)
 WITH_LABELS = {
-    30: ("none", "all", "explore+threshold:0.1", "verify", "pairs*verify", "router+threshold"),
+    30: ("none", "all", "explore+threshold:0.1", "verify", "router+threshold"),
     100: (
-        *("none", "all", "margin*all", "random", "explore+threshold:0.1", "verify", "margin*verify", "oracle"),
-        "pairs*verify",
-        *("router", "router+threshold", "margin*router+threshold"),
+        *("none", "all", "random", "explore+threshold:0.1", "verify", "margin*verify", "router", "router+threshold"),
+        "oracle",
     ),
 }
 """Rules that are also run with so many labels; policies always are."""
@@ -88,13 +87,10 @@ AT_ONCE = 16
 RULES = (
     "none",
     "all",
-    "margin*all",
     "random",
-    "best",
     "only:encoder3",
     "explore:0.1",
     "explore+threshold:0.1",
-    "margin*explore+threshold:0.1",
     "verify",
     "margin*verify",
     "pairs*verify",
@@ -102,7 +98,6 @@ RULES = (
     "thompson",
     "router",
     "router+threshold",
-    "margin*router+threshold",
     "oracle",
 )
 POLICY, AUTO = "policy", "auto"

@@ -11,10 +11,10 @@ from rlkd.stats import Contrast, Estimate, Panel, task_mean
 UNEQUAL = {"sst2": "encoder3", "qqp": "encoder3", "mnli": "encoder3"}
 """Tasks whose teachers know everything at unequal prices, with the dearest of them."""
 ASKERS = ("verify", "margin*verify", "pairs*verify", "explore+threshold:0.1", "policy", "auto")
-BEFORE = ("all", "margin*all", "explore:0.1", "explore+threshold:0.1", "margin*explore+threshold:0.1")
+BEFORE = ("all", "explore:0.1", "explore+threshold:0.1")
 """Rules that were there before: everybody, and everybody about a share."""
 BANDITS = ("bandit", "thompson")
-RULES = ("random", "best", *BEFORE, "verify", "margin*verify", "pairs*verify")
+RULES = ("random", *BEFORE, "verify", "margin*verify", "pairs*verify")
 FAR = 0.75
 """Of the way from one at random to the right one."""
 POINTS = 100.0

@@ -138,8 +138,8 @@ def draw_task(rows: Sequence[Mapping[str, Any]], place: Any) -> None:
 
 
 SHOWN_IN_TABLE = (
-    *("random", "all", "explore:0.1", "explore+threshold:0.1", "margin*all", "bandit", "thompson", "verify"),
-    *("margin*verify", "shuffled verify", "policy", "oracle"),
+    *("random", "all", "explore:0.1", "explore+threshold:0.1", "bandit", "thompson", "verify"),
+    *("margin*verify", "pairs*verify", "shuffled verify", "policy", "oracle"),
 )
 EVERYBODY = "all tasks"
 
