@@ -257,7 +257,7 @@ def test_a_command_survives_being_killed_twenty_times(serve, tmp_path):
 @pytest.mark.slow
 def test_a_command_survives_its_server_five_times(serve, tmp_path):
     whole, _ = undisturbed(tmp_path / "whole", serve(tmp_path / "a"))
-    server = serve(tmp_path / "b", seconds_each=0.05)
+    server = serve(tmp_path / "b", seconds_each=0.02, seconds_to_reply=0.04)  # much that is lost is billed
     asking, chance, starts = Asking(tmp_path / "killed", server), random.Random(3), 1
     process = asking.start()
     for seconds in (0.1, 4.0, 0.4, 4.0, 0.7):  # a command bears the short ones, and says what to do after the others
