@@ -41,6 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         usage = self.usage(number, vote)
         if fault is None or fault.endswith("billed"):
             self.bill(text, vote, usage)
+            time.sleep(SETTINGS.get("seconds_to_reply", 0.0))
         if fault is not None and fault.startswith("cut"):
             self.close_connection = True
             return None

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -342,6 +343,35 @@ def test_what_is_killed_while_it_is_written_leaves_the_answers_before(
     with pytest.raises(KeyboardInterrupt):
         write_gapped_cache(logits_of(cache), answered | True, task, teachers, tmp_path, max_length=64)
     assert load_cache(tmp_path, task).identity == before.identity
+
+
+def test_what_killed_writers_have_left_is_deleted(task, cache, answered, teachers, tmp_path):
+    others = {".making.tmp", "ledger"}
+    for name in (".logits-asked-0.npy.1-0.tmp", ".answered-asked-0.npy.1-0.tmp", ".manifest.json.1-0.tmp", *others):
+        (tmp_path / name).touch()
+    write_gapped_cache(logits_of(cache), answered, task, teachers, tmp_path, max_length=64)
+    assert {path.name for path in tmp_path.iterdir() if path.suffix in ("", ".tmp")} == {".lock", *others}
+
+
+class Asked(list):
+    """Teachers who answer about more while a cache of theirs is opened."""
+
+    def __iter__(self):
+        for meanwhile in self.meanwhile:
+            meanwhile()
+        return super().__iter__()
+
+
+def test_a_cache_that_is_replaced_while_it_is_opened_is_opened_as_it_is_then(task, cache, answered, teachers, tmp_path):
+    more = answered | some_answers(task, seed=1)
+    write_gapped_cache(logits_of(cache), answered, task, teachers, tmp_path, max_length=64)
+    asked = Asked(teachers)
+    replace = partial(write_gapped_cache, logits_of(cache), more, task, teachers, tmp_path, max_length=64)
+    asked.meanwhile = [replace]
+    assert load_cache(tmp_path, task, teachers=asked).answers == more.sum() > answered.sum()
+    asked.meanwhile = [next(tmp_path.glob("answered-*")).unlink]
+    with pytest.raises(CacheError, match="is missing"):
+        load_cache(tmp_path, task, teachers=asked)
 
 
 def test_caches_in_the_wrong_place_are_refused(task, cache, answered, teachers, tmp_path):

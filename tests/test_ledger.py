@@ -1,6 +1,5 @@
 """The ledger: a budget that holds whatever dies, and nothing that is paid twice."""
 
-import json
 import logging
 import os
 import random
@@ -8,9 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from billing import KEY, WORKERS, Billing, serve, some_more  # noqa: F401
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import LABELS, task_of_texts
 from typer.testing import CliRunner
 
+from rlkd.asking.header import Header
 from rlkd.asking.ledger import Ledger
 from rlkd.asking.prices import UNIT, Price
 from rlkd.cli import app
@@ -35,10 +33,6 @@ from rlkd.models.teachers import CallableTeacher
 
 pytest.importorskip("openai")
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # of fork
-
-KEY = "sk-of-the-ledger"
-SERVER = Path(__file__).with_name("billing_server.py")
-WORKERS = 4
 
 
 def task(rows=60):
@@ -63,67 +57,6 @@ def own(name="own", log=None, die_at=None, **about):
 def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr("rlkd.models.endpoints.FIRST_PAUSE", 0.01)
-
-
-class Billing:
-    """The server of ``billing_server.py`` in a process of its own, which can be killed and started again."""
-
-    def __init__(self, folder, **settings):
-        self.log = folder / "server.log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._settings = settings
-        self.start()
-
-    def start(self):
-        arguments = [str(self.port), str(self.log), json.dumps(self._settings)]
-        self._process = subprocess.Popen([sys.executable, "-S", str(SERVER), *arguments])
-        for _ in range(400):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        raise AssertionError("the server does not answer")
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
-
-    @property
-    def bills(self):
-        """Lines of the log: text, vote, key, tokens in, tokens out."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
-
-    @property
-    def received(self):
-        """How many requests have come in, billed or not yet."""
-        log = Path(f"{self.log}.received")
-        return len(log.read_text().splitlines()) if log.exists() else 0
-
-    @property
-    def billed(self):
-        """Row to how often an answer was billed."""
-        return Counter(int(text.rpartition(" ")[2]) for text, *_ in self.bills)
-
-    def teacher(self, **how):
-        url = f"http://127.0.0.1:{self.port}/v1"
-        how = {"template": "{text}\n{labels}", "votes": 1, "concurrency": WORKERS, "retries": 2} | how
-        return ServedTeacher("llm", LABELS, Endpoint(model="m", base_url=url, **how))
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """Starts servers, which end with the test."""
-    started = []
-
-    def start(**how):
-        started.append(Billing(tmp_path, **how))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
 
 
 # -- what it knows ---------------------------------------------------------------------------------
@@ -391,14 +324,6 @@ def books(server, folder, rows, most):
     return ledger
 
 
-def some_more(server, chance):
-    """Wait until a random number of answers more is billed, and a random moment longer."""
-    most = server.billed.total() + chance.randrange(2, 20)
-    while server.billed.total() < most:
-        time.sleep(0.005)
-    time.sleep(chance.uniform(0, 0.05))
-
-
 def killed_at_random(server, folder, *, rows, times, seed):
     chance = random.Random(seed)
     for _ in range(times):
@@ -523,9 +448,25 @@ def test_another_process_that_is_asking_is_waited_for(serve, tmp_path):
     assert not list((tmp_path / "l" / "owners").iterdir())
 
 
+def test_while_all_answers_are_looked_at_nobody_adds_one(tmp_path):
+    mine, other = (Ledger(tmp_path / "l", task(), [own()]) for _ in range(2))
+    with mine.standing_still() as answers:
+        assert not answers.asked.any()
+    mine.ask(0, np.arange(5))
+    other.ask(0, np.arange(10))
+    thread = threading.Thread(target=other.ask, args=(0, np.arange(20)))
+    with mine.standing_still() as answers:
+        assert answers.answered.sum() == 10, "another one's too"
+        thread.start()
+        time.sleep(0.1)
+        assert thread.is_alive()
+    thread.join()
+    assert other.answers.answered.sum() == 20
+
+
 # -- what the README shows -------------------------------------------------------------------------
 
-PAGE = (SERVER.parents[1] / "README.md").read_text(encoding="utf-8").split("## Your teachers are LLMs")[1]
+PAGE = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("## Your teachers are LLMs")[1]
 
 
 def test_what_the_readme_shows_runs(serve, tmp_path, monkeypatch):
@@ -572,6 +513,20 @@ def test_a_ledger_of_something_else_is_refused(tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(CacheError, match=r"found thesis\.tex; choose another"):
         Ledger(tmp_path / "other", task(), [own()])
+
+
+class Founded(type(Path())):
+    """A folder in which another process begins a ledger just after it was looked for one."""
+
+    def is_dir(self):
+        Ledger(Path(self), task(), [own()]).ask(0, np.arange(3))
+        return super().is_dir()
+
+
+def test_two_processes_may_begin_a_ledger_at_once(tmp_path):
+    header = Header(Founded(tmp_path / "l"), task(), [own()], 128)
+    assert header.exists()
+    assert header.numbers() == [0]
 
 
 def test_a_damaged_ledger_is_refused_and_a_torn_end_is_none(tmp_path):

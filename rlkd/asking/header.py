@@ -109,9 +109,12 @@ class Header:
 
     def _check_empty(self, folder: Path) -> None:
         book = folder / BOOK
-        if book.exists() and book.stat().st_size:
-            raise CacheError(f"the ledger {folder} has lost its {HEADER}; restore it from a copy")
+        begun = book.exists() and bool(book.stat().st_size)
         foreign = sorted(path.name for path in folder.iterdir() if path != book and path.suffix != ".tmp")
+        if self.exists():  # another process has begun it meanwhile; all else is written after the header
+            return
+        if begun:
+            raise CacheError(f"the ledger {folder} has lost its {HEADER}; restore it from a copy")
         if foreign:
             raise CacheError(
                 f"expected an empty folder or a ledger in {folder}, found {', '.join(foreign[:3])}; choose another"

@@ -32,6 +32,7 @@ from rlkd.logit_cache.reading import (
 from rlkd.logit_cache.sources import LogitCache, answered_ids
 from rlkd.logit_cache.stacks import LOCK, STACKS
 from rlkd.records import file_hash, held, write_array_atomic, write_json_atomic
+from rlkd.records.files import unfinished
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
     from rlkd.models.teachers import Teacher
@@ -94,7 +95,8 @@ def write_gapped_cache(
         }
         write_json_atomic(folder / MANIFEST, manifest)
         ours = {path for pattern in (ARRAYS, ANSWERED, STACKS) for path in folder.glob(pattern)}
-        for stale in ours - {folder / name for name in names}:
+        killed = {path for name in (ARRAYS, ANSWERED, MANIFEST) for path in unfinished(folder, name)}
+        for stale in killed | ours - {folder / name for name in names}:
             stale.unlink()
         for stale in folder.glob(KEPT):
             shutil.rmtree(stale)

@@ -39,7 +39,7 @@ KEPT = "weights-*"
 
 
 def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher"] | None = None) -> LogitCache:
-    """Open a cache and verify it.
+    """Open a cache and verify it; one that rlkd ask replaces meanwhile is opened as it is then.
 
     Args:
         directory: Of the cache.
@@ -51,6 +51,15 @@ def load_cache(directory: str | Path, task: Task, *, teachers: Sequence["Teacher
     """
     folder = Path(directory)
     manifest = read_manifest(folder)
+    try:
+        return _opened(folder, manifest, task, teachers)
+    except (CacheError, FileNotFoundError):
+        if read_manifest(folder) == manifest:
+            raise
+        return load_cache(folder, task, teachers=teachers)
+
+
+def _opened(folder: Path, manifest: dict[str, Any], task: Task, teachers: Sequence["Teacher"] | None) -> LogitCache:
     _check_data(manifest, task.name, task.fingerprint, task.label_names, folder, OTHER_DATA)
     if teachers is not None:
         _check_teachers(manifest, teachers, folder)

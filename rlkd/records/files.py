@@ -115,6 +115,16 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     sync_directory(path.parent)
 
 
+def unfinished(folder: Path, name: str) -> list[Path]:
+    """Temporary files of :func:`write_atomic`, of writers that were killed or are at work: hold the lock of these.
+
+    Args:
+        folder: Of the files.
+        name: Of what is written, a pattern.
+    """
+    return list(folder.glob(f".{name}.*.tmp"))
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8 so that ``path`` holds either the old content or the new, never a part.
 

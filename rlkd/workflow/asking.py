@@ -127,9 +127,9 @@ def run_ask(
         broken = False
     finally:  # what was paid for can be used, whatever went wrong; by other processes too
         bank = opened(folder / LEDGER)
-        answers = bank.answers
-        if not broken or answers.answered.any():
-            write_gapped_cache(answers.logits, answers.answered, task, loaded, folder, max_length=max_length)
+        with bank.standing_still() as answers:  # of two that write, the second has all that the first had
+            if not broken or answers.answered.any():
+                write_gapped_cache(answers.logits, answers.answered, task, loaded, folder, max_length=max_length)
     rows = teacher_rows(bank)
     record = {"strategy": strategy, "budget": budget, "prices": list(prices), "seed": seed, "data": task.fingerprint}
     append_jsonl(folder / RECORD, record | {"spent": bank.spent, "teachers": rows, "environment": environment()})
