@@ -12,7 +12,7 @@ from torch import Tensor
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
 from rlkd.types import Actor, on_device
-from rlkd.weighting.base import equal_weights
+from rlkd.weighting.simplex import equal_weights
 
 from .vector import TeacherWeightingVectorEnv
 

@@ -21,8 +21,8 @@ from rlkd.losses import (
 from rlkd.models.students import last_linear
 from rlkd.types import State, on_device
 from rlkd.weighting import Mixture, Weighting, adapted, mixture
-from rlkd.weighting.base import equal_weights
 from rlkd.weighting.checks import check_weights
+from rlkd.weighting.simplex import equal_weights
 
 from .course import Course
 from .scene import Reward

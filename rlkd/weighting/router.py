@@ -15,10 +15,11 @@ from rlkd.features import ObservationConfig, teacher_features
 from rlkd.logit_cache import answered_ids, read_state
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
-from rlkd.weighting.base import BaseWeighting, Evidence, normalised
+from rlkd.weighting.base import BaseWeighting, Evidence
 from rlkd.weighting.gain import gain_actions, student_of_any_age, teacher_gains
 from rlkd.weighting.heuristic import Oracle
 from rlkd.weighting.learned import Policy, action_weights
+from rlkd.weighting.simplex import normalised
 from rlkd.weighting.teacher_sets import ROUTER_SETS, TeacherSets
 
 ROUTER_STEPS = 3
