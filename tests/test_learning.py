@@ -21,7 +21,8 @@ from rlkd.types import Knowledge
 from rlkd.weighting import build_weighting
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
-from rlkd.weighting.router import RouterPlan, _lessons, fit_router, train_router
+from rlkd.weighting.router import fit_router, train_router
+from rlkd.weighting.router_lessons import RouterPlan, _lessons
 
 EPISODE = {"batch_size": 64, "horizon": 60, "teacher_copies": 0}
 CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance

@@ -14,7 +14,8 @@ from rlkd.settings import ChoiceSettings, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec
 from rlkd.weighting.fixed import Labels
 from rlkd.weighting.policy_files import AUTO
-from rlkd.weighting.router import Router, RouterPlan, train_router
+from rlkd.weighting.router import Router, train_router
+from rlkd.weighting.router_lessons import RouterPlan
 
 LABELS = Labels.name
 

@@ -26,7 +26,8 @@ from rlkd.records import LOCKS_FOLDER, append_jsonl, check_one_process, claim, e
 from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec, build_weighting
 from rlkd.weighting.policy_files import AUTO
-from rlkd.weighting.router import Router, check_teachers
+from rlkd.weighting.router import Router
+from rlkd.weighting.router_lessons import check_teachers
 
 RUNS_FILE = "runs.jsonl"
 

@@ -17,6 +17,7 @@ from rlkd.errors import TeacherError, one_line
 from rlkd.hub import may_be_id, snapshot
 from rlkd.models.adapters import ADAPTER_FILE, base_of, is_adapter, load_adapted
 from rlkd.models.arrays import holds_arrays, load_array, load_arrays
+from rlkd.models.estimators import SklearnTeacher
 from rlkd.models.model_objects import as_teacher, several_teachers
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.models.networks import (
@@ -28,7 +29,7 @@ from rlkd.models.networks import (
 )
 from rlkd.models.served import ENDPOINT_FILE, load_served
 from rlkd.models.teacher_info import INFO_FILE, TeacherInfo, frozen, read_info, write_info
-from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
+from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
 from rlkd.records import write_atomic
 from rlkd.settings import StepSettings
 from rlkd.types import is_teacher

@@ -16,10 +16,11 @@ from rlkd.errors import ConfigError, TeacherError
 from rlkd.hub import may_be_id, snapshot
 from rlkd.kinds import PROBLEM_TYPES, CausalTokens, Kind, Regression
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
+from rlkd.models.estimators import SklearnTeacher
 from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
 from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
-from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher
+from rlkd.models.teachers import CallableTeacher, HfTeacher
 from rlkd.trainer.asking_teachers import FunctionTeacher, NetworkTeacher, reader_of_batches
 from rlkd.trainer.batch_teachers import AskedTeachers, AskingTeacher, BatchTeachers
 from rlkd.trainer.image_batches import same_processing

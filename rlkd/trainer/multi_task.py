@@ -20,7 +20,8 @@ from rlkd.data.batching import Inputs, bucketed_order, encode_inputs
 from rlkd.data.collection import TaskCollection
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, WeightingError
-from rlkd.models.multi_task import MultiTaskForSequenceClassification, fit_multi_task
+from rlkd.models.multi_task import MultiTaskForSequenceClassification
+from rlkd.models.multi_task_loading import fit_multi_task
 from rlkd.trainer.arguments import DistillationArguments
 from rlkd.trainer.task_trainer import InstanceDataset, TaskTrainer
 from rlkd.types import LogitSource, State

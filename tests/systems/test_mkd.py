@@ -17,8 +17,8 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from rlkd.benchmark.running import check_suite, run_suite
+from rlkd.benchmark.selection import select
 from rlkd.benchmark.suite_files import load_suite
-from rlkd.benchmark.suites import select
 from rlkd.cli import app
 from rlkd.data.batching import encode_inputs
 from rlkd.data.collection import TaskCollection
