@@ -28,6 +28,9 @@ from .course import Course
 from .scene import Reward
 from .setup import DistillationSetup
 
+VALIDATION_ROWS = 2000
+"""Rows at most on which a policy is watched while it learns."""
+
 
 class HiddenTap:
     """Remembers the input of a student's last linear layer in the newest forward pass."""
@@ -115,9 +118,9 @@ class DistillationEpisode:
         )
         return replace(state, student_logits=self.batch_logits()) if student else state
 
-    def validation_state(self, *, student: bool, max_rows: int = 2000) -> State:
+    def validation_state(self, *, student: bool) -> State:
         """The state of labelled validation rows that teachers answered about."""
-        ids = answered_ids(self.setup.source, self.setup.validation_ids)[:max_rows]
+        ids = answered_ids(self.setup.source, self.setup.validation_ids)[:VALIDATION_ROWS]
         state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
         state = replace(state, progress=self.course.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state

@@ -293,17 +293,7 @@ def prepare_training(
         device=device,
     )
     env = make_env()
-    if env.settings.horizon % training.n_steps:
-        raise ConfigError(
-            f"n_steps must divide the horizon {env.settings.horizon}, got {training.n_steps}; checkpoints are "
-            "written where episodes and rollouts end together"
-        )
-    needed = len(tasks) * env.settings.horizon * env.num_envs
-    if len(tasks) > 1 and training.total_timesteps < needed:
-        raise ConfigError(
-            f"expected total_timesteps >= {needed}, an episode of each of {len(tasks)} tasks, got "
-            f"{training.total_timesteps}; raise it, or leave tasks out"
-        )
+    _check_budget(training, env)
     settings = {
         "task": _told([one.name for one in tasks]),
         "data": _told([one.fingerprint for one in tasks]),
@@ -325,6 +315,22 @@ def prepare_training(
         observation=observation,
         settings=settings,
     )
+
+
+def _check_budget(training: PolicyTraining, env: WeightingEnvironment) -> None:
+    """Refuse rollouts that do not fit into episodes, and too few steps for an episode of each task."""
+    horizon, tasks = env.settings.horizon, env.num_tasks
+    if horizon % training.n_steps:
+        raise ConfigError(
+            f"n_steps must divide the horizon {horizon}, got {training.n_steps}; checkpoints are "
+            "written where episodes and rollouts end together"
+        )
+    needed = tasks * horizon * env.num_envs
+    if tasks > 1 and training.total_timesteps < needed:
+        raise ConfigError(
+            f"expected total_timesteps >= {needed}, an episode of each of {tasks} tasks, got "
+            f"{training.total_timesteps}; raise it, or leave tasks out"
+        )
 
 
 def _stand_in(student: Students, proxy: str, task: Task) -> str | None:

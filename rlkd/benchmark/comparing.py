@@ -119,13 +119,12 @@ def students_beside(
     output_dir: str | Path,
     *,
     seeds: Sequence[int] = range(CompareCommand.seeds),
-    trial_students: int = CompareCommand.trial_students,
 ) -> Iterator[None]:
     """Distil students of a comparison in another process while this one makes what its other weightings need.
 
     Arguments are those of :func:`compare`, which is called within the block and finds finished what was done by then.
     """
-    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds, trial_students)
+    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds, CompareCommand.trial_students)
     with one_more_process(comparison.unfinished(), comparison.make_worker):
         yield
 

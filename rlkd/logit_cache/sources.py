@@ -16,7 +16,7 @@ from rlkd.errors import CacheError
 from rlkd.features import usual_sureness
 from rlkd.logit_cache.stacks import Logits, logits_of
 from rlkd.settings import CacheSettings
-from rlkd.types import Knowledge, LogitSource, State, is_teacher
+from rlkd.types import Knowledge, LogitsAlone, LogitSource, State, is_teacher
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
     from rlkd.models.teachers import Teacher
@@ -275,13 +275,11 @@ def _reliability(confidence: Tensor, right: Tensor, answered: Tensor) -> Tensor:
     return torch.stack([odds.log(), sure.sum(0) / some - hits / some], dim=-1).float()
 
 
-class LiveTeachers:
-    """Teachers asked anew for every batch; a :class:`~rlkd.types.LogitSource` for inputs that change."""
+class LiveTeachers(LogitsAlone):
+    """Teachers asked anew for every batch; a :class:`~rlkd.types.LogitSource` for inputs that change.
 
-    has_affinity = False
-    reliability = None
-    has_sureness = False
-    embedding_size = 0
+    What is measured over many instances, or computed when a cache is built, is not known of them.
+    """
 
     def __init__(self, teachers: Any, task: Task, *, max_length: int = CacheSettings.max_length) -> None:
         """Hold the teachers (see :func:`known_teachers`) and the task whose instances they are asked about."""
@@ -297,22 +295,6 @@ class LiveTeachers:
             [t.logits(self._task, index, batch_size=len(index), max_length=self._max_length) for t in self._teachers],
             dim=1,
         )
-
-    def mask_rows(self, ids: Tensor) -> None:
-        """None: they answer about everything."""
-        return
-
-    def affinity_rows(self, ids: Tensor) -> None:
-        """None: affinities are computed when a cache is built."""
-        return
-
-    def sureness_rows(self, ids: Tensor) -> None:
-        """None: it is measured over many instances, when a cache is opened."""
-        return
-
-    def embedding_rows(self, ids: Tensor) -> None:
-        """None: embeddings are computed when a cache is built."""
-        return
 
     def head(self, rows: int) -> "LiveTeachers":
         """The same teachers over the training view of the task."""

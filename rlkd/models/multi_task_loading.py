@@ -14,12 +14,12 @@ from transformers import (
 
 from rlkd.data.batching import check_tokenizer
 from rlkd.data.collection import TaskCollection
-from rlkd.errors import StudentError, nearest, one_line, unknown_name
+from rlkd.errors import StudentError, unknown_name
 from rlkd.models.fitting import fit, limited
 from rlkd.models.multi_task import MultiTaskConfig, MultiTaskForSequenceClassification
-from rlkd.models.networks import forward_inputs, load_config, load_tokenizer, quiet_transformers
+from rlkd.models.networks import forward_inputs, load_config, load_tokenizer
 from rlkd.models.pair_encoder import PairBiLstmConfig
-from rlkd.models.students import PREFIX, keep_first_layers, seeded_weights, tiny_config
+from rlkd.models.students import PREFIX, keep_first_layers, pretrained, refuse_layers, seeded_weights, tiny_config
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 from rlkd.settings import StepSettings
 
@@ -84,19 +84,13 @@ def _from_scratch(
 ) -> tuple[MultiTaskForSequenceClassification, PreTrainedTokenizerBase]:
     if name not in ENCODERS:
         raise unknown_name("multi-task student", name, ENCODERS)
-    if num_layers is not None:
-        raise StudentError(
-            f"num_layers keeps the first layers of a pretrained encoder, got {num_layers} for {name!r}, "
-            "which is built from scratch; drop num_layers or name a pretrained encoder"
-        )
+    refuse_layers(name, num_layers)
     if tokenizer is None:
         tokenizer = train_tokenizer([text for task in collection for text in task_texts(task)], vocab_size=VOCABULARY)
     size, pad = len(tokenizer), tokenizer.pad_token_id
-    encoder: PreTrainedConfig
+    encoder: PreTrainedConfig = tiny_config(size, pad_token_id=pad)
     if name == "rlkd/bilstm":
         encoder = PairBiLstmConfig(vocab_size=size, pad_token_id=pad)
-    else:
-        encoder = tiny_config(size, pad_token_id=pad)
     with seeded_weights(seed):
         model = MultiTaskForSequenceClassification(MultiTaskConfig(tasks, encoder))
     return model, limited(model, tokenizer)
@@ -109,28 +103,19 @@ def _pretrained(
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[MultiTaskForSequenceClassification, PreTrainedTokenizerBase]:
-    with quiet_transformers(), seeded_weights(seed):
-        try:
-            config = load_config(name)
-            if isinstance(config, MultiTaskConfig):
-                model = _load(AutoModelForSequenceClassification, name).with_heads(tasks)
-                if num_layers is not None:
-                    raise StudentError(
-                        f"num_layers shortens encoders, got {num_layers} for the multi-task model {name!r}; drop it"
-                    )
-            else:
-                keep_first_layers(config, num_layers, name)
-                encoder = _load(AutoModel, name, config=config)
-                model = MultiTaskForSequenceClassification(MultiTaskConfig(tasks, encoder.config), encoder)
-            tokenizer = tokenizer or load_tokenizer(name)
-        except (OSError, KeyError, ValueError) as error:
-            if isinstance(error, StudentError):
-                raise
-            raise StudentError(
-                f"expected one of {', '.join(ENCODERS)}, a hub id or a directory of an encoder with safetensors "
-                f"weights and a tokenizer; {name!r} could not be loaded ({one_line(error)}); "
-                f"{nearest(name, ENCODERS)}check the name and the connection"
-            ) from error
+    with pretrained(name, ENCODERS, "an encoder", seed):
+        config = load_config(name)
+        if isinstance(config, MultiTaskConfig):
+            model = _load(AutoModelForSequenceClassification, name).with_heads(tasks)
+            if num_layers is not None:
+                raise StudentError(
+                    f"num_layers shortens encoders, got {num_layers} for the multi-task model {name!r}; drop it"
+                )
+        else:
+            keep_first_layers(config, num_layers, name)
+            encoder = _load(AutoModel, name, config=config)
+            model = MultiTaskForSequenceClassification(MultiTaskConfig(tasks, encoder.config), encoder)
+        tokenizer = tokenizer or load_tokenizer(name)
     return model, fit_multi_task(model, tokenizer, f"student {name!r}")
 
 

@@ -24,7 +24,7 @@ from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.models.multi_task_loading import fit_multi_task
 from rlkd.trainer.arguments import DistillationArguments
 from rlkd.trainer.task_trainer import InstanceDataset, TaskTrainer
-from rlkd.types import LogitSource, State
+from rlkd.types import LogitsAlone, LogitSource, State
 from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, mixture
 from rlkd.weighting.fixed import Uniform
 
@@ -93,15 +93,10 @@ class JointInputs:
         return {**self._inputs[name].batch(rows), "task": name}
 
 
-class NoTeachers:
+class NoTeachers(LogitsAlone):
     """A :class:`~rlkd.types.LogitSource` for training on labels alone, with ``kd_ratio`` 0: one silent teacher."""
 
     teacher_names = ("labels",)
-    knowledge = None
-    has_affinity = False
-    reliability = None
-    has_sureness = False
-    embedding_size = 0
 
     def __init__(self, task: Task) -> None:
         """Hold the task, for its classes."""
@@ -110,22 +105,6 @@ class NoTeachers:
     def rows(self, ids: Tensor) -> Tensor:
         """Zeros, shape (B, 1, C)."""
         return torch.zeros(len(ids), 1, self._task.num_classes)
-
-    def mask_rows(self, ids: Tensor) -> None:
-        """None: it is always there."""
-        return
-
-    def affinity_rows(self, ids: Tensor) -> None:
-        """None."""
-        return
-
-    def sureness_rows(self, ids: Tensor) -> None:
-        """None."""
-        return
-
-    def embedding_rows(self, ids: Tensor) -> None:
-        """None."""
-        return
 
     def head(self, rows: int) -> Self:
         """The same: it knows nothing of any instance."""
