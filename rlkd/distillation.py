@@ -1,6 +1,7 @@
 """The weighted distillation loss of a batch, for a training loop of one's own: Lightning, Accelerate, or bare torch."""
 
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from rlkd.kinds import kind_of_instances
 from rlkd.settings import LossSettings
 from rlkd.settings.students import Divergence, Mix
 from rlkd.types import State
-from rlkd.weighting.base import Weighting, adapted, mixture
+from rlkd.weighting.base import BaseWeighting, Weighting, adapted, mixture
 
 
 def weighted_distillation_loss(
@@ -61,11 +62,7 @@ def weighted_distillation_loss(
     kind = kind_of_instances(problem_type, student_logits.shape[-1], labels)()
     kind.check_settings(settings)
     kind.check(chosen, chosen.called)
-    leading = student_logits.ndim - 1
-
-    def counted(values: Tensor) -> Tensor:
-        return values.reshape(-1, *values.shape[leading:]) if mask is None else values[mask]
-
+    counted = partial(_counted, mask=mask, leading=student_logits.ndim - 1)
     student = counted(student_logits)
     if len(student) == 0:
         return student.sum()
@@ -73,11 +70,7 @@ def weighted_distillation_loss(
     absent = None if teacher_mask is None else counted(teacher_mask)
     state = kind.state(State(teacher_logits=counted(teacher_logits), teacher_mask=absent), student, told)
     state = replace(_with_sureness(state, chosen, sureness), temperature=temperature, divergence=divergence)
-    missing = sorted(chosen.requires - state.available())
-    if missing:
-        raise WeightingError(
-            f"weighting {chosen.called!r} reads {', '.join(missing)}, which a loss is not told; choose another"
-        )
+    _check_told(chosen, state)
     return kind.losses(student, state, mixture(kind.adapted(chosen), state), settings).mean()
 
 
@@ -87,6 +80,19 @@ def _check_shapes(student_logits: Tensor, teacher_logits: Tensor) -> None:
             f"expected logits (..., C) of the student beside (..., K, C) of the teachers, got "
             f"{tuple(student_logits.shape)} beside {tuple(teacher_logits.shape)}"
         )
+
+
+def _check_told(weighting: BaseWeighting, state: State) -> None:
+    missing = sorted(weighting.requires - state.available())
+    if missing:
+        raise WeightingError(
+            f"weighting {weighting.called!r} reads {', '.join(missing)}, which a loss is not told; choose another"
+        )
+
+
+def _counted(values: Tensor, *, mask: Tensor | None, leading: int) -> Tensor:
+    """What counts of values with so many leading axes, in one axis."""
+    return values.reshape(-1, *values.shape[leading:]) if mask is None else values[mask]
 
 
 def _with_sureness(state: State, weighting: Weighting, sureness: Tensor | None) -> State:

@@ -279,8 +279,8 @@ def prepare_training(
     stand_ins = [_stand_in(one, proxy, read) for one, read in zip(students, tasks, strict=True)]
     present = [one if stand_in is None else stand_in for one, stand_in in zip(students, stand_ins, strict=True)]
     if any(stand_ins):
-        own = {name: value for name, value in episode.items() if name not in ("num_layers", "bf16")}
-        episode = {**own, "learning_rate": common_rate([name for name in present if not callable(name)])}
+        episode = {name: value for name, value in episode.items() if name not in ("num_layers", "bf16")}
+        episode |= {"learning_rate": common_rate([name for name in present if not callable(name)])}
     make_env = partial(
         make_slots,
         ENV_ID,
@@ -292,13 +292,9 @@ def prepare_training(
         observation=observation,
         device=device,
     )
-    env = make_env()
-    _check_budget(training, env)
+    _check_budget(training, env := make_env())
     settings = {
-        "task": _told([one.name for one in tasks]),
-        "data": _told([one.fingerprint for one in tasks]),
-        "teachers": _told([list(one.teacher_names) for one in caches]),
-        "student": _told([one if isinstance(one, str) else None for one in students]),
+        **_data_record(tasks, caches, students),
         "reward": reward,
         "training": training.record(),
         "observation": observation.to_dict(),
@@ -315,6 +311,15 @@ def prepare_training(
         observation=observation,
         settings=settings,
     )
+
+
+def _data_record(tasks: Sequence[Task], caches: Sequence[LogitSource], students: Sequence[Students]) -> dict[str, Any]:
+    return {
+        "task": _told([one.name for one in tasks]),
+        "data": _told([one.fingerprint for one in tasks]),
+        "teachers": _told([list(one.teacher_names) for one in caches]),
+        "student": _told([one if isinstance(one, str) else None for one in students]),
+    }
 
 
 def _check_budget(training: PolicyTraining, env: WeightingEnvironment) -> None:
