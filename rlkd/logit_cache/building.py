@@ -17,6 +17,7 @@ from rlkd.data.task import Task
 from rlkd.errors import CacheError, ConfigError, TeacherError
 from rlkd.logit_cache.asking import POLL_SECONDS, Answers
 from rlkd.logit_cache.checks import tell_of_teachers
+from rlkd.logit_cache.live import joint_knowledge, known_teachers
 from rlkd.logit_cache.reading import (
     AFFINITY,
     ARRAYS,
@@ -28,7 +29,7 @@ from rlkd.logit_cache.reading import (
     load_cache,
     read_manifest,
 )
-from rlkd.logit_cache.sources import LogitCache, joint_knowledge, known_teachers
+from rlkd.logit_cache.sources import LogitCache
 from rlkd.logit_cache.stacks import LOCK, STACKS
 from rlkd.logit_cache.writing import finish, header
 from rlkd.prototypes import cosines, group_means, unit_rows
