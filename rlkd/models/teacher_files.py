@@ -29,7 +29,7 @@ from rlkd.models.networks import (
 )
 from rlkd.models.served import ENDPOINT_FILE, load_served
 from rlkd.models.teacher_info import INFO_FILE, TeacherInfo, frozen, read_info, write_info
-from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher
+from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher, refuse_namesakes
 from rlkd.records import write_atomic
 from rlkd.settings import StepSettings
 from rlkd.types import is_teacher
@@ -96,13 +96,7 @@ def load_teachers(
     if not found:
         raise TeacherError("expected at least one teacher, got none; name directories of teachers")
     loaded = [_load(one, task, device, bf16) for one in found]
-    names = [teacher.name for teacher in loaded]
-    for name in names:
-        if names.count(name) > 1:
-            raise TeacherError(
-                f"expected teachers with different names, got {name!r} {names.count(name)} times; "
-                f"rename the directory, or the name in its {INFO_FILE}"
-            )
+    refuse_namesakes([teacher.name for teacher in loaded], f"rename the directory, or the name in its {INFO_FILE}")
     for teacher in loaded:
         if isinstance(teacher, LabelledTeacher):
             teacher.check(task)

@@ -289,3 +289,12 @@ class CallableTeacher(LabelledTeacher):
                 f"expected an array of logits (B, C) from teacher {self.name!r}, got {type(answer).__name__} "
                 f"({one_line(error, 80)}); return one row for each input, one column for each class"
             ) from error
+
+
+def refuse_namesakes(names: Sequence[str], advice: str) -> None:
+    """Refuse teachers of which two are called alike."""
+    for name in names:
+        if names.count(name) > 1:
+            raise TeacherError(
+                f"expected teachers with different names, got {name!r} {names.count(name)} times; {advice}"
+            )
