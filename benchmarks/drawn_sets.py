@@ -22,7 +22,7 @@ from rlkd.headroom import reachable
 from rlkd.records import environment, write_json_atomic
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.router import train_router
-from rlkd.weighting.router_lessons import SETS
+from rlkd.weighting.router_targets import SETS
 
 HERE = Path(__file__).parent
 SUITE = HERE / "suites" / "travel.yaml"

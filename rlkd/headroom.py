@@ -29,7 +29,7 @@ from rlkd.weighting.base import BaseWeighting, Evidence, mixture
 from rlkd.weighting.learned import load_policy
 from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import train_router
-from rlkd.weighting.router_lessons import RouterPlan
+from rlkd.weighting.router_targets import RouterPlan
 from rlkd.weighting.simplex import equal_weights
 
 LINES = Path(__file__).with_suffix(".json")

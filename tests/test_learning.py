@@ -22,7 +22,7 @@ from rlkd.weighting import build_weighting
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import fit_router, train_router
-from rlkd.weighting.router_lessons import RouterPlan, lessons_of
+from rlkd.weighting.router_targets import RouterPlan, lessons_of
 
 EPISODE = {"batch_size": 64, "horizon": 60, "teacher_copies": 0}
 CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance

@@ -34,7 +34,7 @@ from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence, Weighting
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import train_router
-from rlkd.weighting.router_lessons import RouterPlan
+from rlkd.weighting.router_targets import RouterPlan
 
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 LEAST_STEPS_BESIDE = 400

@@ -15,7 +15,7 @@ from rlkd.weighting import Evidence, WeightingSpec
 from rlkd.weighting.fixed import Labels
 from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import Router, train_router
-from rlkd.weighting.router_lessons import RouterPlan
+from rlkd.weighting.router_targets import RouterPlan
 
 LABELS = Labels.name
 

@@ -27,7 +27,7 @@ from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec, build_weighting
 from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import Router
-from rlkd.weighting.router_lessons import check_teachers
+from rlkd.weighting.router_targets import check_teachers
 
 RUNS_FILE = "runs.jsonl"
 

@@ -12,7 +12,7 @@ from rlkd.features import ObservationConfig
 from rlkd.types import State
 from rlkd.weighting.base import BaseWeighting, Evidence
 from rlkd.weighting.learned import Policy, action_weights
-from rlkd.weighting.router_lessons import Lessons, RouterPlan, check_teachers, in_equal_shares, lessons_of
+from rlkd.weighting.router_targets import Lessons, RouterPlan, check_teachers, in_equal_shares, lessons_of
 
 ROUTER_STEPS = 3
 """Steps of a router's fit for every square root of its rows: few rows, learned by heart, mislead on others.
@@ -91,7 +91,7 @@ class Router(BaseWeighting):
     """The supervised ceiling: the policy's own network and observation, trained with labels to name the right teachers.
 
     Label-free when deployed, like the policy, and fitted on drawn sets of teachers. What it is taught is
-    :func:`~rlkd.weighting.router_lessons.router_targets`. ``router:gain`` is taught what each teacher gains a student:
+    :func:`~rlkd.weighting.router_targets.router_targets`. ``router:gain`` is taught what each teacher gains a student:
     the control that settles what rewards add. ``router:knows`` is taught what the oracle says, which takes teachers
     that say what they were trained on: a stranger's do not. ``router:fixed`` meets the real set of teachers alone:
     what drawing adds.

@@ -33,7 +33,7 @@ from rlkd.systems.mtkd_rl.training import train_mtkd_rl
 from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State
 from rlkd.weighting import WeightingSpec, build_weighting
-from rlkd.weighting.router_lessons import RouterPlan
+from rlkd.weighting.router_targets import RouterPlan
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.yaml"))
 YOUNGER = ("images",)
