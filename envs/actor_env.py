@@ -48,14 +48,7 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
     * v0
     """
 
-    def __init__(
-        self,
-        num_envs: int | None = None,
-        *,
-        actor: Actor,
-        pretraining_steps: int = 0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_envs: int | None = None, *, actor: Actor, pretraining_steps: int = 0, **kwargs: Any) -> None:
         """Build the environment.
 
         Args:

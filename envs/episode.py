@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from rlkd.devices import mixed_precision
 from rlkd.errors import NonFiniteLossError
 from rlkd.logit_cache import answered_ids, read_state
-from rlkd.losses import (
-    cost_of_mixture,
-    cross_entropy,
-    distillation_loss,
-    loss_gradient,
-    refined_cross_entropy,
-)
+from rlkd.losses import cost_of_mixture, cross_entropy, distillation_loss, loss_gradient, refined_cross_entropy
 from rlkd.models.students import last_linear
 from rlkd.types import State, on_device
 from rlkd.weighting import Mixture, Weighting, adapted, mixture

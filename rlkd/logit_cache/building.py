@@ -33,13 +33,7 @@ from rlkd.logit_cache.sources import LogitCache
 from rlkd.logit_cache.stacks import LOCK, STACKS
 from rlkd.logit_cache.writing import finish, header
 from rlkd.prototypes import cosines, group_means, unit_rows
-from rlkd.records import (
-    LOCKS_FOLDER,
-    file_hash,
-    held,
-    rank_on_machine,
-    write_array_atomic,
-)
+from rlkd.records import LOCKS_FOLDER, file_hash, held, rank_on_machine, write_array_atomic
 from rlkd.settings import CacheCommand, CacheSettings
 from rlkd.settings.knobs import check
 from rlkd.types import ONCE, Knowledge
@@ -115,13 +109,7 @@ def build_cache(
 
 
 def _built_by_the_first(
-    teachers: Sequence["Teacher"],
-    task: Task,
-    folder: Path,
-    wanted: dict[str, Any],
-    batch_size: int,
-    *,
-    overwrite: bool,
+    teachers: Sequence["Teacher"], task: Task, folder: Path, wanted: dict[str, Any], batch_size: int, *, overwrite: bool
 ) -> LogitCache:
     """Ask about rows that nobody has asked about, and wait until the first process has made a cache of the answers."""
     unknown = [teacher.name for teacher in teachers if teacher.identity.startswith(ONCE)]
@@ -215,10 +203,7 @@ def _write_arrays(
 ) -> dict[str, str]:
     written, files = _written_files(folder), {}
     for teacher, entry in tqdm(
-        list(zip(teachers, wanted["teachers"], strict=True)),
-        desc="teachers",
-        disable=not progress,
-        unit="teacher",
+        list(zip(teachers, wanted["teachers"], strict=True)), desc="teachers", disable=not progress, unit="teacher"
     ):
         path = folder / entry["file"]
         if _is_whole(path, _shape(task), written.get(path.name)):

@@ -18,15 +18,7 @@ from numpy.typing import NDArray
 from rlkd.data.subset import keep_rows
 from rlkd.data.task import UNLABELLED, Task
 from rlkd.errors import CacheError, TeacherError
-from rlkd.logit_cache.reading import (
-    ANSWERED,
-    ARRAYS,
-    GAPPED_VERSION,
-    MANIFEST,
-    has_gaps,
-    load_cache,
-    read_manifest,
-)
+from rlkd.logit_cache.reading import ANSWERED, ARRAYS, GAPPED_VERSION, MANIFEST, has_gaps, load_cache, read_manifest
 from rlkd.logit_cache.sources import LogitCache, answered_ids
 from rlkd.logit_cache.stacks import LOCK
 from rlkd.logit_cache.writing import finish, header

@@ -5,12 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedTokenizerBase
 
 from rlkd.data.batching import check_tokenizer
 from rlkd.data.collection import TaskCollection

@@ -20,13 +20,7 @@ from rlkd.models.arrays import holds_arrays, load_array, load_arrays
 from rlkd.models.estimators import SklearnTeacher
 from rlkd.models.model_objects import as_teacher, several_teachers
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
-from rlkd.models.networks import (
-    load_classifier,
-    load_config,
-    load_image_processor,
-    load_tokenizer,
-    quiet_transformers,
-)
+from rlkd.models.networks import load_classifier, load_config, load_image_processor, load_tokenizer, quiet_transformers
 from rlkd.models.served import ENDPOINT_FILE, load_served
 from rlkd.models.teacher_info import INFO_FILE, TeacherInfo, frozen, read_info, write_info
 from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher, refuse_namesakes
@@ -56,11 +50,7 @@ _LOST_SETTINGS = {"padding_side": "right", "truncation_side": "right", "split_sp
 
 
 def load_teachers(
-    teachers: Any,
-    task: Task,
-    *,
-    device: str | torch.device | None = None,
-    bf16: bool = StepSettings.bf16,
+    teachers: Any, task: Task, *, device: str | torch.device | None = None, bf16: bool = StepSettings.bf16
 ) -> list[Teacher]:
     """Load teachers and check all of them against a task, so that errors come before long work.
 

@@ -99,10 +99,7 @@ class Policy(SavedPolicy, model_card_template=CARD):
         self.observation, self.strength = config, float(strength)
         self.training_record = dict(training or {})
         self.encode = nn.Sequential(
-            nn.Linear(config.num_features, hidden_size),
-            nn.Tanh(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.Tanh(),
+            nn.Linear(config.num_features, hidden_size), nn.Tanh(), nn.Linear(hidden_size, hidden_size), nn.Tanh()
         )
         self.score = nn.Sequential(nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
 

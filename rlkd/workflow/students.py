@@ -127,12 +127,7 @@ def _named(spec: WeightingSpec, task: Task, cache: LogitCache, seed: int, trial_
 
 
 def _write_results(
-    folder: Path,
-    trainer: TaskTrainer,
-    task: Task,
-    teachers: Sequence[str],
-    weighting: str,
-    settings: StudentSettings,
+    folder: Path, trainer: TaskTrainer, task: Task, teachers: Sequence[str], weighting: str, settings: StudentSettings
 ) -> None:
     """Score a trained student on validation and test: ``results.json`` and the page, which the first process writes."""
     rows = []
@@ -193,12 +188,7 @@ def _checked_arguments(arguments: Mapping[str, Any], settings: StudentSettings, 
 
 def inputs_record(task_options: Mapping[str, Any], cache_dir: str, task: Task, cache: LogitCache) -> dict[str, Any]:
     """What a run read, by name and by content: a resumed run must read the same."""
-    return {
-        "task": dict(task_options),
-        "data": task.fingerprint,
-        "cache": str(cache_dir),
-        "logits": cache.identity,
-    }
+    return {"task": dict(task_options), "data": task.fingerprint, "cache": str(cache_dir), "logits": cache.identity}
 
 
 def _divergence_sentence(rows: Rows) -> list[str]:
