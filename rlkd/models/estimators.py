@@ -132,15 +132,15 @@ class SklearnTeacher(LabelledTeacher):
     def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
         """See :meth:`~rlkd.models.teachers.LabelledTeacher.raw_logits`."""
         step = self.rows_at_once(batch_size)
-        parts = [self._scores(task, ids[start : start + step]) for start in range(0, len(ids), step)]
+        parts = [
+            estimator_logits(self.name, self.model, joined_inputs(task, ids[i : i + step]))
+            for i in range(0, len(ids), step)
+        ]
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))
 
     def rows_at_once(self, batch_size: int) -> int:
         """Larger than a network's batch: the cost of a call outweighs its memory here."""
         return max(batch_size, 2048)
-
-    def _scores(self, task: Task, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        return estimator_logits(self.name, self.model, joined_inputs(task, ids))
 
 
 def estimator_logits(name: str, model: Any, rows: Any) -> NDArray[np.float64]:

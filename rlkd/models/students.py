@@ -70,27 +70,17 @@ def tiny_config(vocab_size: int, pad_token_id: int = 0, **labels: Any) -> BertCo
     )
 
 
-def _tiny(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return BertForSequenceClassification(tiny_config(vocab_size, **labels))
-
-
-def _bilstm(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return BiLstmForSequenceClassification(BiLstmConfig(vocab_size=vocab_size, **labels))
-
-
-def _mlp(input_size: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return MlpForSequenceClassification(MlpConfig(input_size=input_size, **labels))
-
-
-def _cnn(num_channels: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return CnnForImageClassification(CnnConfig(num_channels=num_channels, **labels))
-
-
 STUDENTS: dict[str, Student] = {
-    "rlkd/tiny": Student(("text",), _tiny),
-    "rlkd/bilstm": Student(("text",), _bilstm),
-    "rlkd/mlp": Student(("vectors", "images"), _mlp),
-    "rlkd/cnn": Student(("images",), _cnn),
+    "rlkd/tiny": Student(("text",), lambda size, labels: BertForSequenceClassification(tiny_config(size, **labels))),
+    "rlkd/bilstm": Student(
+        ("text",), lambda size, labels: BiLstmForSequenceClassification(BiLstmConfig(vocab_size=size, **labels))
+    ),
+    "rlkd/mlp": Student(
+        ("vectors", "images"), lambda size, labels: MlpForSequenceClassification(MlpConfig(input_size=size, **labels))
+    ),
+    "rlkd/cnn": Student(
+        ("images",), lambda size, labels: CnnForImageClassification(CnnConfig(num_channels=size, **labels))
+    ),
 }
 SMALLEST = {"text": "rlkd/tiny", "vectors": "rlkd/mlp", "images": "rlkd/cnn"}
 """What a task holds to its smallest student from scratch."""

@@ -7,7 +7,14 @@ once, by :func:`once`, says so itself.
 """
 
 from rlkd.records.bits import pack_bits, pack_classes, unpack_bits, unpack_classes
-from rlkd.records.checkpoints import MANIFEST, MANIFEST_VERSION, newest_verified, verify_manifest, write_manifest
+from rlkd.records.checkpoints import (
+    MANIFEST,
+    MANIFEST_VERSION,
+    newest_verified,
+    step_number,
+    verify_manifest,
+    write_manifest,
+)
 from rlkd.records.digests import digest
 from rlkd.records.files import (
     file_hash,
@@ -75,6 +82,7 @@ __all__ = [
     "read_jsonl",
     "read_object",
     "source",
+    "step_number",
     "unpack_bits",
     "unpack_classes",
     "verify_manifest",
