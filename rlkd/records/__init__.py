@@ -29,21 +29,9 @@ from rlkd.records.finished import Finished, finished, once
 from rlkd.records.lines import append_jsonl, read_jsonl
 from rlkd.records.locks import LOCKS_FOLDER, claim, file_lock, held, lock_open_file
 from rlkd.records.names import check_folder_name, folder_of
-from rlkd.records.processes import (
-    check_launcher,
-    check_one_process,
-    process_rank,
-    processes_started,
-    rank_on_machine,
-)
+from rlkd.records.processes import check_launcher, check_one_process, process_rank, processes_started, rank_on_machine
 from rlkd.records.provenance import PACKAGES, commit, environment, hash_sources, source
-from rlkd.records.run_directory import (
-    HARMLESS_KEYS,
-    RUN_MARKER,
-    RunDirectory,
-    check_output_dir,
-    prepare_output_dir,
-)
+from rlkd.records.run_directory import HARMLESS_KEYS, RUN_MARKER, RunDirectory, check_output_dir, prepare_output_dir
 
 __all__ = [
     "HARMLESS_KEYS",
