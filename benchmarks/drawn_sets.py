@@ -21,7 +21,8 @@ from rlkd.devices import one_thread
 from rlkd.headroom import reachable
 from rlkd.records import environment, write_json_atomic
 from rlkd.weighting.base import Evidence
-from rlkd.weighting.router import SETS, train_router
+from rlkd.weighting.router import train_router
+from rlkd.weighting.router_targets import SETS
 
 HERE = Path(__file__).parent
 SUITE = HERE / "suites" / "travel.yaml"

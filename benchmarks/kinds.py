@@ -51,7 +51,8 @@ from rlkd.weighting import Policy
 from rlkd.weighting.controls import PolicyShuffle
 from rlkd.weighting.gate import Gate
 from rlkd.weighting.heuristic import Entropy, Oracle
-from rlkd.weighting.router import fit_router, router_targets
+from rlkd.weighting.router import fit_router
+from rlkd.weighting.router_targets import router_targets
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "kinds.json"

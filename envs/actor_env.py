@@ -12,7 +12,7 @@ from torch import Tensor
 from rlkd.errors import ConfigError
 from rlkd.features import ObservationConfig
 from rlkd.types import Actor, on_device
-from rlkd.weighting.base import equal_weights
+from rlkd.weighting.simplex import equal_weights
 
 from .vector import TeacherWeightingVectorEnv
 
@@ -48,14 +48,7 @@ class TeacherActingVectorEnv(TeacherWeightingVectorEnv):
     * v0
     """
 
-    def __init__(
-        self,
-        num_envs: int | None = None,
-        *,
-        actor: Actor,
-        pretraining_steps: int = 0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_envs: int | None = None, *, actor: Actor, pretraining_steps: int = 0, **kwargs: Any) -> None:
         """Build the environment.
 
         Args:

@@ -11,22 +11,19 @@ from torch import Tensor, nn
 from rlkd.devices import mixed_precision
 from rlkd.errors import NonFiniteLossError
 from rlkd.logit_cache import answered_ids, read_state
-from rlkd.losses import (
-    cost_of_mixture,
-    cross_entropy,
-    distillation_loss,
-    loss_gradient,
-    refined_cross_entropy,
-)
+from rlkd.losses import cost_of_mixture, cross_entropy, distillation_loss, loss_gradient, refined_cross_entropy
 from rlkd.models.students import last_linear
 from rlkd.types import State, on_device
 from rlkd.weighting import Mixture, Weighting, adapted, mixture
-from rlkd.weighting.base import equal_weights
 from rlkd.weighting.checks import check_weights
+from rlkd.weighting.simplex import equal_weights
 
 from .course import Course
 from .scene import Reward
 from .setup import DistillationSetup
+
+VALIDATION_ROWS = 2000
+"""Rows at most on which a policy is watched while it learns."""
 
 
 class HiddenTap:
@@ -115,9 +112,9 @@ class DistillationEpisode:
         )
         return replace(state, student_logits=self.batch_logits()) if student else state
 
-    def validation_state(self, *, student: bool, max_rows: int = 2000) -> State:
+    def validation_state(self, *, student: bool) -> State:
         """The state of labelled validation rows that teachers answered about."""
-        ids = answered_ids(self.setup.source, self.setup.validation_ids)[:max_rows]
+        ids = answered_ids(self.setup.source, self.setup.validation_ids)[:VALIDATION_ROWS]
         state = read_state(self.setup.task, self.setup.source, torch.from_numpy(ids))
         state = replace(state, progress=self.course.progress)
         return replace(state, student_logits=self._logits_of(ids).cpu()) if student else state

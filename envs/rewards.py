@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rlkd.errors import unknown_name
 from rlkd.losses import cross_entropy, likeliest_temperatures, logit_gain
+from rlkd.losses.classes import one_hot
 
 from .level_rewards import RlKd1, RlKd2, RlKd3
 from .scene import MeasuredAcross, Reward, Scene
@@ -85,7 +86,7 @@ class Influence:
         if self.refined:
             logits = logits / likeliest_temperatures(logits.unsqueeze(1), scene.probe_labels)
         p = F.softmax(logits, dim=-1)
-        self._gradient = (p - _one_hot(scene.probe_labels, p)).T @ hidden / len(p)
+        self._gradient = (p - one_hot(scene.probe_labels, p)).T @ hidden / len(p)
 
     def after(self, scene: Scene) -> Tensor:
         """Scaled drop, shape (B,)."""
@@ -178,7 +179,3 @@ def make_reward(name: str, *, credit: str = "instance") -> Reward:
         raise unknown_name("credit", credit, CREDITS)
     reward = REWARDS[name]()
     return BatchMean(reward) if credit == "batch" else reward
-
-
-def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
-    return F.one_hot(labels, like.shape[-1]).to(like.dtype)

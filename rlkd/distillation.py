@@ -1,6 +1,7 @@
 """The weighted distillation loss of a batch, for a training loop of one's own: Lightning, Accelerate, or bare torch."""
 
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from rlkd.kinds import kind_of_instances
 from rlkd.settings import LossSettings
 from rlkd.settings.students import Divergence, Mix
 from rlkd.types import State
-from rlkd.weighting.base import Weighting, adapted, mixture
+from rlkd.weighting.base import BaseWeighting, Weighting, adapted, mixture
 
 
 def weighted_distillation_loss(
@@ -56,35 +57,48 @@ def weighted_distillation_loss(
         ConfigError: A setting means nothing for this kind of task.
     """
     chosen = adapted(weighting)
-    outputs = student_logits.shape[-1]
-    wanted = (*teacher_logits.shape[:-2], teacher_logits.shape[-1])
-    if student_logits.shape != wanted:
-        raise WeightingError(
-            f"expected logits (..., C) of the student beside (..., K, C) of the teachers, got "
-            f"{tuple(student_logits.shape)} beside {tuple(teacher_logits.shape)}"
-        )
+    _check_shapes(student_logits, teacher_logits)
     settings = LossSettings(temperature=temperature, kd_ratio=kd_ratio, mix=mix, divergence=divergence)
-    kind = kind_of_instances(problem_type, outputs, labels)()
+    kind = kind_of_instances(problem_type, student_logits.shape[-1], labels)()
     kind.check_settings(settings)
     kind.check(chosen, chosen.called)
-    leading = student_logits.ndim - 1
-
-    def counted(values: Tensor) -> Tensor:
-        return values.reshape(-1, *values.shape[leading:]) if mask is None else values[mask]
-
+    counted = partial(_counted, mask=mask, leading=student_logits.ndim - 1)
     student = counted(student_logits)
     if len(student) == 0:
         return student.sum()
     told = None if labels is None else kind.known(counted(labels))
     absent = None if teacher_mask is None else counted(teacher_mask)
     state = kind.state(State(teacher_logits=counted(teacher_logits), teacher_mask=absent), student, told)
-    if "sureness" in chosen.requires:
-        usual = usual_sureness(state.teacher_logits) if sureness is None else sureness
-        state = replace(state, sureness=usual.to(student.device).expand(state.teacher_logits.shape[:-1]))
-    state = replace(state, temperature=temperature, divergence=divergence)
-    missing = sorted(chosen.requires - state.available())
+    state = replace(_with_sureness(state, chosen, sureness), temperature=temperature, divergence=divergence)
+    _check_told(chosen, state)
+    return kind.losses(student, state, mixture(kind.adapted(chosen), state), settings).mean()
+
+
+def _check_shapes(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    if student_logits.shape != (*teacher_logits.shape[:-2], teacher_logits.shape[-1]):
+        raise WeightingError(
+            f"expected logits (..., C) of the student beside (..., K, C) of the teachers, got "
+            f"{tuple(student_logits.shape)} beside {tuple(teacher_logits.shape)}"
+        )
+
+
+def _check_told(weighting: BaseWeighting, state: State) -> None:
+    missing = sorted(weighting.requires - state.available())
     if missing:
         raise WeightingError(
-            f"weighting {chosen.called!r} reads {', '.join(missing)}, which a loss is not told; choose another"
+            f"weighting {weighting.called!r} reads {', '.join(missing)}, which a loss is not told; choose another"
         )
-    return kind.losses(student, state, mixture(kind.adapted(chosen), state), settings).mean()
+
+
+def _counted(values: Tensor, *, mask: Tensor | None, leading: int) -> Tensor:
+    """What counts of values with so many leading axes, in one axis."""
+    return values.reshape(-1, *values.shape[leading:]) if mask is None else values[mask]
+
+
+def _with_sureness(state: State, weighting: Weighting, sureness: Tensor | None) -> State:
+    """The state, with how sure each teacher usually is, (K,), where the weighting reads it."""
+    if "sureness" not in weighting.requires:
+        return state
+    usual = usual_sureness(state.teacher_logits) if sureness is None else sureness
+    logits = state.teacher_logits
+    return replace(state, sureness=usual.to(logits.device).expand(logits.shape[:-1]))

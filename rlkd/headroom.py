@@ -25,10 +25,12 @@ from rlkd.logit_cache import answered_ids, read_state
 from rlkd.losses import soft_targets
 from rlkd.stats.prediction import FEWEST_ROWS, GainLine, surely
 from rlkd.types import LogitSource, State
-from rlkd.weighting.base import BaseWeighting, Evidence, equal_weights, mixture
+from rlkd.weighting.base import BaseWeighting, Evidence, mixture
 from rlkd.weighting.learned import load_policy
 from rlkd.weighting.policy_files import AUTO
-from rlkd.weighting.router import RouterPlan, train_router
+from rlkd.weighting.router import train_router
+from rlkd.weighting.router_targets import RouterPlan
+from rlkd.weighting.simplex import equal_weights
 
 LINES = Path(__file__).with_suffix(".json")
 """From what is reachable to what students gain: the ``student`` of :data:`STUDENTS` that tells best, and the lines for

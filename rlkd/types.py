@@ -204,6 +204,22 @@ class LogitSource(Protocol):
         """The same source over the first ``rows`` instances only."""
 
 
+class LogitsAlone:
+    """What a :class:`LogitSource` says that gives logits, everybody's about everything, and nothing beside them."""
+
+    knowledge: Knowledge | None = None
+    reliability = None
+    has_affinity = False
+    has_sureness = False
+    embedding_size = 0
+
+    def nothing(self, ids: Tensor) -> None:
+        """None: it is not known of any instance."""
+        return
+
+    mask_rows = affinity_rows = sureness_rows = embedding_rows = nothing
+
+
 @runtime_checkable
 class InnerStateSource(LogitSource, Protocol):
     """A source that also tells what its teachers hold inside: live encoders."""

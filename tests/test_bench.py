@@ -29,8 +29,8 @@ from rlkd.benchmark.measuring import answers, choice_figures, student_scores, te
 from rlkd.benchmark.paths import portable
 from rlkd.benchmark.policies import policy_kinds
 from rlkd.benchmark.running import plan_units, run_suite
+from rlkd.benchmark.selection import select
 from rlkd.benchmark.suite_files import load_suite
-from rlkd.benchmark.suites import select
 from rlkd.benchmark.workers import Busy, Unit, run_units
 from rlkd.cli import main
 from rlkd.data import load_task

@@ -34,7 +34,7 @@ from rlkd.settings import StudentSettings
 from rlkd.stats import group_runs, task_rows
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import Evidence, Policy
-from rlkd.weighting.router import RouterPlan
+from rlkd.weighting.router_targets import RouterPlan
 
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=10, batch_size=32)
 

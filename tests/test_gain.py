@@ -8,7 +8,8 @@ from rlkd.losses import logit_gain, loss_gradient
 from rlkd.types import State
 from rlkd.weighting.gain import gain_actions, student_of_any_age, teacher_gains
 from rlkd.weighting.learned import SHARPNESS
-from rlkd.weighting.router import STRENGTHS, Lessons, likeliest_strength
+from rlkd.weighting.router import STRENGTHS, likeliest_strength
+from rlkd.weighting.router_targets import Lessons
 from rlkd.weighting.teacher_sets import ROUTER_SETS, TeacherSets, other_tasks
 
 

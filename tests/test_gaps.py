@@ -339,7 +339,7 @@ def test_what_is_killed_while_it_is_written_leaves_the_answers_before(
     def killed(path, content):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlkd.logit_cache.gaps.write_json_atomic", killed)
+    monkeypatch.setattr("rlkd.logit_cache.writing.write_json_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
         write_gapped_cache(logits_of(cache), answered | True, task, teachers, tmp_path, max_length=64)
     assert load_cache(tmp_path, task).identity == before.identity

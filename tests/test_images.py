@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from rlkd.agents.training import prepare_training
+from rlkd.agents.prepared import prepare_training
 from rlkd.choosing import trial_settings
 from rlkd.data import TaskCollection, load_task
 from rlkd.data.batching import encode_inputs

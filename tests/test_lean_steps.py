@@ -20,8 +20,8 @@ from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.types import State
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import mixture
-from rlkd.weighting.base import equal_weights
 from rlkd.weighting.fixed import Uniform
+from rlkd.weighting.simplex import equal_weights
 
 
 def drawn(*shape: int, seed: int = 0, far: bool = False) -> torch.Tensor:

@@ -14,7 +14,7 @@ from rlkd_envs.vector import TeacherWeightingVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-import rlkd.agents.training
+import rlkd.agents.prepared
 from rlkd.agents import train_policy
 from rlkd.agents.trials import Choice, harms, mean_loss
 from rlkd.data.embedded import EMBEDDED
@@ -182,8 +182,8 @@ def test_a_warm_start_is_the_router_of_all_tasks(two, monkeypatch):
         seen.extend(evidence)
         return Policy.create(plan.observation, training={}, seed=7)
 
-    monkeypatch.setattr(rlkd.agents.training, "train_router", fitted)
-    monkeypatch.setattr(rlkd.agents.training, "choose", lambda *args, **others: Choice("0", 1.0, {}, {}, {}))
+    monkeypatch.setattr(rlkd.agents.prepared, "train_router", fitted)
+    monkeypatch.setattr(rlkd.agents.prepared, "choose", lambda *args, **others: Choice("0", 1.0, {}, {}, {}))
     policy = trained(two, warm_start=True, total_timesteps=16 * 6 * 2, agent_learning_rate=1e-12)
     assert [one.task.fingerprint for one in seen] == [task.training_view().fingerprint for task in two[0]]
     assert [len(one.source) for one in seen] == [len(one.task.table) for one in seen]

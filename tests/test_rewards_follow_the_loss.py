@@ -21,7 +21,7 @@ from rlkd.losses import (
     logit_gain,
     loss_gradient,
 )
-from rlkd.weighting.base import equal_weights
+from rlkd.weighting.simplex import equal_weights
 
 LOSSES = [
     {"temperature": temperature, "kd_ratio": ratio, "mix": mix}

@@ -12,7 +12,7 @@ from rlkd.feature_losses import AttentionTerm, EncoderSizes, FeatureLosses
 from rlkd.losses import distillation_loss
 from rlkd.settings import StudentSettings
 from rlkd.trainer import make_trainer
-from rlkd.trainer.multi_task import JointWeighting
+from rlkd.trainer.joint_teachers import JointWeighting
 from rlkd.types import State
 from rlkd.weighting import BaseWeighting, OnlineWeighting, adapted, build_weighting, mixture
 from rlkd.weighting.checks import check_weights

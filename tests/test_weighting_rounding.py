@@ -9,13 +9,13 @@ import torch
 
 from rlkd.losses import divergence_gradients
 from rlkd.types import State
-from rlkd.weighting.base import normalised
 from rlkd.weighting.controls import PolicyShuffle
 from rlkd.weighting.fixed import Fixed
 from rlkd.weighting.gradient import AekdBatchMean, AekdFlat, Govern
 from rlkd.weighting.heuristic import Agreement, BestPerInstance, Ebkd, MaxProbability
 from rlkd.weighting.learned import Policy
 from rlkd.weighting.online import Hedge
+from rlkd.weighting.simplex import normalised
 
 
 def drawn(seed, *shape, scale=1.0):

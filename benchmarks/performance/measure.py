@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 import rlkd
+from rlkd.agents.prepared import ENV_ID
 from rlkd.agents.run import PolicyRun
-from rlkd.agents.training import ENV_ID
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
 from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, stacks

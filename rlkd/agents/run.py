@@ -21,7 +21,7 @@ from rlkd.agents.actor_critic import TeacherSetPolicy
 from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
 from rlkd.losses import soft_targets
-from rlkd.records import RunDirectory, newest_verified, write_json_atomic, write_manifest
+from rlkd.records import RunDirectory, newest_verified, step_number, write_json_atomic, write_manifest
 from rlkd.settings import PolicyTraining, TrainPolicyCommand
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
@@ -215,7 +215,7 @@ class PolicyRun(Generic[PolicyT]):
         }
         write_json_atomic(folder / "state.json", plain)
         write_manifest(folder)
-        for older in sorted(output_dir.glob("checkpoint-*"), key=_step_number)[:-KEPT_CHECKPOINTS]:
+        for older in sorted(output_dir.glob("checkpoint-*"), key=step_number)[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(older)
 
     def load(self, folder: Path) -> None:
@@ -246,10 +246,6 @@ class PolicyRun(Generic[PolicyT]):
         np.random.set_state(  # noqa: NPY002 (the library's generator)
             ("MT19937", key.numpy().astype(np.uint32), position, 0, 0.0)
         )
-
-
-def _step_number(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
 
 
 def _steps_per_minibatch(n_steps: int, num_envs: int) -> int:

@@ -36,9 +36,9 @@ class MiniBatchVecEnv(OneEnvironment):
 
     env: WeightingEnvironment
 
-    def __init__(self, env: WeightingEnvironment, *, first_episode: int = 0, seed: int = 0) -> None:
-        """Wrap ``env``, whose first reset starts episode ``first_episode`` of ``seed``."""
-        self.env, self.first_episode, self._seed = env, first_episode, seed
+    def __init__(self, env: WeightingEnvironment, *, seed: int = 0) -> None:
+        """Wrap ``env``, whose resets start the episode ``first_episode`` of ``seed``."""
+        self.env, self.first_episode, self._seed = env, 0, seed
         self._over_equal: list[Array] = []
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 

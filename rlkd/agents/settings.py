@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any
 
-from rlkd.agents.training import ENV_ID
+from rlkd.agents.prepared import ENV_ID
 from rlkd.errors import ConfigError, nearest
 from rlkd.features import ObservationConfig
 from rlkd.settings import FROM_NOTHING, EpisodeSettings, PolicyStudents, PolicyTraining

@@ -14,9 +14,14 @@ from rlkd.settings import ChoiceSettings, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec
 from rlkd.weighting.fixed import Labels
 from rlkd.weighting.policy_files import AUTO
-from rlkd.weighting.router import Router, RouterPlan, train_router
+from rlkd.weighting.router import Router, train_router
+from rlkd.weighting.router_targets import RouterPlan
 
 LABELS = Labels.name
+
+
+ROUTER_SEED = 0
+"""Of the fit of a router: like a policy it is the same for every seed of a student."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,6 @@ def compared_weightings(
     settings: StudentSettings,
     *,
     students: int = ChoiceSettings.trial_students,
-    seed: int = 0,
 ) -> list[ComparedWeighting]:
     """Name the weightings, and fit a router once: like a policy it is the same for every seed.
 
@@ -52,7 +56,6 @@ def compared_weightings(
         output_dir: Where a fitted router is kept, and what ``auto`` chose.
         settings: Of the students.
         students: By which ``auto`` chooses, see :func:`rlkd.choosing.choose`.
-        seed: Of the router's fit.
     """
     parsed = [WeightingSpec.parse(spec) for spec in specs]
 
@@ -61,7 +64,7 @@ def compared_weightings(
             trained = trained_here(spec)
             place = chosen_policy(output_dir, task, cache, settings, trained=trained, students=students)
             return WeightingSpec.parse(f"policy:{place}")
-        return _built(spec, task, cache, output_dir, seed)
+        return _built(spec, task, cache, output_dir)
 
     return [_compared(spec.short_name(parsed), built(spec), task) for spec in parsed]
 
@@ -77,17 +80,17 @@ def labelled_rows_alone(spec: WeightingSpec, task: Task) -> bool:
     return spec.name == LABELS and 0 < len(task.labelled_ids("train")) < len(task.splits["train"])
 
 
-def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path, seed: int) -> WeightingSpec:
+def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path) -> WeightingSpec:
     if spec.name != "router":
         return spec
-    return WeightingSpec.parse(f"policy:{_fitted_router(task, cache, output_dir, seed, Router.plan(spec.argument))}")
+    return WeightingSpec.parse(f"policy:{_fitted_router(task, cache, output_dir, Router.plan(spec.argument))}")
 
 
-def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, seed: int, plan: RouterPlan) -> Path:
+def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, plan: RouterPlan) -> Path:
     # Named after what it was fitted on: another cache in the same place asks for another router.
-    key = digest([task.fingerprint, cache.identity, seed, plan.described()], algorithm="sha256")
+    key = digest([task.fingerprint, cache.identity, ROUTER_SEED, plan.described()], algorithm="sha256")
     folder = output_dir / f"router-{key}"
-    once(folder, key, lambda: fit_router_into(folder, [(task, cache)], seed, plan), whole=True)
+    once(folder, key, lambda: fit_router_into(folder, [(task, cache)], ROUTER_SEED, plan), whole=True)
     return folder
 
 

@@ -26,7 +26,8 @@ from rlkd.records import LOCKS_FOLDER, append_jsonl, check_one_process, claim, e
 from rlkd.settings import CompareCommand, StudentSettings
 from rlkd.weighting import Evidence, WeightingSpec, build_weighting
 from rlkd.weighting.policy_files import AUTO
-from rlkd.weighting.router import Router, check_teachers
+from rlkd.weighting.router import Router
+from rlkd.weighting.router_targets import check_teachers
 
 RUNS_FILE = "runs.jsonl"
 
@@ -118,13 +119,12 @@ def students_beside(
     output_dir: str | Path,
     *,
     seeds: Sequence[int] = range(CompareCommand.seeds),
-    trial_students: int = CompareCommand.trial_students,
 ) -> Iterator[None]:
     """Distil students of a comparison in another process while this one makes what its other weightings need.
 
     Arguments are those of :func:`compare`, which is called within the block and finds finished what was done by then.
     """
-    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds, trial_students)
+    comparison = _Comparison(task, cache, specs, settings, Path(output_dir), seeds, CompareCommand.trial_students)
     with one_more_process(comparison.unfinished(), comparison.make_worker):
         yield
 

@@ -17,7 +17,7 @@ from rlkd.features import ObservationConfig
 from rlkd.settings import EpisodeSettings, StudentSettings
 from rlkd.settings.knobs import names_of
 from rlkd.weighting import load_policy
-from rlkd.weighting.router import RouterPlan
+from rlkd.weighting.router_targets import RouterPlan
 
 SMOKE_STEPS = 10
 EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16", "divergence")

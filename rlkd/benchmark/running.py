@@ -17,13 +17,7 @@ from rlkd.benchmark.comparing import Ledger
 from rlkd.benchmark.jobs import STUDENTS_FOLDER, Context, Job, failure, run_job, run_key
 from rlkd.benchmark.paths import portable
 from rlkd.benchmark.policies import Ground, policy_kind
-from rlkd.benchmark.stages import (
-    compared_weighting,
-    make_policy,
-    make_teachers,
-    open_context,
-    policy_folder,
-)
+from rlkd.benchmark.stages import compared_weighting, make_policy, make_teachers, open_context, policy_folder
 from rlkd.benchmark.suites import Suite, SuiteTask
 from rlkd.benchmark.workers import Unit, run_units
 from rlkd.devices import check_device, one_thread

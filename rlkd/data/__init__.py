@@ -10,14 +10,7 @@ from rlkd.data.splitting import Fractions, split_task
 from rlkd.data.task import SPLITS, UNLABELLED, Table, Task
 
 if TYPE_CHECKING:
-    from rlkd.data.batching import (
-        Inputs,
-        LengthBucketSampler,
-        TokenInputs,
-        VectorInputs,
-        bucketed_order,
-        encode_inputs,
-    )
+    from rlkd.data.batching import Inputs, LengthBucketSampler, TokenInputs, VectorInputs, bucketed_order, encode_inputs
 
 __all__ = [
     "EMBEDDED",

@@ -117,11 +117,7 @@ def digits(seed: int = 0, *, fractions: Fractions = DEFAULT_FRACTIONS) -> Task:
     return split_task("digits", table, [str(digit) for digit in range(10)], fractions=fractions, seed=seed)
 
 
-EMBEDDED: Mapping[str, Callable[..., Task]] = {
-    "docstrings": docstrings,
-    "digits": digits,
-    "planted": planted,
-}
+EMBEDDED: Mapping[str, Callable[..., Task]] = {"docstrings": docstrings, "digits": digits, "planted": planted}
 """Tasks that need no file, by name."""
 
 

@@ -77,26 +77,32 @@ def load_task(
     """
     fractions = Fractions(probe=probe_fraction, validation=validation_fraction, test=test_fraction)
     columns = Columns(text_column, text_pair_column, label_column, domain_column, image_column)
-    if image_column is not None and (text_column, text_pair_column) != (Columns.text, None):
-        raise ConfigError(
-            f"a task holds texts or images, got the columns {text_pair_column or text_column!r} and {image_column!r}; "
-            "leave one out"
-        )
+    _check_columns(columns)
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
     if isinstance(source, str) and source in EMBEDDED:
-        if unlabelled:
-            raise ConfigError(f"the embedded task {source!r} has no unlabelled rows; leave them out")
-        if columns != Columns() or label_names is not None:
-            raise ConfigError(
-                f"the embedded task {source!r} has fixed columns and label names, got others; leave them out"
-            )
+        _refuse_for_embedded(source, columns, label_names, unlabelled)
         task = EMBEDDED[source](seed, fractions=fractions)
         return task if name is None else replace(task, name=name)
     find = find_source if isinstance(source, str) else from_tables
     found = find(source, columns, unlabelled=unlabelled)
-    if label_names is not None:
-        found = replace(found, label_names=label_names)
-    return _task(replace(found, name=name or found.name), columns, fractions, seed)
+    told = found.label_names if label_names is None else label_names
+    return _task(replace(found, name=name or found.name, label_names=told), columns, fractions, seed)
+
+
+def _check_columns(columns: Columns) -> None:
+    if columns.image is not None and (columns.text, columns.pair) != (Columns.text, None):
+        raise ConfigError(
+            f"a task holds texts or images, got the columns {columns.pair or columns.text!r} and {columns.image!r}; "
+            "leave one out"
+        )
+
+
+def _refuse_for_embedded(source: str, columns: Columns, label_names: Sequence[str] | None, unlabelled: bool) -> None:
+    """Refuse what an embedded task would ignore."""
+    if unlabelled:
+        raise ConfigError(f"the embedded task {source!r} has no unlabelled rows; leave them out")
+    if columns != Columns() or label_names is not None:
+        raise ConfigError(f"the embedded task {source!r} has fixed columns and label names, got others; leave them out")
 
 
 def _task(source: Source, columns: Columns, fractions: Fractions, seed: int) -> Task:

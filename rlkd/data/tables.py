@@ -104,9 +104,7 @@ def chosen_splits(tables: Mapping[str, Any], name: str, columns: Columns, more: 
     left = [one for one in tables if one not in more and not any(one in names for names in SPLIT_NAMES.values())]
     if left:
         logger.warning(
-            "%r also has the splits %s, which are left out; known are train, validation and test",
-            name,
-            ", ".join(left),
+            "%r also has the splits %s, which are left out; known are train, validation and test", name, ", ".join(left)
         )
     label = resolved_columns(splits["train"].column_names, columns, name).label
     if "test" in splits and _hides_labels(splits["test"], label):

@@ -12,7 +12,8 @@ from rlkd.losses import multi_label_loss
 from rlkd.settings import LossSettings
 from rlkd.types import State
 from rlkd.weighting.absent import without_absent
-from rlkd.weighting.base import BaseWeighting, Mixture, OnlineWeighting, mixture, normalised
+from rlkd.weighting.base import BaseWeighting, Mixture, OnlineWeighting, mixture
+from rlkd.weighting.simplex import normalised
 
 
 class MultiLabelClassification(Kind):

@@ -8,8 +8,9 @@ are read from one array of all teachers, in memory or made beside them, see :mod
 from rlkd.logit_cache.building import Embedder, build_cache, compute_affinity
 from rlkd.logit_cache.encoders import LiveEncoders
 from rlkd.logit_cache.gaps import answered_by_all, refuse_gaps, taught_rows, write_gapped_cache
+from rlkd.logit_cache.live import LiveTeachers, joint_knowledge
 from rlkd.logit_cache.reading import KEPT, MANIFEST, load_cache, open_cache, read_manifest
-from rlkd.logit_cache.sources import LiveTeachers, LogitCache, answered_ids, embedding_size, joint_knowledge, read_state
+from rlkd.logit_cache.sources import LogitCache, answered_ids, embedding_size, read_state
 
 __all__ = [
     "KEPT",

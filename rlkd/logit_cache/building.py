@@ -17,9 +17,9 @@ from rlkd.data.task import Task
 from rlkd.errors import CacheError, ConfigError, TeacherError
 from rlkd.logit_cache.asking import POLL_SECONDS, Answers
 from rlkd.logit_cache.checks import tell_of_teachers
+from rlkd.logit_cache.live import joint_knowledge, known_teachers
 from rlkd.logit_cache.reading import (
     AFFINITY,
-    ANSWERED,
     ARRAYS,
     EMBEDDINGS,
     FORMAT_VERSION,
@@ -29,17 +29,11 @@ from rlkd.logit_cache.reading import (
     load_cache,
     read_manifest,
 )
-from rlkd.logit_cache.sources import LogitCache, joint_knowledge, known_teachers
+from rlkd.logit_cache.sources import LogitCache
 from rlkd.logit_cache.stacks import LOCK, STACKS
+from rlkd.logit_cache.writing import finish, header
 from rlkd.prototypes import cosines, group_means, unit_rows
-from rlkd.records import (
-    LOCKS_FOLDER,
-    file_hash,
-    held,
-    rank_on_machine,
-    write_array_atomic,
-    write_json_atomic,
-)
+from rlkd.records import LOCKS_FOLDER, file_hash, held, rank_on_machine, write_array_atomic
 from rlkd.settings import CacheCommand, CacheSettings
 from rlkd.settings.knobs import check
 from rlkd.types import ONCE, Knowledge
@@ -99,11 +93,7 @@ def build_cache(
     elif keep_embeddings:
         raise ConfigError("keep_embeddings needs an embedder, got none; pass one, or leave the embeddings out")
     teachers, folder = known_teachers(teachers, task), Path(directory)
-    wanted = _header(teachers, task, dtype, max_length, embedder)
-    if keep_embeddings:  # absent from the header of caches without: those of earlier releases stay valid
-        wanted["embeddings"] = True
-    if embedder is not None:
-        wanted["embedder_identity"] = _embedder_identity(embedder)
+    wanted = _header(teachers, task, dtype, max_length, embedder, keep_embeddings)
     if rank_on_machine() > 0:
         return _built_by_the_first(teachers, task, folder, wanted, batch_size, overwrite=overwrite)
     with _build_folder(folder):
@@ -111,26 +101,15 @@ def build_cache(
             check_header(read_manifest(folder), wanted, teachers, folder)
         else:
             files = _write_arrays(teachers, task, folder, wanted, batch_size, embedder, progress)
-            write_json_atomic(folder / MANIFEST, wanted | {"files": files})
-            for stale in {*folder.glob(ARRAYS), *folder.glob(ANSWERED)} - {folder / name for name in files}:
-                stale.unlink()
-            for stale in folder.glob(STACKS):
-                stale.unlink()
-            for stale in (*folder.glob(KEPT), folder / LOCKS_FOLDER):
-                shutil.rmtree(stale, ignore_errors=stale.name == LOCKS_FOLDER)
+            finish(folder, wanted, files)
+            shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
     cache = load_cache(folder, task, teachers=teachers)
     tell_of_teachers(cache, task)
     return cache
 
 
 def _built_by_the_first(
-    teachers: Sequence["Teacher"],
-    task: Task,
-    folder: Path,
-    wanted: dict[str, Any],
-    batch_size: int,
-    *,
-    overwrite: bool,
+    teachers: Sequence["Teacher"], task: Task, folder: Path, wanted: dict[str, Any], batch_size: int, *, overwrite: bool
 ) -> LogitCache:
     """Ask about rows that nobody has asked about, and wait until the first process has made a cache of the answers."""
     unknown = [teacher.name for teacher in teachers if teacher.identity.startswith(ONCE)]
@@ -188,32 +167,22 @@ def _refuse_foreign_files(folder: Path) -> None:
 
 
 def _header(
-    teachers: Sequence["Teacher"], task: Task, dtype: str, max_length: int, embedder: Embedder | None
+    teachers: Sequence["Teacher"],
+    task: Task,
+    dtype: str,
+    max_length: int,
+    embedder: Embedder | None,
+    keep_embeddings: bool,
 ) -> dict[str, Any]:
-    """Everything that makes two caches the same; no temperature is in it."""
-    entries = []
-    for teacher in teachers:
-        key = repr((task.fingerprint, teacher.identity, max_length, dtype)).encode()
-        entries.append(
-            {
-                "name": teacher.name,
-                "identity": teacher.identity,
-                "knows": None if teacher.knows is None else sorted(teacher.knows),
-                "knows_by": teacher.knows_by,
-                "file": f"logits-{xxhash.xxh3_64_hexdigest(key)}.npy",
-            }
-        )
-    return {
-        "format_version": FORMAT_VERSION,
-        "task": task.name,
-        "data": task.fingerprint,
-        "labels": list(task.label_names),
-        "dtype": dtype,
-        "max_length": max_length,
-        "affinity": embedder is not None,
-        "embedder": None if embedder is None else getattr(embedder, "name", type(embedder).__name__),
-        "teachers": entries,
-    }
+    keys = [repr((task.fingerprint, teacher.identity, max_length, dtype)).encode() for teacher in teachers]
+    files = [ARRAYS.replace("*", xxhash.xxh3_64_hexdigest(key)) for key in keys]
+    told = None if embedder is None else getattr(embedder, "name", type(embedder).__name__)
+    made = header(FORMAT_VERSION, task, teachers, files, dtype=dtype, max_length=max_length, embedder=told)
+    if keep_embeddings:  # absent from the header of caches without: those of earlier releases stay valid
+        made["embeddings"] = True
+    if embedder is not None:
+        made["embedder_identity"] = _embedder_identity(embedder)
+    return made
 
 
 def _embedder_identity(embedder: Embedder) -> str:
@@ -227,37 +196,34 @@ def _write_arrays(
     teachers: Sequence["Teacher"],
     task: Task,
     folder: Path,
-    header: dict[str, Any],
+    wanted: dict[str, Any],
     batch_size: int,
     embedder: Embedder | None,
     progress: bool,
 ) -> dict[str, str]:
     written, files = _written_files(folder), {}
     for teacher, entry in tqdm(
-        list(zip(teachers, header["teachers"], strict=True)),
-        desc="teachers",
-        disable=not progress,
-        unit="teacher",
+        list(zip(teachers, wanted["teachers"], strict=True)), desc="teachers", disable=not progress, unit="teacher"
     ):
         path = folder / entry["file"]
         if _is_whole(path, _shape(task), written.get(path.name)):
             log.info("teacher %s is in the cache already", teacher.name)
         else:
-            _answers(teacher, task, path, header, batch_size).write()
+            _answers(teacher, task, path, wanted, batch_size).write()
         files[entry["file"]] = file_hash(path)
     if embedder is not None:
         embeddings = embedder(_texts(task))
         affinity = compute_affinity(embeddings, task, joint_knowledge(teachers, task), len(teachers))
         write_array_atomic(folder / AFFINITY, affinity)
         files[AFFINITY] = file_hash(folder / AFFINITY)
-        if header.get("embeddings"):
-            write_array_atomic(folder / EMBEDDINGS, np.asarray(embeddings, dtype=header["dtype"]))
+        if wanted.get("embeddings"):
+            write_array_atomic(folder / EMBEDDINGS, np.asarray(embeddings, dtype=wanted["dtype"]))
             files[EMBEDDINGS] = file_hash(folder / EMBEDDINGS)
     return files
 
 
-def _answers(teacher: "Teacher", task: Task, path: Path, header: dict[str, Any], batch_size: int) -> Answers:
-    limits = {"dtype": header["dtype"], "max_length": header["max_length"]}
+def _answers(teacher: "Teacher", task: Task, path: Path, wanted: dict[str, Any], batch_size: int) -> Answers:
+    limits = {"dtype": wanted["dtype"], "max_length": wanted["max_length"]}
     return Answers(teacher, task, path, batch_size=batch_size, **limits)
 
 

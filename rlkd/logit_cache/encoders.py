@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.task import Task
-from rlkd.logit_cache.sources import LiveTeachers
+from rlkd.logit_cache.live import LiveTeachers
 from rlkd.settings import CacheSettings
 from rlkd.types import InnerStates, Wanted
 

@@ -6,7 +6,6 @@ about is taught by its label; without one nothing teaches it, and :func:`taught_
 """
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +18,11 @@ from numpy.typing import NDArray
 from rlkd.data.subset import keep_rows
 from rlkd.data.task import UNLABELLED, Task
 from rlkd.errors import CacheError, TeacherError
-from rlkd.logit_cache.reading import (
-    ANSWERED,
-    ARRAYS,
-    GAPPED_VERSION,
-    KEPT,
-    MANIFEST,
-    has_gaps,
-    load_cache,
-    read_manifest,
-)
+from rlkd.logit_cache.reading import ANSWERED, ARRAYS, GAPPED_VERSION, MANIFEST, has_gaps, load_cache, read_manifest
 from rlkd.logit_cache.sources import LogitCache, answered_ids
-from rlkd.logit_cache.stacks import LOCK, STACKS
-from rlkd.records import file_hash, held, write_array_atomic, write_json_atomic
+from rlkd.logit_cache.stacks import LOCK
+from rlkd.logit_cache.writing import finish, header
+from rlkd.records import file_hash, held, write_array_atomic
 from rlkd.records.files import unfinished
 
 if TYPE_CHECKING:  # a deployed policy then loads neither transformers nor scikit-learn
@@ -80,37 +71,12 @@ def write_gapped_cache(
     with held(folder / LOCK):
         files = [_written(folder, ARRAYS, kept[:, k]) for k in range(len(teachers))]
         names = [_written(folder, ANSWERED, answered), *files]
-        manifest = {
-            "format_version": GAPPED_VERSION,
-            "task": task.name,
-            "data": task.fingerprint,
-            "labels": list(task.label_names),
-            "dtype": "float32",
-            "max_length": max_length,
-            "affinity": False,
-            "embedder": None,
-            "teachers": [_entry(teacher, file) for teacher, file in zip(teachers, files, strict=True)],
-            "answered": names[0],
-            "files": {name: file_hash(folder / name) for name in names},
-        }
-        write_json_atomic(folder / MANIFEST, manifest)
-        ours = {path for pattern in (ARRAYS, ANSWERED, STACKS) for path in folder.glob(pattern)}
-        killed = {path for name in (ARRAYS, ANSWERED, MANIFEST) for path in unfinished(folder, name)}
-        for stale in killed | ours - {folder / name for name in names}:
-            stale.unlink()
-        for stale in folder.glob(KEPT):
-            shutil.rmtree(stale)
+        made = header(GAPPED_VERSION, task, teachers, files, dtype="float32", max_length=max_length)
+        finish(folder, {**made, "answered": names[0]}, {name: file_hash(folder / name) for name in names})
+        for name in (ARRAYS, ANSWERED, MANIFEST):
+            for left_by_a_kill in unfinished(folder, name):
+                left_by_a_kill.unlink()
     return load_cache(folder, task, teachers=teachers)
-
-
-def _entry(teacher: "Teacher", file: str) -> dict[str, Any]:
-    return {
-        "name": teacher.name,
-        "identity": teacher.identity,
-        "knows": None if teacher.knows is None else sorted(teacher.knows),
-        "knows_by": teacher.knows_by,
-        "file": file,
-    }
 
 
 def check_place(folder: Path, task: Task, teachers: Sequence["Teacher"]) -> None:

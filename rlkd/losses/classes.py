@@ -1,5 +1,7 @@
 """The distillation loss of instances that have one of C classes each, and what it is made of."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -219,20 +221,13 @@ def distillation_loss(
     Source:
         Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
     """
+    logits = (student_logits, teacher_logits, weights)
     if divergence == "kl":
-        distance = kl_to_mixture(
-            student_logits,
-            teacher_logits,
-            weights,
-            temperature=temperature,
-            mix=mix,
-            scale_by_temperature=scale_by_temperature,
-        )
+        softened: dict[str, Any] = {"temperature": temperature, "mix": mix}
+        distance = kl_to_mixture(*logits, **softened, scale_by_temperature=scale_by_temperature)
     else:
         check_loss_settings(temperature, kd_ratio, mix, divergence)
-        distance = squared_error_to_mixture(
-            student_logits, teacher_logits, weights, centred=divergence == "mse_centred"
-        )
+        distance = squared_error_to_mixture(*logits, centred=divergence == "mse_centred")
     alone = complete and kd_ratio == 1  # no label teaches
     if certain is None and labels is not None and not alone:
         certain = cross_entropy(student_logits, labels)

@@ -1,14 +1,20 @@
 """Teachers that are scikit-learn classifiers: TF-IDF over texts, linear ones over vectors and pixels."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlkd.data.task import Task, joined_inputs
 from rlkd.errors import TeacherError, one_line
+from rlkd.models.identity import estimator_identity
+from rlkd.models.probabilities import logarithms
+from rlkd.models.teachers import KnowsBy, LabelledTeacher
 
 TFIDF = "tfidf"
 LOGISTIC = "logistic"
@@ -82,3 +88,71 @@ def _unfitted(kind: str, task: Task, rows: int, seed: int) -> Any:
         sampler = RBFSampler(gamma="scale", n_components=_NUM_FEATURES, random_state=seed)
         return make_pipeline(sampler, classifier.set_params(C=20.0))
     return classifier
+
+
+class SklearnTeacher(LabelledTeacher):
+    """A fitted scikit-learn classifier over raw texts, vectors or pixels; logits are clipped log-probabilities.
+
+    Second texts of pairs are joined to the first by a line break.
+
+    Args:
+        name: Unique among the teachers of a run.
+        model: Has ``classes_`` and ``predict_proba`` or ``decision_function``.
+        label_names: Names of ``classes_``, in order. None: the classes as text.
+        knows: See :class:`~rlkd.models.teachers.LabelledTeacher`.
+        knows_by: See :class:`~rlkd.models.teachers.LabelledTeacher`.
+        allow_missing: See :class:`~rlkd.models.teachers.LabelledTeacher`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        *,
+        label_names: Sequence[str] | None = None,
+        knows: Iterable[str] | None = None,
+        knows_by: KnowsBy | None = None,
+        allow_missing: bool | None = None,
+    ) -> None:
+        scorer = getattr(model, "predict_proba", None) or getattr(model, "decision_function", None)
+        if scorer is None or not hasattr(model, "classes_"):
+            raise TeacherError(
+                "expected a fitted classifier with predict_proba or decision_function for teacher "
+                f"{name!r}, got {type(model).__name__}; fit one"
+            )
+        names = label_names or [str(label) for label in model.classes_]
+        super().__init__(name, names, knows=knows, knows_by=knows_by, allow_missing=allow_missing)
+        self.model = model
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the fitted state."""
+        return estimator_identity(self.model, self.label_names)
+
+    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
+        """See :meth:`~rlkd.models.teachers.LabelledTeacher.raw_logits`."""
+        step = self.rows_at_once(batch_size)
+        parts = [
+            estimator_logits(self.name, self.model, joined_inputs(task, ids[i : i + step]))
+            for i in range(0, len(ids), step)
+        ]
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+    def rows_at_once(self, batch_size: int) -> int:
+        """Larger than a network's batch: the cost of a call outweighs its memory here."""
+        return max(batch_size, 2048)
+
+
+def estimator_logits(name: str, model: Any, rows: Any) -> NDArray[np.float64]:
+    """What a fitted scikit-learn classifier says of rows, (B, its classes): logarithms of probabilities, or its scores.
+
+    Args:
+        name: Of the teacher, for errors.
+        model: Has ``predict_proba`` or ``decision_function``.
+        rows: B rows as it reads them.
+    """
+    if hasattr(model, "predict_proba"):
+        return logarithms(name, model.predict_proba(rows))
+    scores = np.asarray(model.decision_function(rows), dtype=np.float64)
+    # Two classes have one score, the log-odds of the second.
+    return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores

@@ -14,9 +14,10 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 from rlkd.data.task import Task
 from rlkd.errors import TeacherError, one_line
 from rlkd.models.content import is_library
+from rlkd.models.estimators import SklearnTeacher
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
 from rlkd.models.networks import load_image_processor, load_tokenizer, reads
-from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher, Teacher
+from rlkd.models.teachers import CallableTeacher, HfTeacher, Teacher
 from rlkd.types import is_teacher
 
 log = logging.getLogger(__name__)

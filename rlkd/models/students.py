@@ -1,6 +1,6 @@
 """Students: small models of our own, a tiny transformer, and any pretrained classifier."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,27 +70,17 @@ def tiny_config(vocab_size: int, pad_token_id: int = 0, **labels: Any) -> BertCo
     )
 
 
-def _tiny(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return BertForSequenceClassification(tiny_config(vocab_size, **labels))
-
-
-def _bilstm(vocab_size: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return BiLstmForSequenceClassification(BiLstmConfig(vocab_size=vocab_size, **labels))
-
-
-def _mlp(input_size: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return MlpForSequenceClassification(MlpConfig(input_size=input_size, **labels))
-
-
-def _cnn(num_channels: int, labels: dict[str, Any]) -> PreTrainedModel:
-    return CnnForImageClassification(CnnConfig(num_channels=num_channels, **labels))
-
-
 STUDENTS: dict[str, Student] = {
-    "rlkd/tiny": Student(("text",), _tiny),
-    "rlkd/bilstm": Student(("text",), _bilstm),
-    "rlkd/mlp": Student(("vectors", "images"), _mlp),
-    "rlkd/cnn": Student(("images",), _cnn),
+    "rlkd/tiny": Student(("text",), lambda size, labels: BertForSequenceClassification(tiny_config(size, **labels))),
+    "rlkd/bilstm": Student(
+        ("text",), lambda size, labels: BiLstmForSequenceClassification(BiLstmConfig(vocab_size=size, **labels))
+    ),
+    "rlkd/mlp": Student(
+        ("vectors", "images"), lambda size, labels: MlpForSequenceClassification(MlpConfig(input_size=size, **labels))
+    ),
+    "rlkd/cnn": Student(
+        ("images",), lambda size, labels: CnnForImageClassification(CnnConfig(num_channels=size, **labels))
+    ),
 }
 SMALLEST = {"text": "rlkd/tiny", "vectors": "rlkd/mlp", "images": "rlkd/cnn"}
 """What a task holds to its smallest student from scratch."""
@@ -163,11 +153,7 @@ def _from_scratch(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     if name not in STUDENTS:
         raise unknown_name("student", name, STUDENTS)
-    if num_layers is not None:
-        raise StudentError(
-            f"num_layers keeps the first layers of a pretrained encoder, got {num_layers} for {name!r}, "
-            "which is built from scratch; drop num_layers or name a pretrained model"
-        )
+    refuse_layers(name, num_layers)
     student = STUDENTS[name]
     _check_reads(name, student.reads, task)
     if task.table.texts is not None:
@@ -188,28 +174,54 @@ def _from_scratch(
 def _pretrained(
     name: str, task: Task, num_layers: int | None, seed: int, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    with pretrained(name, STUDENTS, "a classifier or encoder", seed):
+        config = load_config(name)
+        check_problem(config, f"student {name!r}", StudentError)
+        for key, value in label_maps(task.label_names).items():
+            setattr(config, key, value)
+        keep_first_layers(config, num_layers, name)
+        # A head for other classes is replaced by a fresh one.
+        model = load_classifier(name, config, ignore_mismatched_sizes=True)
+        _check_reads(name, reads(model), task)
+        if tokenizer is None and task.table.vectors is None:
+            tokenizer = load_tokenizer(name) if task.table.images is None else load_image_processor(name)
+    check_reading(model, task, who=f"student {name!r}", error=StudentError, processor=tokenizer)
+    return model.train(), fit(model, tokenizer, who=f"student {name!r}", error=StudentError)
+
+
+@contextmanager
+def pretrained(name: str, scratch: Iterable[str], what: str, seed: int) -> Iterator[None]:
+    """Load a student of this name, quietly, what is not read from files drawn from ``seed``.
+
+    Args:
+        name: A hub id or a path.
+        scratch: Names of students that are built from scratch instead.
+        what: What the directory holds.
+        seed: Of new weights.
+
+    Raises:
+        StudentError: It could not be loaded.
+    """
     with quiet_transformers(), seeded_weights(seed):
         try:
-            config = load_config(name)
-            check_problem(config, f"student {name!r}", StudentError)
-            for key, value in label_maps(task.label_names).items():
-                setattr(config, key, value)
-            keep_first_layers(config, num_layers, name)
-            # A head for other classes is replaced by a fresh one.
-            model = load_classifier(name, config, ignore_mismatched_sizes=True)
-            _check_reads(name, reads(model), task)
-            if tokenizer is None and task.table.vectors is None:
-                tokenizer = load_tokenizer(name) if task.table.images is None else load_image_processor(name)
+            yield
         except (OSError, KeyError, ValueError) as error:
             if isinstance(error, StudentError):
                 raise
             raise StudentError(
-                f"expected one of {', '.join(STUDENTS)}, a hub id or a directory of a classifier or encoder "
-                f"with safetensors weights and a tokenizer; {name!r} could not be loaded "
-                f"({one_line(error)}); {nearest(name, STUDENTS)}check the name and the connection"
+                f"expected one of {', '.join(scratch)}, a hub id or a directory of {what} with safetensors weights and "
+                f"a tokenizer; {name!r} could not be loaded ({one_line(error)}); {nearest(name, scratch)}check the "
+                "name and the connection"
             ) from error
-    check_reading(model, task, who=f"student {name!r}", error=StudentError, processor=tokenizer)
-    return model.train(), fit(model, tokenizer, who=f"student {name!r}", error=StudentError)
+
+
+def refuse_layers(name: str, num_layers: int | None) -> None:
+    """Refuse to shorten a student that is built from scratch."""
+    if num_layers is not None:
+        raise StudentError(
+            f"num_layers keeps the first layers of a pretrained encoder, got {num_layers} for {name!r}, "
+            "which is built from scratch; drop num_layers or name a pretrained encoder"
+        )
 
 
 def keep_first_layers(config: PreTrainedConfig, num_layers: int | None, name: str) -> None:

@@ -17,18 +17,13 @@ from rlkd.errors import TeacherError, one_line
 from rlkd.hub import may_be_id, snapshot
 from rlkd.models.adapters import ADAPTER_FILE, base_of, is_adapter, load_adapted
 from rlkd.models.arrays import holds_arrays, load_array, load_arrays
+from rlkd.models.estimators import SklearnTeacher
 from rlkd.models.model_objects import as_teacher, several_teachers
 from rlkd.models.multi_task import MultiTaskForSequenceClassification
-from rlkd.models.networks import (
-    load_classifier,
-    load_config,
-    load_image_processor,
-    load_tokenizer,
-    quiet_transformers,
-)
+from rlkd.models.networks import load_classifier, load_config, load_image_processor, load_tokenizer, quiet_transformers
 from rlkd.models.served import ENDPOINT_FILE, load_served
 from rlkd.models.teacher_info import INFO_FILE, TeacherInfo, frozen, read_info, write_info
-from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, SklearnTeacher, Teacher
+from rlkd.models.teachers import HfTeacher, KnowsBy, LabelledTeacher, Teacher, refuse_namesakes
 from rlkd.records import write_atomic
 from rlkd.settings import StepSettings
 from rlkd.types import is_teacher
@@ -55,11 +50,7 @@ _LOST_SETTINGS = {"padding_side": "right", "truncation_side": "right", "split_sp
 
 
 def load_teachers(
-    teachers: Any,
-    task: Task,
-    *,
-    device: str | torch.device | None = None,
-    bf16: bool = StepSettings.bf16,
+    teachers: Any, task: Task, *, device: str | torch.device | None = None, bf16: bool = StepSettings.bf16
 ) -> list[Teacher]:
     """Load teachers and check all of them against a task, so that errors come before long work.
 
@@ -95,13 +86,7 @@ def load_teachers(
     if not found:
         raise TeacherError("expected at least one teacher, got none; name directories of teachers")
     loaded = [_load(one, task, device, bf16) for one in found]
-    names = [teacher.name for teacher in loaded]
-    for name in names:
-        if names.count(name) > 1:
-            raise TeacherError(
-                f"expected teachers with different names, got {name!r} {names.count(name)} times; "
-                f"rename the directory, or the name in its {INFO_FILE}"
-            )
+    refuse_namesakes([teacher.name for teacher in loaded], f"rename the directory, or the name in its {INFO_FILE}")
     for teacher in loaded:
         if isinstance(teacher, LabelledTeacher):
             teacher.check(task)

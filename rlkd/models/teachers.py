@@ -11,15 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkd.data.batching import Inputs, encode_inputs
-from rlkd.data.task import Task, joined_inputs, raw_inputs
+from rlkd.data.task import Task, raw_inputs
 from rlkd.devices import mixed_precision
 from rlkd.errors import TeacherError, one_line
 from rlkd.models.fitting import check_reading, fit
-from rlkd.models.identity import estimator_identity, network_identity, once_identity
+from rlkd.models.identity import network_identity, once_identity
 from rlkd.models.inner_states import check_encoder, read_inner_states
 from rlkd.models.labels import align_labels, aligned_logits
 from rlkd.models.networks import forward_inputs
-from rlkd.models.probabilities import check_logits, logarithms
+from rlkd.models.probabilities import check_logits
 from rlkd.settings import StepSettings
 from rlkd.types import InnerStates, Wanted
 
@@ -246,74 +246,6 @@ class HfTeacher(LabelledTeacher):
         return self._encoded[1]
 
 
-class SklearnTeacher(LabelledTeacher):
-    """A fitted scikit-learn classifier over raw texts, vectors or pixels; logits are clipped log-probabilities.
-
-    Second texts of pairs are joined to the first by a line break.
-
-    Args:
-        name: Unique among the teachers of a run.
-        model: Has ``classes_`` and ``predict_proba`` or ``decision_function``.
-        label_names: Names of ``classes_``, in order. None: the classes as text.
-        knows: See :class:`LabelledTeacher`.
-        knows_by: See :class:`LabelledTeacher`.
-        allow_missing: See :class:`LabelledTeacher`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: Any,
-        *,
-        label_names: Sequence[str] | None = None,
-        knows: Iterable[str] | None = None,
-        knows_by: KnowsBy | None = None,
-        allow_missing: bool | None = None,
-    ) -> None:
-        scorer = getattr(model, "predict_proba", None) or getattr(model, "decision_function", None)
-        if scorer is None or not hasattr(model, "classes_"):
-            raise TeacherError(
-                "expected a fitted classifier with predict_proba or decision_function for teacher "
-                f"{name!r}, got {type(model).__name__}; fit one"
-            )
-        names = label_names or [str(label) for label in model.classes_]
-        super().__init__(name, names, knows=knows, knows_by=knows_by, allow_missing=allow_missing)
-        self.model = model
-
-    @cached_property
-    def identity(self) -> str:
-        """Hash of the fitted state."""
-        return estimator_identity(self.model, self.label_names)
-
-    def raw_logits(self, task: Task, ids: NDArray[np.int64], batch_size: int, max_length: int) -> Tensor:
-        """See :meth:`LabelledTeacher.raw_logits`."""
-        step = self.rows_at_once(batch_size)
-        parts = [self._scores(task, ids[start : start + step]) for start in range(0, len(ids), step)]
-        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
-
-    def rows_at_once(self, batch_size: int) -> int:
-        """Larger than a network's batch: the cost of a call outweighs its memory here."""
-        return max(batch_size, 2048)
-
-    def _scores(self, task: Task, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        return estimator_logits(self.name, self.model, joined_inputs(task, ids))
-
-
-def estimator_logits(name: str, model: Any, rows: Any) -> NDArray[np.float64]:
-    """What a fitted scikit-learn classifier says of rows, (B, its classes): logarithms of probabilities, or its scores.
-
-    Args:
-        name: Of the teacher, for errors.
-        model: Has ``predict_proba`` or ``decision_function``.
-        rows: B rows as it reads them.
-    """
-    if hasattr(model, "predict_proba"):
-        return logarithms(name, model.predict_proba(rows))
-    scores = np.asarray(model.decision_function(rows), dtype=np.float64)
-    # Two classes have one score, the log-odds of the second.
-    return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
-
-
 class CallableTeacher(LabelledTeacher):
     """A function from raw inputs to logits.
 
@@ -357,3 +289,12 @@ class CallableTeacher(LabelledTeacher):
                 f"expected an array of logits (B, C) from teacher {self.name!r}, got {type(answer).__name__} "
                 f"({one_line(error, 80)}); return one row for each input, one column for each class"
             ) from error
+
+
+def refuse_namesakes(names: Sequence[str], advice: str) -> None:
+    """Refuse teachers of which two are called alike."""
+    for name in names:
+        if names.count(name) > 1:
+            raise TeacherError(
+                f"expected teachers with different names, got {name!r} {names.count(name)} times; {advice}"
+            )

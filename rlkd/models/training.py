@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from rlkd.data.batching import LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
 from rlkd.devices import check_device
-from rlkd.models.estimators import ESTIMATORS, fit_estimator
+from rlkd.models.estimators import ESTIMATORS, SklearnTeacher, fit_estimator
 from rlkd.models.inner_states import read_inner_states
 from rlkd.models.networks import StepBar, attached, forward_inputs, quiet_transformers
 from rlkd.models.specialists import known_rows
@@ -30,7 +30,7 @@ from rlkd.models.students import PREFIX, STUDENTS, load_student
 from rlkd.models.teacher_files import write_hf, write_sklearn
 from rlkd.models.teacher_info import TeacherInfo, write_info
 from rlkd.models.teacher_settings import Objective, TeacherSettings, teacher_settings
-from rlkd.models.teachers import HfTeacher, LabelledTeacher, SklearnTeacher
+from rlkd.models.teachers import HfTeacher, LabelledTeacher
 from rlkd.models.tokenizer import task_texts, train_tokenizer
 from rlkd.records import check_one_process, finished, newest_verified, once, write_manifest
 

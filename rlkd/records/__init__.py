@@ -7,7 +7,14 @@ once, by :func:`once`, says so itself.
 """
 
 from rlkd.records.bits import pack_bits, pack_classes, unpack_bits, unpack_classes
-from rlkd.records.checkpoints import MANIFEST, MANIFEST_VERSION, newest_verified, verify_manifest, write_manifest
+from rlkd.records.checkpoints import (
+    MANIFEST,
+    MANIFEST_VERSION,
+    newest_verified,
+    step_number,
+    verify_manifest,
+    write_manifest,
+)
 from rlkd.records.digests import digest
 from rlkd.records.files import (
     file_hash,
@@ -22,21 +29,9 @@ from rlkd.records.finished import Finished, finished, once
 from rlkd.records.lines import append_jsonl, read_jsonl
 from rlkd.records.locks import LOCKS_FOLDER, claim, file_lock, held, lock_open_file
 from rlkd.records.names import check_folder_name, folder_of
-from rlkd.records.processes import (
-    check_launcher,
-    check_one_process,
-    process_rank,
-    processes_started,
-    rank_on_machine,
-)
+from rlkd.records.processes import check_launcher, check_one_process, process_rank, processes_started, rank_on_machine
 from rlkd.records.provenance import PACKAGES, commit, environment, hash_sources, source
-from rlkd.records.run_directory import (
-    HARMLESS_KEYS,
-    RUN_MARKER,
-    RunDirectory,
-    check_output_dir,
-    prepare_output_dir,
-)
+from rlkd.records.run_directory import HARMLESS_KEYS, RUN_MARKER, RunDirectory, check_output_dir, prepare_output_dir
 
 __all__ = [
     "HARMLESS_KEYS",
@@ -75,6 +70,7 @@ __all__ = [
     "read_jsonl",
     "read_object",
     "source",
+    "step_number",
     "unpack_bits",
     "unpack_classes",
     "verify_manifest",

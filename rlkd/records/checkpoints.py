@@ -15,6 +15,11 @@ MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 
 
+def step_number(checkpoint: Path) -> int:
+    """The step at which a folder ``checkpoint-STEP`` was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 

@@ -28,10 +28,10 @@ HARMLESS_KEYS = frozenset(
 _METRIC_KEY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_./-]+")
 
 
-def _some_names(directory: Path, limit: int = 3) -> str:
+def _some_names(directory: Path) -> str:
     names = sorted(path.name for path in directory.iterdir())
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
 
 
 def _refusal(directory: Path) -> str | None:

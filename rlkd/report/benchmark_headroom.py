@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, interval_of, prediction_plot
+from rlkd.report.benchmark_plots import HEADROOM_PANELS, headroom_plot, prediction_plot
 from rlkd.report.document import Block, Bullets, Figure, Section, Text
+from rlkd.report.families import interval_of
 from rlkd.report.headroom_points import Fit, Point, best_fit, learned_points, one_each
 from rlkd.report.weighting_names import family, ordered, policies
 from rlkd.report.wording import correlation_sentence, p_text

@@ -8,10 +8,12 @@ import numpy as np
 
 from rlkd.records import folder_of
 from rlkd.report.benchmark_headroom import headroom_blocks
-from rlkd.report.benchmark_plots import ForestPanel, cost_plot, forest_rows, interval_of, label_plot
+from rlkd.report.benchmark_plots import cost_plot, label_plot
 from rlkd.report.benchmark_summary import StudentSummary, student_summary
 from rlkd.report.benchmark_tables import rival_table, score_table, setting_line, suite_table, task_table, weight_table
 from rlkd.report.document import Block, Bullets, Figure, Link, Section, Table, Text
+from rlkd.report.families import interval_of
+from rlkd.report.forest_plots import ForestPanel, forest_rows
 from rlkd.report.origins import NOT_PAIRED, origin_sentences, without_uniform
 from rlkd.report.plots import TIMES
 from rlkd.report.weighting_names import ROUTER, ordered, policies

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlkd.report.benchmark_plots import Interval, gain_plot, interval_of
 from rlkd.report.document import Bullets, Figure, Opening, Text
+from rlkd.report.families import Interval, interval_of
+from rlkd.report.forest_plots import gain_plot
 from rlkd.report.tables import Row
 from rlkd.report.weighting_names import ROUTER, control_of, ordered, policies
 from rlkd.report.wording import brief_sentences, points

@@ -8,14 +8,7 @@ import numpy as np
 
 from rlkd.report.weighting_names import ROUTER, base, is_control, is_policy
 from rlkd.stats import ACCURACY, UNIFORM, Estimate, TaskRuns, rank_correlation, spread
-from rlkd.stats.prediction import (
-    FEWEST_TASKS,
-    WORTH,
-    GainLine,
-    left_out_predictions,
-    right_verdicts,
-    surely,
-)
+from rlkd.stats.prediction import FEWEST_TASKS, WORTH, GainLine, left_out_predictions, right_verdicts, surely
 
 AUTO = "auto"
 MEASURED, HINTED = "gain", "hint"

@@ -153,13 +153,7 @@ def forest_plot(rows: Sequence[Row]) -> Markup:
         axes.plot([low, high], [y, y], color=colour, linewidth=2.6, solid_capstyle="round", alpha=0.55)
         axes.plot([mean], [y], "o", color=colour, markersize=7.5, markeredgecolor="white")
         axes.text(
-            1.02,
-            y,
-            interval_words(row),
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            color=INK,
-            fontsize=10.5,
+            1.02, y, interval_words(row), transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=10.5
         )
     axes.set_yticks(range(len(rows)), names, color=INK, fontsize=11.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -197,13 +191,7 @@ def curve_plot(
     if equal is not None and math.isfinite(equal):
         axes.axhline(equal, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         axes.text(
-            0.01,
-            equal,
-            "equal weights",
-            transform=axes.get_yaxis_transform(),
-            va="bottom",
-            color=MUTED,
-            fontsize=10,
+            0.01, equal, "equal weights", transform=axes.get_yaxis_transform(), va="bottom", color=MUTED, fontsize=10
         )
     if len(steps):
         axes.plot(steps[-1:], values[-1:], "o", color=colour, markersize=6)

@@ -32,8 +32,5 @@ def student_lines(folder: str | Path, max_length: int) -> list[str]:
         images = any("ForImageClassification" in name for name in config.get("architectures") or ())
         auto = "AutoModelForImageClassification" if images else "AutoModelForSequenceClassification"
         told = "pixel_values, as your image processor or pixels / 255 give them" if images else "input_values"
-        code = [
-            f"from transformers import {auto}",
-            f"student = {auto}.from_pretrained({str(folder)!r})  # of {told}",
-        ]
+        code = [f"from transformers import {auto}", f"student = {auto}.from_pretrained({str(folder)!r})  # of {told}"]
     return [f"The student is in {folder}. To use it:", *(f"  {line}" for line in [*own, *code])]

@@ -180,8 +180,7 @@ class PolicyStudents(EpisodeSettings):
         "student itself.",
     )
     reward: str = knob(
-        "logit_gain",
-        "Reward of the policy: logit_gain, student_gain, influence, refined_influence or probe_gain.",
+        "logit_gain", "Reward of the policy: logit_gain, student_gain, influence, refined_influence or probe_gain."
     )
 
     def __post_init__(self) -> None:

@@ -7,14 +7,7 @@ wrong in at most 5% of cases, at 3 seeds as at 10.
 
 from rlkd.stats.calibration import expected_calibration_error
 from rlkd.stats.contrasts import Contrast, Share, task_iqm, task_mean
-from rlkd.stats.estimates import (
-    Estimate,
-    holm,
-    iqm,
-    mean_interval,
-    probability_of_improvement,
-    rank_correlation,
-)
+from rlkd.stats.estimates import Estimate, holm, iqm, mean_interval, probability_of_improvement, rank_correlation
 from rlkd.stats.panel import Panel
 from rlkd.stats.scores import instance_values
 from rlkd.stats.suites import (

@@ -151,11 +151,7 @@ def task_rows(runs: TaskRuns) -> list[Figures]:
 
 def _task_row(runs: TaskRuns, name: str) -> Figures:
     panel = runs.panel
-    row: Figures = {
-        "weighting": name,
-        "seeds": 0,
-        "failed": sum(record["weighting"] == name for record in runs.failed),
-    }
+    row: Figures = {"weighting": name, "seeds": 0, "failed": sum(record["weighting"] == name for record in runs.failed)}
     if panel is None or name not in panel.names:
         return row
     paired = panel.common_seeds(name, UNIFORM)

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlkd.data.batching import longest_row
 from rlkd.errors import TeacherError
 from rlkd.kinds import Kind, MultiLabelClassification, Regression
+from rlkd.models.estimators import estimator_logits
 from rlkd.models.fitting import fit
 from rlkd.models.identity import estimator_identity, network_identity
 from rlkd.models.probabilities import log_odds
-from rlkd.models.teachers import estimator_logits
 
 
 class NetworkTeacher:

@@ -16,10 +16,11 @@ from rlkd.errors import ConfigError, TeacherError
 from rlkd.hub import may_be_id, snapshot
 from rlkd.kinds import PROBLEM_TYPES, CausalTokens, Kind, Regression
 from rlkd.logit_cache import MANIFEST, LogitCache, open_cache, read_manifest
+from rlkd.models.estimators import SklearnTeacher
 from rlkd.models.labels import MISSING, align_labels, are_generic
 from rlkd.models.model_objects import NamedModel, parts_of, several_teachers
 from rlkd.models.teacher_files import SKLEARN_FILE, load_sklearn
-from rlkd.models.teachers import CallableTeacher, HfTeacher, SklearnTeacher
+from rlkd.models.teachers import CallableTeacher, HfTeacher, refuse_namesakes
 from rlkd.trainer.asking_teachers import FunctionTeacher, NetworkTeacher, reader_of_batches
 from rlkd.trainer.batch_teachers import AskedTeachers, AskingTeacher, BatchTeachers
 from rlkd.trainer.image_batches import same_processing
@@ -95,13 +96,7 @@ class TeacherReader:
             raise TeacherError(
                 "expected at least one teacher, got none (K = 0); pass models, paths, hub ids or a cache"
             )
-        names = [name for name, _ in named]
-        for name in names:
-            if names.count(name) > 1:
-                raise TeacherError(
-                    f"expected teachers with different names, got {name!r} {names.count(name)} times; pass a mapping "
-                    "from names to teachers"
-                )
+        refuse_namesakes([name for name, _ in named], "pass a mapping from names to teachers")
         asked = [self._teacher(name, one) for name, one in named]
         readers = [teacher.name for teacher in asked if teacher.reads_text]
         if readers and not self._text_columns:

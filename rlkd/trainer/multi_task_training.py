@@ -13,7 +13,7 @@ from rlkd.data.collection import TaskCollection
 from rlkd.data.subset import drop_unlabelled
 from rlkd.errors import TaskError
 from rlkd.logit_cache import LogitCache
-from rlkd.models.multi_task import ENCODERS, load_multi_task
+from rlkd.models.multi_task_loading import ENCODERS, load_multi_task
 from rlkd.models.networks import StepBar, quiet_transformers
 from rlkd.models.teacher_files import write_hf
 from rlkd.records import digest, finished, once
@@ -31,7 +31,7 @@ def multi_task_teacher_settings(
     """How teachers learn: from labels alone.
 
     Args:
-        kind: Encoder, see :func:`rlkd.models.multi_task.load_multi_task`.
+        kind: Encoder, see :func:`rlkd.models.multi_task_loading.load_multi_task`.
         epochs: Passes over the labelled rows.
         learning_rate: None: 2e-3 from scratch, 5e-5 pretrained.
         **settings: Further fields of :class:`MultiTaskSettings`.
@@ -106,7 +106,7 @@ def train_model(
 
     Args:
         folder: Where the model is saved; checkpoints lie beside it while it is trained.
-        start: Encoder or multi-task model to start from, see :func:`rlkd.models.multi_task.load_multi_task`.
+        start: Encoder or multi-task model to start from, see :func:`rlkd.models.multi_task_loading.load_multi_task`.
         taught: What it learns. With ``kd_ratio`` 0 only the labelled rows are used and no logits are read.
         training: How.
         num_layers: Keep only the first layers of a pretrained encoder.

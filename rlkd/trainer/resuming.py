@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerCallback
 
 from rlkd.errors import StudentError, WeightingError
 from rlkd.ranks import told_by_the_first
-from rlkd.records import newest_verified, parse_object, write_json_atomic, write_manifest
+from rlkd.records import newest_verified, parse_object, step_number, write_json_atomic, write_manifest
 from rlkd.trainer.shares import mean_over
 
 LOSS_FILE = "losses.json"
@@ -111,7 +111,7 @@ class ResumableTrainer(Trainer):
             return None
         newest = newest_verified(folder) if folder.is_dir() else None
         for other in folder.glob("checkpoint-*"):
-            if newest is None or _step_number(other) > _step_number(newest):
+            if newest is None or step_number(other) > step_number(newest):
                 shutil.rmtree(other)
         return None if newest is None else str(newest)
 
@@ -151,7 +151,3 @@ def saved(path: Path, what: str) -> dict[str, Any]:
             f"expected {what} in {path}, found nothing; resume with the weighting and the rlkd release of the run"
         )
     return values
-
-
-def _step_number(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])

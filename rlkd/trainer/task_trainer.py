@@ -16,7 +16,7 @@ from rlkd.data.batching import Inputs, LengthBucketSampler, encode_inputs
 from rlkd.data.task import Task
 from rlkd.errors import ConfigError, StudentError
 from rlkd.feature_losses import FeatureLosses
-from rlkd.kinds import Kind, Positions
+from rlkd.kinds import Kind, Positions, class_losses
 from rlkd.logit_cache import LogitCache, read_state
 from rlkd.logit_cache.held import held_states
 from rlkd.losses import cross_entropy
@@ -228,14 +228,14 @@ class TaskTrainer(BatchTrainer):
         logits = logits[: own.stop - own.start]  # none of the row that only keeps a process company
         state = self.task_state(whole, shares.whole(logits.detach()))
         labels = None if state.labels is None else state.labels[own]
-        losses = self._distillation_losses(logits, labels, part_of(self._task_taught(state), own))
+        losses = class_losses(logits, labels, part_of(self._task_taught(state), own), self.loss_settings)
         loss: Tensor = losses.sum() * (self.args.world_size / rows)
         self._check_finite(loss, losses, whole[own])
         return loss
 
     def _instance_losses(self, student_logits: Tensor, ids: Tensor) -> Tensor:
         state = self.task_state(ids, student_logits)
-        return self._distillation_losses(student_logits, state.labels, self._task_taught(state))
+        return class_losses(student_logits, state.labels, self._task_taught(state), self.loss_settings)
 
     def _feature_losses(self, student_logits: Tensor, inside: InnerStates, ids: Tensor) -> Tensor:
         """The feature terms, and the distillation loss beside them unless its weight is 0."""
@@ -247,7 +247,8 @@ class TaskTrainer(BatchTrainer):
         taught = self._task_taught(state)
         losses = features.losses(inside, teachers, state, taught)
         if features.logits_weight:
-            losses = losses + features.logits_weight * self._distillation_losses(student_logits, state.labels, taught)
+            beside = class_losses(student_logits, state.labels, taught, self.loss_settings)
+            losses = losses + features.logits_weight * beside
         return losses
 
     def _task_taught(self, state: State) -> Mixture:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.errors import ConfigError, NonFiniteLossError
-from rlkd.kinds import Kind, Measured, Positions, as_measured, class_losses
+from rlkd.kinds import Kind, Measured, Positions, as_measured
 from rlkd.settings import StepSettings
 from rlkd.trainer.arguments import check_arguments
 from rlkd.trainer.batch_teachers import BatchTeachers
@@ -161,8 +161,6 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         own = self._given if self._online is None else cast(BaseWeighting, self._online)
         self.weighting: BaseWeighting = self._kind.adapted(own)
 
-    # --- what the Trainer asks
-
     def train(self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; each run, as each trial of a search, begins with the weighting that was passed."""
         if trial is not None:
@@ -240,8 +238,6 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
             loss = loss * self._processes  # gradients are averaged over the processes
         self._check_finite(loss, losses)
         return (loss, outputs) if return_outputs else loss
-
-    # --- the loss
 
     def _kind_of(self, labels: Tensor | None) -> type[Kind]:
         """The kind of task of a batch: looked at again where labels have another form."""
@@ -329,9 +325,6 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         if self._online is not None:
             learn(self.weighting, state)
         return taught
-
-    def _distillation_losses(self, student_logits: Tensor, labels: Tensor | None, taught: Mixture) -> Tensor:
-        return class_losses(student_logits, labels, taught, self.loss_settings)
 
     def _check_finite(self, loss: Tensor, losses: Tensor, ids: Tensor | None = None) -> None:
         if not math.isfinite(loss.item()):

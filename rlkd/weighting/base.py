@@ -13,6 +13,7 @@ from rlkd.errors import WeightingError
 from rlkd.logit_cache import answered_ids, read_state
 from rlkd.types import LogitSource, State
 from rlkd.weighting.absent import check_taught, has_somebody, rows_of, spread, without_absent
+from rlkd.weighting.arguments import refuse_argument
 from rlkd.weighting.checks import check_taught_logits, check_weights
 
 Answers = Literal["classes", "numbers", "either"]
@@ -299,60 +300,3 @@ class WeightingBuilder(Protocol):
         Raises:
             WeightingError: If the argument is missing, unexpected or malformed.
         """
-
-
-def refuse_argument(name: str, argument: str | None) -> None:
-    """Raise if an argument was given to a weighting that takes none."""
-    if argument is not None:
-        raise WeightingError(f"weighting {name!r} takes no argument, got {argument!r}; write just {name!r}")
-
-
-def require_argument(name: str, argument: str | None, example: str) -> str:
-    """Return the argument, or raise with an example of one."""
-    if not argument:
-        raise WeightingError(f"weighting {name!r} needs an argument, got none; write for example {example!r}")
-    return argument
-
-
-def number(name: str, argument: str) -> float:
-    """Read an argument that must be a number."""
-    try:
-        return float(argument)
-    except ValueError as error:
-        raise WeightingError(
-            f"weighting {name!r} takes a number, got {argument!r}; write for example '{name}:0.5'"
-        ) from error
-
-
-def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax over the present teachers.
-
-    Args:
-        scores: Shape (..., K), finite.
-        present: Bool, shape (..., K).
-
-    Returns:
-        Shape (..., K), float32, zero where absent.
-    """
-    shares = torch.softmax(scores.float().masked_fill(~present, -torch.inf), dim=-1)
-    return torch.where(present, shares, 0.0)  # where nobody is, they are 0 / 0
-
-
-def normalised(shares: Tensor, present: Tensor) -> Tensor:
-    """Scale non-negative shares (..., K) to the simplex over the present teachers; all-zero rows get equal weights.
-
-    However small the shares are, only their ratios count: they are zero below the range of their type alone.
-    """
-    wide = shares.to(torch.promote_types(shares.dtype, torch.float32))
-    kept = torch.where(present, wide, 0.0)
-    largest = kept.amax(-1, keepdim=True)
-    smallest = torch.finfo(kept.dtype).tiny
-    far = (largest < 1e-12) | (largest > 1e12)  # where a sum could be lost, or be infinite
-    kept = torch.where(far, kept / largest.clamp_min(smallest), kept)
-    weights = kept / kept.sum(-1, keepdim=True).clamp_min(1e-12)
-    return torch.where(largest < smallest, equal_weights(present), weights.float())
-
-
-def equal_weights(present: Tensor) -> Tensor:
-    """Equal weights over the present teachers, shape (..., K); zeros where nobody is."""
-    return present.float() / present.sum(-1, keepdim=True).clamp_min(1)

@@ -8,8 +8,10 @@ from torch import Tensor
 from rlkd.errors import PolicyError
 from rlkd.logit_cache import answered_ids, read_state
 from rlkd.types import State
-from rlkd.weighting.base import BaseWeighting, Evidence, normalised, require_argument
+from rlkd.weighting.arguments import require_argument
+from rlkd.weighting.base import BaseWeighting, Evidence
 from rlkd.weighting.learned import Policy, load_policy
+from rlkd.weighting.simplex import normalised
 
 
 class PolicyMean(BaseWeighting):

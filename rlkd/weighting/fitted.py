@@ -13,7 +13,8 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import likeliest_temperatures
 from rlkd.types import State
-from rlkd.weighting.base import Answers, Evidence, Mixture, refuse_argument
+from rlkd.weighting.arguments import refuse_argument
+from rlkd.weighting.base import Answers, Evidence, Mixture
 from rlkd.weighting.fixed import Fixed, Uniform
 
 

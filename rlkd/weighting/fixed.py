@@ -10,15 +10,9 @@ from torch.nn import functional as F
 
 from rlkd.errors import WeightingError
 from rlkd.types import State
-from rlkd.weighting.base import (
-    Answers,
-    BaseWeighting,
-    Evidence,
-    equal_weights,
-    normalised,
-    refuse_argument,
-    require_argument,
-)
+from rlkd.weighting.arguments import refuse_argument, require_argument
+from rlkd.weighting.base import Answers, BaseWeighting, Evidence
+from rlkd.weighting.simplex import equal_weights, normalised
 
 
 class Uniform(BaseWeighting):

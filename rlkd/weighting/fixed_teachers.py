@@ -8,9 +8,11 @@ from torch import Tensor
 
 from rlkd.errors import PolicyError, WeightingError
 from rlkd.types import Actor, State
-from rlkd.weighting.base import Evidence, equal_weights, require_argument
+from rlkd.weighting.arguments import require_argument
+from rlkd.weighting.base import Evidence
 from rlkd.weighting.heuristic import FALLS_BACK
 from rlkd.weighting.policy_files import SavedPolicy, load_module
+from rlkd.weighting.simplex import equal_weights
 
 LARGEST_SIZE = 100_000
 OBSERVED = frozenset({"labels", "student_logits", "embeddings"})

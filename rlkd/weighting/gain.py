@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.types import State
-from rlkd.weighting.base import equal_weights
+from rlkd.weighting.simplex import equal_weights
 
 DECISIVE = 0.25
 """Lead in gain over the mean of the teachers from which on an action is as large as it can be."""

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from rlkd.errors import WeightingError
 from rlkd.types import State
-from rlkd.weighting.base import Answers, BaseWeighting, Evidence, masked_softmax, refuse_argument
+from rlkd.weighting.arguments import refuse_argument
+from rlkd.weighting.base import Answers, BaseWeighting, Evidence
+from rlkd.weighting.simplex import masked_softmax
 
 RATE = 0.2
 """First step of the table, in nats of a score; later ones are smaller the more was learned."""

@@ -12,7 +12,9 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import divergence_gradients
 from rlkd.types import State
-from rlkd.weighting.base import TIE, BaseWeighting, Evidence, normalised, number
+from rlkd.weighting.arguments import number
+from rlkd.weighting.base import TIE, BaseWeighting, Evidence
+from rlkd.weighting.simplex import normalised
 
 RIDGE = 1e-6
 """Added to the diagonal of the Gram matrix, relative to its mean: K gradients of C - 1 dimensions may be dependent."""

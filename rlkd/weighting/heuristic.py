@@ -15,18 +15,9 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import Knowledge, State
-from rlkd.weighting.base import (
-    TIE,
-    Answers,
-    BaseWeighting,
-    Evidence,
-    Mixture,
-    equal_weights,
-    masked_softmax,
-    normalised,
-    number,
-    refuse_argument,
-)
+from rlkd.weighting.arguments import number, refuse_argument
+from rlkd.weighting.base import TIE, Answers, BaseWeighting, Evidence, Mixture
+from rlkd.weighting.simplex import equal_weights, masked_softmax, normalised
 
 FALLS_BACK = "equal weights"
 """What the formulas with labels give instances without one."""

@@ -17,11 +17,13 @@ from rlkd.errors import PolicyError, WeightingError
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.records import digest
 from rlkd.types import State, in_parts
-from rlkd.weighting.base import Evidence, masked_softmax, require_argument
+from rlkd.weighting.arguments import require_argument
+from rlkd.weighting.base import Evidence
 from rlkd.weighting.card import CARD, card_parts
 from rlkd.weighting.exporting import export_graph
 from rlkd.weighting.plain_arrays import ArrayT, like, plain_state
 from rlkd.weighting.policy_files import AUTO, SavedPolicy, load_module, parameters_hash
+from rlkd.weighting.simplex import masked_softmax
 
 SHARPNESS = 6.0
 """Actions lie in [-1, 1]; weights are ``softmax(SHARPNESS * action)``: odds between two teachers up to e^12."""
@@ -97,10 +99,7 @@ class Policy(SavedPolicy, model_card_template=CARD):
         self.observation, self.strength = config, float(strength)
         self.training_record = dict(training or {})
         self.encode = nn.Sequential(
-            nn.Linear(config.num_features, hidden_size),
-            nn.Tanh(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.Tanh(),
+            nn.Linear(config.num_features, hidden_size), nn.Tanh(), nn.Linear(hidden_size, hidden_size), nn.Tanh()
         )
         self.score = nn.Sequential(nn.Linear(2 * hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
 

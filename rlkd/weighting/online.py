@@ -12,7 +12,9 @@ from rlkd.errors import WeightingError
 from rlkd.features import finite_logits
 from rlkd.losses import divergence_gradients, logit_gain
 from rlkd.types import State
-from rlkd.weighting.base import TIE, BaseWeighting, Evidence, equal_weights, masked_softmax, refuse_argument
+from rlkd.weighting.arguments import refuse_argument
+from rlkd.weighting.base import TIE, BaseWeighting, Evidence
+from rlkd.weighting.simplex import equal_weights, masked_softmax
 
 
 class Hedge(BaseWeighting):

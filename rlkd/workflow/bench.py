@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from rlkd.benchmark.running import RESULTS_FILE, check_suite, run_suite
+from rlkd.benchmark.selection import select
 from rlkd.benchmark.suite_files import load_suite
-from rlkd.benchmark.suites import Suite, select
+from rlkd.benchmark.suites import Suite
 from rlkd.errors import OutputDirectoryError
 from rlkd.records import read_jsonl
 from rlkd.report import failures, untraced, write_benchmark_report

@@ -79,43 +79,54 @@ def run_quickstart(
         "total_timesteps": training.total_timesteps,
     }
     folder = open_run(output_dir, config, resume=resume, overwrite=overwrite).path
-    with one_thread():  # teachers, policy and students are the same on any number of cores
-        paths = train_teachers(
-            task,
-            folder / "teachers",
-            kinds=QUICKSTART_TEACHERS,
-            specialize="class",
-            max_length=settings.max_length,
-            epochs=QUICKSTART_EPOCHS,
-            progress=progress,
-        )
-        teachers = load_teachers([str(path) for path in paths], task)
-        cache = build_cache(teachers, task, folder / "cache", max_length=settings.max_length, progress=progress)
+    cache = _specialists(task, folder, settings.max_length, progress)
     first = compare(task, cache, ["uniform", SHIPPED], settings, folder, seeds=range(1), jobs=min(2, workers))
     if told is not None:
         told(task_rows(group_runs(first)[0]), [SEEN])
     learned = default_weightings(cache, str(folder / "policy" / "policy"), chooses=False, labels=False)
     names = [SHIPPED if name == AUTO else name for name in learned]
     with _policy_free_students(task, cache, settings, folder, seeds, workers):
-        with one_thread():
-            run_train_policy(
-                task_options,
-                str(folder / "cache"),
-                str(folder / "policy"),
-                student=settings.student,
-                training=training,
-                episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
-                device=settings.device,
-                jobs=1,  # other processes are at students of the comparison
-                resume=True,
-                progress=progress,
-            )
+        _train_policy(task_options, folder, settings, training, progress)
         curve = learning_curve(folder / "policy")
         inputs = input_flags(task_options, str(folder / "cache"))
         found = compare_and_report(
             task, cache, names, settings, folder, seeds, workers, progress, inputs=inputs, curve=curve
         )
         return found.rows, found.sentences
+
+
+def _specialists(task: Task, folder: Path, max_length: int, progress: bool) -> LogitCache:
+    """Teachers that know some of the classes each, and the cache of what they say."""
+    with one_thread():  # teachers, policy and students are the same on any number of cores
+        paths = train_teachers(
+            task,
+            folder / "teachers",
+            kinds=QUICKSTART_TEACHERS,
+            specialize="class",
+            max_length=max_length,
+            epochs=QUICKSTART_EPOCHS,
+            progress=progress,
+        )
+        teachers = load_teachers([str(path) for path in paths], task)
+        return build_cache(teachers, task, folder / "cache", max_length=max_length, progress=progress)
+
+
+def _train_policy(
+    task_options: dict[str, Any], folder: Path, settings: StudentSettings, training: PolicyTraining, progress: bool
+) -> None:
+    with one_thread():
+        run_train_policy(
+            task_options,
+            str(folder / "cache"),
+            str(folder / "policy"),
+            student=settings.student,
+            training=training,
+            episode={"max_length": settings.max_length, "learning_rate": settings.learning_rate},
+            device=settings.device,
+            jobs=1,  # other processes are at students of the comparison
+            resume=True,
+            progress=progress,
+        )
 
 
 def _policy_free_students(

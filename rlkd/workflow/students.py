@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from rlkd.report import write_report
 from rlkd.settings import DistillCommand, StudentSettings
 from rlkd.settings.knobs import check
 from rlkd.trainer import DistillationArguments, MetricsCallback, TaskTrainer, make_trainer
-from rlkd.weighting import WeightingSpec, build_weighting, load_policy
+from rlkd.weighting import BaseWeighting, WeightingSpec, build_weighting, load_policy
 from rlkd.weighting.policy_files import AUTO
 from rlkd.workflow.opening import open_run, tell_if_alone
 from rlkd.workflow.teachers import Rows
@@ -80,10 +80,7 @@ def run_distill(
     if first:
         tell_if_alone(cache)
     spec = WeightingSpec.parse(weighting)
-    chooses = spec.name == AUTO
-    if chooses:
-        check_choice(spec, trial_students)
-    named = None if chooses else build_weighting(spec, task, cache, seed=seed)
+    named = _named(spec, task, cache, seed, trial_students)
     check_student(settings.student, task, num_layers=settings.num_layers, max_length=settings.max_length)
     config = {
         "command": "distill",
@@ -94,7 +91,7 @@ def run_distill(
         "seed": seed,
         "save_steps": save_steps,
         "arguments": dict(arguments or {}),
-        **({"trial_students": trial_students} if chooses else {}),
+        **({"trial_students": trial_students} if named is None else {}),
     }
     run = open_run(output_dir, config, resume=resume, overwrite=overwrite, shared=True) if first else None
     folder, shown = Path(output_dir), progress and first
@@ -102,12 +99,8 @@ def run_distill(
     def make() -> Any:
         with quiet_transformers(), closing(StepBar("student", show=shown)) as bar:
             callbacks = [bar] if run is None else [MetricsCallback(run), bar]
-            own, trained = named, trained_here(spec)
-            if own is None:
-                place = chosen_policy(
-                    folder, task, cache, settings, trained=trained, students=trial_students, progress=shown
-                )
-                own = load_policy(place)
+            chosen: dict[str, Any] = {"students": trial_students, "progress": shown}
+            own = _chosen(folder, task, cache, settings, spec, **chosen) if named is None else named
             places = folder / "checkpoints"
             trainer = make_trainer(task, cache, own, settings, places, seed=seed, callbacks=callbacks, **extra)
             trainer.train(resume_from_checkpoint=resume)
@@ -115,17 +108,26 @@ def run_distill(
         _write_results(folder, trainer, task, cache.teacher_names, weighting, settings)
 
     once_by_all(folder, "" if run is None else run.key, make)
-    stored: Rows = told_by_the_first(json.loads((folder / "results.json").read_text("utf-8")) if first else None)
-    return stored
+    return cast(Rows, told_by_the_first(json.loads((folder / "results.json").read_text("utf-8")) if first else None))
+
+
+def _chosen(
+    folder: Path, task: Task, cache: LogitCache, settings: StudentSettings, spec: WeightingSpec, **how: Any
+) -> BaseWeighting:
+    """What ``auto`` chooses; ``how`` is as :func:`~rlkd.choosing.chosen_policy` takes it."""
+    return load_policy(chosen_policy(folder, task, cache, settings, trained=trained_here(spec), **how))
+
+
+def _named(spec: WeightingSpec, task: Task, cache: LogitCache, seed: int, trial_students: int) -> BaseWeighting | None:
+    """The weighting of a name; None of ``auto``, which is chosen once the run has begun."""
+    if spec.name == AUTO:
+        check_choice(spec, trial_students)
+        return None
+    return build_weighting(spec, task, cache, seed=seed)
 
 
 def _write_results(
-    folder: Path,
-    trainer: TaskTrainer,
-    task: Task,
-    teachers: Sequence[str],
-    weighting: str,
-    settings: StudentSettings,
+    folder: Path, trainer: TaskTrainer, task: Task, teachers: Sequence[str], weighting: str, settings: StudentSettings
 ) -> None:
     """Score a trained student on validation and test: ``results.json`` and the page, which the first process writes."""
     rows = []
@@ -186,12 +188,7 @@ def _checked_arguments(arguments: Mapping[str, Any], settings: StudentSettings, 
 
 def inputs_record(task_options: Mapping[str, Any], cache_dir: str, task: Task, cache: LogitCache) -> dict[str, Any]:
     """What a run read, by name and by content: a resumed run must read the same."""
-    return {
-        "task": dict(task_options),
-        "data": task.fingerprint,
-        "cache": str(cache_dir),
-        "logits": cache.identity,
-    }
+    return {"task": dict(task_options), "data": task.fingerprint, "cache": str(cache_dir), "logits": cache.identity}
 
 
 def _divergence_sentence(rows: Rows) -> list[str]:

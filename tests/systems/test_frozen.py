@@ -21,8 +21,9 @@ import rlkd.cli
 from rlkd.benchmark.compared import ComparedWeighting, fit_router_into
 from rlkd.benchmark.jobs import Job, run_key
 from rlkd.benchmark.running import Run, plan_units, run_suite
+from rlkd.benchmark.selection import select
 from rlkd.benchmark.suite_files import load_suite
-from rlkd.benchmark.suites import Suite, select
+from rlkd.benchmark.suites import Suite
 from rlkd.data import load_task
 from rlkd.features import ObservationConfig
 from rlkd.logit_cache import load_cache, read_state
@@ -32,7 +33,7 @@ from rlkd.systems.mtkd_rl.training import train_mtkd_rl
 from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State
 from rlkd.weighting import WeightingSpec, build_weighting
-from rlkd.weighting.router import RouterPlan
+from rlkd.weighting.router_targets import RouterPlan
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.yaml"))
 YOUNGER = ("images",)

@@ -14,8 +14,8 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from rlkd.benchmark.running import check_suite, run_suite
+from rlkd.benchmark.selection import select
 from rlkd.benchmark.suite_files import load_suite
-from rlkd.benchmark.suites import select
 from rlkd.cli import main
 from rlkd.cost import NO_COST
 from rlkd.data.collection import keep_domains

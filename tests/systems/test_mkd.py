@@ -17,8 +17,8 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from rlkd.benchmark.running import check_suite, run_suite
+from rlkd.benchmark.selection import select
 from rlkd.benchmark.suite_files import load_suite
-from rlkd.benchmark.suites import select
 from rlkd.cli import app
 from rlkd.data.batching import encode_inputs
 from rlkd.data.collection import TaskCollection
@@ -34,7 +34,9 @@ from rlkd.settings import MultiTaskSettings, StudentSettings, check_loss_setting
 from rlkd.stats import group_runs, task_rows
 from rlkd.systems.mkd.training import build_mkd_caches, train_mkd_teachers
 from rlkd.trainer import make_trainer, training_arguments
-from rlkd.trainer.multi_task import JointSource, JointWeighting, MultiTaskTrainer, OnlineJointWeighting, task_batches
+from rlkd.trainer.joint_batches import task_batches
+from rlkd.trainer.joint_teachers import JointSource, JointWeighting, OnlineJointWeighting
+from rlkd.trainer.multi_task import MultiTaskTrainer
 from rlkd.trainer.multi_task_training import TaughtTasks, multi_task_teacher_settings, train_model
 from rlkd.weighting import WeightingSpec, build_weighting
 from rlkd.weighting.fixed import Uniform

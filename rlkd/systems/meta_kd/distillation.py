@@ -184,13 +184,7 @@ def distil_meta_student(
     Raises:
         ConfigError: The distillation needs what is not there.
     """
-    if distillation.transfer and taught.corruption is None:
-        raise ConfigError("the transferable feature needs a meta-teacher's module, got none; set transfer to 0")
-    if distillation.schedule == "joint" and (taught.weighting is not None or taught.source is not None):
-        raise ConfigError(
-            "the joint schedule reads logits of the teachers of features, a source or weighting of other logits "
-            "would be ignored; use two_step"
-        )
+    _check_taught(taught, distillation)
     live = taught.live or LiveEncoders(taught.encoders, taught.task, max_length=settings.max_length)
     steps = _Steps(
         taught,
@@ -213,6 +207,17 @@ def distil_meta_student(
     if not keep_features:
         shutil.rmtree(first)
     return trainer, figures
+
+
+def _check_taught(taught: TaughtDomain, distillation: DistillationSettings) -> None:
+    """Refuse what is missing, and what would be ignored."""
+    if distillation.transfer and taught.corruption is None:
+        raise ConfigError("the transferable feature needs a meta-teacher's module, got none; set transfer to 0")
+    if distillation.schedule == "joint" and (taught.weighting is not None or taught.source is not None):
+        raise ConfigError(
+            "the joint schedule reads logits of the teachers of features, a source or weighting of other logits "
+            "would be ignored; use two_step"
+        )
 
 
 def _train(trainer: TaskTrainer, arguments: Mapping[str, Any]) -> None:

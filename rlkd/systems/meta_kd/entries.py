@@ -88,8 +88,6 @@ def teacher_settings(content: Mapping[str, Any], where: str) -> MetaKdSettings:
     """
     prototypes = content.get("prototypes") or {}
     settings: MetaKdSettings = built(
-        MetaKdSettings,
-        {**content, "prototypes": built(PrototypeSettings, prototypes, f"{where}, prototypes")},
-        where,
+        MetaKdSettings, {**content, "prototypes": built(PrototypeSettings, prototypes, f"{where}, prototypes")}, where
     )
     return settings

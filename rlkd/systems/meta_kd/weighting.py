@@ -9,8 +9,9 @@ from torch import Tensor
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
-from rlkd.weighting.base import BaseWeighting, Mixture, normalised
+from rlkd.weighting.base import BaseWeighting, Mixture
 from rlkd.weighting.heuristic import FALLS_BACK
+from rlkd.weighting.simplex import normalised
 
 
 def domain_expertise(teacher_logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Tensor:

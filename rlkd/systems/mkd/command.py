@@ -15,11 +15,7 @@ from rlkd.systems.mkd.settings import MkdCommand
 
 def task_list(run: MkdCommand) -> list[dict[str, Any]]:
     """Arguments of load_task for every task; the columns are those of all."""
-    shared: dict[str, Any] = {
-        "text_column": run.text_column,
-        "label_column": run.label_column,
-        "seed": run.split_seed,
-    }
+    shared: dict[str, Any] = {"text_column": run.text_column, "label_column": run.label_column, "seed": run.split_seed}
     if run.text_pair_column is not None:
         shared["text_pair_column"] = run.text_pair_column
     found = []

@@ -28,9 +28,7 @@ class MkdCommand(ResumableCommand):
     split_seed: int = like(TaskSettings, "split_seed")
     teacher: str = required("Encoder of the teachers: rlkd/bilstm, rlkd/tiny, a hub id or a path.")
     teachers: str = knob(
-        "multi",
-        "Teachers: multi, one of all tasks; single, one a task; or both.",
-        choices=("multi", "single", "both"),
+        "multi", "Teachers: multi, one of all tasks; single, one a task; or both.", choices=("multi", "single", "both")
     )
     weighting: str = knob("uniform", "Weighting of the two teachers of a task, with --teachers both.")
     student: str = knob("rlkd/bilstm", "Encoder of the student: rlkd/bilstm, rlkd/tiny, a hub id or a path.")

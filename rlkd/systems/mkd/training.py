@@ -16,7 +16,7 @@ from rlkd.data.collection import TaskCollection
 from rlkd.devices import check_device
 from rlkd.errors import ConfigError
 from rlkd.logit_cache import LogitCache, build_cache
-from rlkd.models.multi_task import check_multi_task
+from rlkd.models.multi_task_loading import check_multi_task
 from rlkd.models.teacher_files import load_teachers
 from rlkd.models.teachers import LabelledTeacher
 from rlkd.records import folder_of
@@ -60,7 +60,7 @@ def train_mkd_teachers(
 
     Args:
         collection: The tasks.
-        kind: Encoder, see :func:`rlkd.models.multi_task.load_multi_task`.
+        kind: Encoder, see :func:`rlkd.models.multi_task_loading.load_multi_task`.
         folder: ``multi`` and ``single/TASK`` are made in it.
         training: See :func:`multi_task_teacher_settings`.
         parts: ``single``, ``multi`` or both.

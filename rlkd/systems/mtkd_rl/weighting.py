@@ -14,8 +14,8 @@ from rlkd.errors import PolicyError
 from rlkd.features import finite_logits
 from rlkd.losses import teacher_cross_entropy
 from rlkd.types import State
-from rlkd.weighting.base import masked_softmax, normalised
 from rlkd.weighting.fixed_teachers import TeacherBoundPolicy, fallen_back
+from rlkd.weighting.simplex import masked_softmax, normalised
 
 BOUND = 100.0
 """Numbers of the state are clipped to this size."""
