@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import asker_card
 import numpy as np
 import readme
 import yaml
@@ -45,6 +46,7 @@ def main() -> None:
     write_benchmark_report(suites, HERE, tables=tables, notes=notes)
     write_text_atomic(PICTURE, picture(suites["quickstart"]))
     write_card()
+    asker_card.write_card()
     left = readme.update(suites)
     for problem in left:
         print(problem)

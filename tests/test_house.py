@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import rlkd
+from rlkd.asking.policy import SHIPPED as ASKER
 from rlkd.weighting.policy_files import SHIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -231,9 +232,9 @@ def test_what_is_packaged_is_what_is_here():
     assert [path for path in (ROOT / "envs").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
     assert settings["package-data"]["rlkd_envs"] == ["py.typed"]
     shipped = {path for pattern in settings["package-data"]["rlkd"] for path in (ROOT / "rlkd").glob(pattern)}
-    policy = {SHIPPED / name for name in ("README.md", "config.json", "model.safetensors")}
+    policies = {folder / name for folder in (SHIPPED, ASKER) for name in ("config.json", "model.safetensors")}
     single = {ROOT / "rlkd" / name for name in ("py.typed", "headroom.json")}
-    assert shipped == {*single, *(ROOT / "rlkd").rglob("README.md"), *policy}
+    assert shipped == {*single, *(ROOT / "rlkd").rglob("README.md"), *policies}
     for folder in ("rlkd", "envs"):
         assert (ROOT / folder / "py.typed").is_file()
     without_init = {

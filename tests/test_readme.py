@@ -14,6 +14,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from rlkd.asking.policy import SHIPPED as ASKER
 from rlkd.cli import app
 from rlkd.records import file_hash, read_jsonl
 from rlkd.report.origins import records_hash
@@ -26,6 +27,7 @@ RECORDS = ROOT / "benchmarks" / "results"
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, of no package
 
+import asker_card  # noqa: E402
 import make_results  # noqa: E402
 import model_card  # noqa: E402
 import readme  # noqa: E402
@@ -173,6 +175,14 @@ def test_the_card_of_the_shipped_policy_says_what_its_records_say():
     seen = json.loads(model_card.RECORD.read_text(encoding="utf-8"))["seen"]
     text = model_card.card(seen, read_jsonl(model_card.TRAVEL))
     assert (SHIPPED / "README.md").read_text(encoding="utf-8") == text
+    assert text.count("\n| banking77 | ") == 2
+
+
+def test_the_card_of_the_shipped_asker_says_what_its_records_say():
+    """What to do: python benchmarks/make_results.py."""
+    seen = json.loads(asker_card.RECORD.read_text(encoding="utf-8"))["seen"]
+    text = asker_card.card(seen, json.loads(asker_card.ASKING.read_text(encoding="utf-8")))
+    assert (ASKER / "README.md").read_text(encoding="utf-8") == text
     assert text.count("\n| banking77 | ") == 2
 
 
