@@ -21,7 +21,17 @@ from rlkd.logit_cache import LogitCache
 
 ROWS, CLASSES, TEACHERS = 400, 6, 3
 SPECS = ["all", "random", "best", "only:b", "explore:0.2", "explore+threshold", "router", "router+threshold", "verify"]
-SPECS += ["bandit", "thompson", "oracle", "none", "margin*all", "spread*random", "margin*verify"]
+SPECS += [
+    "reverify",
+    "bandit",
+    "bandit:100",
+    "thompson",
+    "oracle",
+    "none",
+    "margin*all",
+    "spread*random",
+    "margin*verify",
+]
 
 
 def specialists(seed=0, rows=ROWS):
