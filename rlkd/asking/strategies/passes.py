@@ -72,11 +72,9 @@ def ask_until_sure(
     if not ask_each(bank, ids, chooser.scores(ids).argmax(1)):
         return False
     unsure = ids
-    while threshold is not None:
+    while threshold is not None and len(unsure):
         unsure = unsure[sure(unsure) < threshold]
         unsure = unsure[~bank.answers.asked[unsure].all(1)]
-        if not len(unsure):
-            break
         if not ask_next(bank, unsure, chooser):
             return False
     return True
