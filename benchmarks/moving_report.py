@@ -29,7 +29,7 @@ FEWEST_SEEDS = 2
 EVERY_TASK = "all tasks"
 FIGURES = ("before", "after", "last", "knowing", "fall", "calls_a_row", "accuracy", "seconds")
 """Of a line, which are averaged over tasks."""
-SHOWN = ("random", "bandit", "bandit:500", "verify", "reverify", "policy", "all", "oracle")
+SHOWN = ("random", "thompson", "thompson:500", "verify", "reverify", "policy", "all", "oracle")
 COLOURS = ("#999999", "#d9b382", "#a6761d", "#7570b3", "#e7298a", "#d95f02", "#1b9e77", "#000000")
 
 
