@@ -240,7 +240,9 @@ INTRODUCTION = (
     "`right` is the share of the rows, but for those whose label is known, that are taught their class; a row "
     "of which nobody gave an answer is not. A row belongs to the call at which it was first asked about. The "
     "last quarter is that of the calls, and `where it knew no others` the same in a run of the same seed whose "
-    "teachers were the changed ones from the first call on.\n\n"
+    "teachers were the changed ones from the first call on. Where several answered a row, it is taught what the "
+    "shipped policy makes of all answers in the end, which reads how sure a teacher was on the whole: so a change "
+    "can spoil rows that were asked about before it.\n\n"
     "**Back on track** is an arm at the first call after the change from which, on the mean over seeds, no more "
     f"than {100 * WITHIN:.0f} points are missing to that run at the same calls: over the next {WINDOW} rows, and "
     "over all rows that are left, so that a window that is right by luck does not count. `not`: at no call of "
@@ -253,7 +255,8 @@ INTRODUCTION = (
     "right.\n\n"
     "**What a stranger lacks**: `oracle` is told who was trained on what, which teacher has changed, how, and "
     "when; `all, hedge` reads 100 labels, of which it meets as many as its rows contain. The others read none, "
-    "and nobody tells them of the change. `policy` is reported on tasks alone that it has not learned on."
+    "and nobody tells them of the change. `policy` is reported and drawn on tasks alone that it has not learned "
+    "on."
 )
 GOAL_SAYS = (
     f"On the mean of all tasks, and on how many of them within {GOAL} calls. `all` and what begins with it ask "
