@@ -256,7 +256,8 @@ INTRODUCTION = (
     "**What a stranger lacks**: `oracle` is told who was trained on what, which teacher has changed, how, and "
     "when; `all, hedge` reads 100 labels, of which it meets as many as its rows contain. The others read none, "
     "and nobody tells them of the change. `policy` is reported and drawn on tasks alone that it has not learned "
-    "on."
+    "on. The constants of `reverify` were chosen by a look at the first seeds of banking77, trec6-classes and topics; "
+    "ag_news and newsgroups20 were not looked at."
 )
 GOAL_SAYS = (
     f"On the mean of all tasks, and on how many of them within {GOAL} calls. `all` and what begins with it ask "
