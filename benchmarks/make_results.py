@@ -12,6 +12,7 @@ import readme
 import yaml
 from asking_report import results_table
 from model_card import write_card
+from moving_report import results_table as moving_table
 
 from rlkd.records import file_hash, read_jsonl, write_text_atomic
 from rlkd.report.benchmark import write_benchmark_report
@@ -30,6 +31,7 @@ AGENTS = RESULTS / "agents.json"
 KINDS = RESULTS / "kinds.json"
 TOKENS = RESULTS / "tokens.json"
 ASKING = RESULTS / "asking.json"
+MOVING = RESULTS / "moving.json"
 PICTURE = HERE / "quickstart.svg"
 PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
 """The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
@@ -99,9 +101,14 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     asking = "Asking within a budget, without a label"
     if ASKING.exists():
         files[asking], tables[asking] = ASKING, results_table(_rows(ASKING))
+    moving = "Teachers that change while they are asked"
+    if MOVING.exists():
+        files[moving], tables[moving] = MOVING, moving_table(_rows(MOVING))
     notes = {caption: _file_note(path) for caption, path in files.items()}
     if ASKING.exists():
         notes[asking] += f" {TOLD_OF_ASKING}"
+    if MOVING.exists():
+        notes[moving] += f" {TOLD_OF_MOVING}"
     if TOKENS.exists():
         notes[tokens] += f" {TOLD_OF_TOKENS}"
     for caption in kinds:
@@ -206,6 +213,12 @@ TOLD_OF_ASKING = (
     "was trained on the instance's class (1) at the same budget. **What a stranger lacks**: `oracle` is told who was "
     "trained on what; the others are told nothing, but the weighting policy that is shipped, by which all arms mix "
     "answers, has seen these tasks. `policy`, the asking policy, has seen no task of the family."
+)
+TOLD_OF_MOVING = (
+    "Made by `python benchmarks/moving.py`; [what the words mean, and all of it](results/moving.md). Means over tasks. "
+    "An arm is back on track when no more than 2 points are missing to the same arm in a run whose teachers were the "
+    "changed ones from the first call on; one that learns nothing always is. **What a stranger lacks**: `oracle` is "
+    "told who was trained on what, and of the change; `all, hedge` reads 100 labels."
 )
 KINDS_OF_TASK = {
     "Several labels at once, specialists": "multi-label classification",

@@ -23,7 +23,8 @@ from rlkd.logit_cache import LogitCache
 
 ROWS, CLASSES, TEACHERS = 400, 6, 3
 SPECS = ["all", "random", "best", "only:b", "explore:0.2", "explore+threshold", "router", "router+threshold", "verify"]
-SPECS += ["bandit", "thompson", "oracle", "none", "margin*all", "spread*random", "pairs*verify"]
+SPECS += ["reverify", "bandit", "bandit:100", "thompson", "oracle", "none"]
+SPECS += ["margin*all", "spread*random", "pairs*verify"]
 
 
 def specialists(seed=0, rows=ROWS):

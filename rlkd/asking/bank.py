@@ -42,9 +42,14 @@ class Answers:
         self.asked[ids, teacher], self.answered[ids, teacher] = True, answered
         self.logits[ids[answered], teacher] = logits[answered]
 
-    def sureness(self) -> Tensor:
-        """How sure each teacher usually is, from what it has answered so far, shape (K,); 0 of who never did."""
-        rows = np.flatnonzero(self.answered.any(1))
+    def sureness(self, ids: Ids | None = None) -> Tensor:
+        """How sure each teacher usually is, from what it has answered so far, shape (K,); 0 of who never did.
+
+        Args:
+            ids: Of these instances alone; None: of all.
+        """
+        some = np.arange(len(self.answered)) if ids is None else ids
+        rows = some[self.answered[some].any(1)]
         if not len(rows):
             return torch.zeros(self.asked.shape[1])
         return usual_sureness(torch.from_numpy(self.logits[rows]), torch.from_numpy(self.answered[rows]))

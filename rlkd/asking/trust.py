@@ -30,17 +30,18 @@ def weighting_of(pool: Pool) -> Policy:
     return shipped_policy() if pool.weighting is None else pool.weighting
 
 
-def trust(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
+def trust(pool: Pool, answers: Answers, ids: Ids, sureness: Tensor | None = None) -> NDArray[np.float64]:
     """Weights of the teachers that answered, rows on the simplex, zeros where nobody did, shape (B, K).
 
     Where a strategy knows the label, in the proportion of the probability that each teacher gives it; elsewhere what
-    the pool's policy makes of the answers.
+    the pool's policy makes of the answers, which is told how sure each teacher usually is, ``sureness`` of shape (K,);
+    None: on everything answered so far.
     """
     weights = np.zeros(answers.asked[ids].shape)
     told = np.flatnonzero(answers.answered[ids].any(1))
     if not len(told):
         return weights
-    usual = answers.sureness()
+    usual = answers.sureness() if sureness is None else sureness
     for start in range(0, len(told), AT_ONCE):
         rows = told[start : start + AT_ONCE]
         weights[rows] = weighting_of(pool).weights(answers.state(ids[rows], usual)).numpy()
@@ -51,15 +52,15 @@ def trust(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
     return weights
 
 
-def mixtures(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
-    """What a student would be taught of instances, probabilities (B, C); zeros where nobody answered."""
+def mixtures(pool: Pool, answers: Answers, ids: Ids, sureness: Tensor | None = None) -> NDArray[np.float64]:
+    """What a student would be taught of instances (:func:`trust`), (B, C); zeros where nobody answered."""
     p = torch.from_numpy(answers.logits[ids]).double().softmax(-1).numpy()
-    return np.asarray((trust(pool, answers, ids)[..., None] * p).sum(1))
+    return np.asarray((trust(pool, answers, ids, sureness)[..., None] * p).sum(1))
 
 
-def taught(pool: Pool, answers: Answers, ids: Ids) -> NDArray[np.float64]:
+def taught(pool: Pool, answers: Answers, ids: Ids, sureness: Tensor | None = None) -> NDArray[np.float64]:
     """The same, but for instances whose label is known: those are taught the label, whoever answered."""
-    targets, labels = mixtures(pool, answers, ids), pool.labels[ids]
+    targets, labels = mixtures(pool, answers, ids, sureness), pool.labels[ids]
     known = labels != UNLABELLED
     targets[known] = np.eye(pool.classes)[labels[known]]
     return targets

@@ -1,5 +1,6 @@
 """Whom to ask about an instance: what is predicted of teachers before they are asked."""
 
+from collections import deque
 from typing import Protocol
 
 import numpy as np
@@ -77,26 +78,35 @@ class Router:
 class Bandit:
     """A contextual bandit with a linear model of each teacher, paid by the answers alone.
 
-    An answer pays how sure the teacher is of it, or whether it is right where the label is known.
+    An answer pays how sure the teacher is of it, or whether it is right where the label is known; none pays nothing.
 
     Args:
         pool: Gives instances.
         bank: Gives answers.
         width: Of the upper confidence bound, in standard deviations, >= 0; with ``random``, of the draws.
         random: Draws models, as Thompson does; None: upper bounds.
+        window: Calls that are remembered, the latest, >= 1; None: all.
 
     Source:
         Li et al. 2010, arXiv:1003.0146, algorithm 1 (LinUCB with disjoint models); Agrawal, Goyal 2013,
-        arXiv:1209.3352 (Thompson sampling). Deviation: models are taught in batches.
+        arXiv:1209.3352 (Thompson sampling); Cheung, Simchi-Levi, Zhu 2019, arXiv:1810.03024 (sliding window).
+        Deviation: models are taught in batches.
     """
 
     def __init__(
-        self, pool: Pool, bank: TeacherBank, width: float = 0.3, random: np.random.Generator | None = None
+        self,
+        pool: Pool,
+        bank: TeacherBank,
+        width: float = 0.3,
+        random: np.random.Generator | None = None,
+        window: int | None = None,
     ) -> None:
         size, teachers = pool.vectors.shape[1] + 1, len(bank.teacher_names)
         self._pool, self._bank, self._width, self._random = pool, bank, width, random
         self._products = np.stack([np.eye(size)] * teachers)
         self._paid = np.zeros((teachers, size))
+        self._window = window
+        self._remembered: deque[tuple[int, NDArray[np.float64], NDArray[np.float64]]] = deque()
 
     def scores(self, ids: Ids) -> Scores:
         """See :class:`Chooser`."""
@@ -112,12 +122,29 @@ class Bandit:
         return np.asarray(contexts @ means.T + self._width * spread)
 
     def learn(self, ids: Ids) -> None:
-        """Learn from every answer."""
+        """Learn from every answer, and that there was none."""
         answers, contexts = self._bank.answers, with_constant(self._pool.vectors[ids])
         paid, labels = confidence(answers, ids), self._pool.labels[ids]
         known = labels != UNLABELLED
-        paid[known] = answers.logits[ids[known]].argmax(-1) == labels[known, None]
+        named = answers.logits[ids[known]].argmax(-1)
+        paid[known] = (named == labels[known, None]) & answers.answered[ids[known]]
         for teacher in range(paid.shape[1]):
-            mine = answers.answered[ids, teacher]
-            self._products[teacher] += contexts[mine].T @ contexts[mine]
-            self._paid[teacher] += contexts[mine].T @ paid[mine, teacher]
+            mine = answers.asked[ids, teacher]
+            self._add(teacher, contexts[mine], paid[mine, teacher])
+
+    def _add(self, teacher: int, contexts: NDArray[np.float64], paid: NDArray[np.float64]) -> None:
+        """Remember calls of a teacher (n,), and forget as many as are too many, the oldest first."""
+        self._products[teacher] += contexts.T @ contexts
+        self._paid[teacher] += contexts.T @ paid
+        if self._window is None:
+            return
+        self._remembered.append((teacher, contexts, paid))
+        beyond = sum(len(one) for _, _, one in self._remembered) - self._window
+        while beyond > 0:
+            whose, old, earned = self._remembered.popleft()
+            gone = min(beyond, len(earned))
+            self._products[whose] -= old[:gone].T @ old[:gone]
+            self._paid[whose] -= old[:gone].T @ earned[:gone]
+            if gone < len(earned):
+                self._remembered.appendleft((whose, old[gone:], earned[gone:]))
+            beyond -= gone

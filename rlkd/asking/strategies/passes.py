@@ -56,21 +56,28 @@ def ask_one(
         threshold: The next teacher is asked while ``sure`` is below it, in [0, 1]; None: one is asked.
         sure: How good the answers to instances (B,) are, (B,), in [0, 1]; None: the largest confidence.
     """
-    sure = sure or most_confident(bank)
     while len(left):
         ids = order(left)
         left = np.setdiff1d(left, ids, assume_unique=True)
-        if not ask_each(bank, ids, chooser.scores(ids).argmax(1)):
+        if not ask_until_sure(bank, ids, chooser, threshold, sure):
             return
-        unsure = ids
-        while threshold is not None:
-            unsure = unsure[sure(unsure) < threshold]
-            unsure = unsure[~bank.answers.asked[unsure].all(1)]
-            if not len(unsure):
-                break
-            if not ask_next(bank, unsure, chooser):
-                return
         chooser.learn(ids)
+
+
+def ask_until_sure(
+    bank: TeacherBank, ids: Ids, chooser: Chooser, threshold: float | None = None, sure: Sureness | None = None
+) -> bool:
+    """Ask about instances (n,) as :func:`ask_one` does; whether the budget sufficed."""
+    sure = sure or most_confident(bank)
+    if not ask_each(bank, ids, chooser.scores(ids).argmax(1)):
+        return False
+    unsure = ids
+    while threshold is not None and len(unsure):
+        unsure = unsure[sure(unsure) < threshold]
+        unsure = unsure[~bank.answers.asked[unsure].all(1)]
+        if not ask_next(bank, unsure, chooser):
+            return False
+    return True
 
 
 def ask_next(bank: TeacherBank, ids: Ids, chooser: Chooser) -> bool:

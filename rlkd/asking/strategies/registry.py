@@ -25,6 +25,7 @@ from rlkd.asking.strategies.rules import (
     ByBandit,
     ByRouter,
     Explore,
+    Reverify,
     Verify,
 )
 from rlkd.errors import ConfigError, one_line, unknown_name
@@ -44,9 +45,11 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "bandit": ByBandit,
     "thompson": partial(ByBandit, thompson=True),
     "verify": Verify,
+    "reverify": Reverify,
     "oracle": AskOracle,
 }
-WITH_THRESHOLD, WITH_SHARE = ("explore", "router"), ("explore", "verify")
+WITH_THRESHOLD, WITH_SHARE = ("explore", "router"), ("explore", "verify", "reverify")
+WITH_WINDOW = ("bandit", "thompson")
 NAME = re.compile(r"(?:(?P<rows>\w+)\*)?(?P<name>\w+)(?P<cascade>\+threshold)?(?::(?P<argument>.+))?")
 
 
@@ -85,6 +88,13 @@ def _argument(name: str, argument: str | None) -> dict[str, Any]:
         return {"name": argument}
     if argument is None:
         return {}
+    if name in WITH_WINDOW:
+        if not re.fullmatch(r"[1-9]\d*", argument):
+            raise ConfigError(
+                f"strategy {name!r} takes a number of calls that it learns from, the latest, got {argument!r}; write "
+                f"'{name}:500'"
+            )
+        return {"window": int(argument)}
     if name not in WITH_SHARE:
         raise ConfigError(f"strategy {name!r} takes no argument, got {argument!r}; write just {name!r}")
     try:

@@ -8,7 +8,8 @@ import numpy as np
 from rlkd.asking.bank import Ids, TeacherBank
 from rlkd.asking.pool import Pool
 from rlkd.asking.strategies.choosing import Always, AtRandom, Bandit, Router
-from rlkd.asking.strategies.passes import ask_everybody, ask_one, spend_the_rest
+from rlkd.asking.strategies.passes import ask_everybody, ask_one, ask_until_sure, spend_the_rest
+from rlkd.asking.strategies.reverifying import Reverifier
 from rlkd.asking.strategies.rows import CHUNK, ROWS, RowOrder
 from rlkd.asking.strategies.verifying import Verifier
 from rlkd.asking.trust import trust
@@ -176,11 +177,41 @@ class Verify(Rule):
     def ask(self, pool: Pool, bank: TeacherBank, order: RowOrder, random: np.random.Generator) -> None:
         """See :class:`Rule`."""
         verifier = Verifier(pool, bank)
-        ids = first(pool.ids, order, max(CHUNK, round(self.share * len(pool.ids))))
-        ids = np.concatenate([pool.labelled, np.setdiff1d(ids, pool.labelled)])
-        told = ask_everybody(bank, ids, bank.spent + _share_left(bank, pool, 0.25))
-        verifier.study(random.permutation(told))
+        told = study(verifier, pool, bank, order, random, self.share)
         ask_one(bank, np.setdiff1d(pool.ids, told), order, verifier, self.threshold, verifier.sure)
+        spend_the_rest(bank, pool.ids, verifier, verifier.sure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reverify(Rule):
+    """As :class:`Verify`, but for teachers that may change: it goes on asking everybody about some, and learns anew.
+
+    See :class:`~rlkd.asking.strategies.reverifying.Reverifier`.
+
+    Attributes:
+        share: Of the instances after the first ones, in (0, 1], everybody is asked about these all the way.
+        threshold: How likely an answer is to be right, in [0, 1].
+    """
+
+    share: float = 0.05
+    threshold: float = 0.75
+
+    def ask(self, pool: Pool, bank: TeacherBank, order: RowOrder, random: np.random.Generator) -> None:
+        """See :class:`Rule`."""
+        verifier = Reverifier(pool, bank)
+        left = np.setdiff1d(pool.ids, study(verifier, pool, bank, order, random, Verify.share))
+        while len(left):
+            ids = order(left)
+            left = np.setdiff1d(left, ids, assume_unique=True)
+            everybody = min(len(ids), max(verifier.due, round(self.share * len(ids))))
+            verifier.due = max(0, verifier.due - everybody)
+            firsts = verifier.scores(ids).argmax(1)
+            if len(ask_everybody(bank, ids[:everybody])) < everybody:
+                return
+            if not ask_until_sure(bank, ids[everybody:], verifier, self.threshold, verifier.sure):
+                return
+            verifier.attend(ids, firsts, everybody)
+            verifier.learn(ids)
         spend_the_rest(bank, pool.ids, verifier, verifier.sure)
 
 
@@ -190,15 +221,28 @@ class ByBandit(Rule):
 
     Attributes:
         thompson: Draw models; otherwise upper confidence bounds.
+        window: Calls that it learns from, the latest, >= 1; None: all.
     """
 
     thompson: bool = False
+    window: int | None = None
 
     def ask(self, pool: Pool, bank: TeacherBank, order: RowOrder, random: np.random.Generator) -> None:
         """See :class:`Rule`."""
-        bandit = Bandit(pool, bank, random=random if self.thompson else None)
+        bandit = Bandit(pool, bank, random=random if self.thompson else None, window=self.window)
         ask_one(bank, pool.ids, order, bandit)
         spend_the_rest(bank, pool.ids, bandit)
+
+
+def study(
+    verifier: Verifier, pool: Pool, bank: TeacherBank, order: RowOrder, random: np.random.Generator, share: float
+) -> Ids:
+    """Have a verifier learn from what everybody says of labelled instances and of a share of all; which these are."""
+    ids = first(pool.ids, order, max(CHUNK, round(share * len(pool.ids))))
+    ids = np.concatenate([pool.labelled, np.setdiff1d(ids, pool.labelled)])
+    told = ask_everybody(bank, ids, bank.spent + _share_left(bank, pool, 0.25))
+    verifier.study(random.permutation(told))
+    return told
 
 
 def first(left: Ids, order: RowOrder, count: int) -> Ids:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlkd.asking.bank import Ids, TeacherBank
 from rlkd.asking.linear_student import LinearStudent
@@ -35,7 +36,7 @@ class Verifier:
         self._pool, self._bank = pool, bank
         self._student = LinearStudent(pool.vectors.shape[1], pool.classes)
         self._trusted = np.full((pool.classes, teachers), BEFORE / teachers)
-        self._met = np.full((pool.classes, 1), BEFORE)
+        self._met = np.full((pool.classes, teachers), BEFORE)
         self._model: Any = None
 
     @property
@@ -55,11 +56,20 @@ class Verifier:
         told = ids[answers.answered[ids].any(1)]
         if not len(told):
             return
-        targets = taught(self._pool, answers, told)
+        usual = self.usual_sureness()
+        targets = taught(self._pool, answers, told, usual)
         self._student.learn(self._pool.vectors[told], targets)
-        whole = answers.answered[told].all(1)
-        self._trusted += targets[whole].T @ trust(self._pool, answers, told[whole])
+        whole = self.whole(told)
+        self._trusted += targets[whole].T @ trust(self._pool, answers, told[whole], usual)
         self._met += targets[whole].sum(0)[:, None]
+
+    def whole(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which instances tell whom to ask, bool, (B,): those that everybody answered."""
+        return np.asarray(self._bank.answers.answered[ids].all(1))
+
+    def usual_sureness(self) -> Tensor | None:
+        """How sure each teacher usually is, shape (K,); None: as it was on everything answered so far."""
+        return None
 
     def study(self, ids: Ids) -> None:
         """Learn from instances that everybody answered, and when an answer is right: on halves that it has not seen."""
@@ -84,18 +94,18 @@ class Verifier:
     def signs(self, ids: Ids) -> NDArray[np.float64]:
         """What tells whether answers are right, (B, K, SIGNS); of no meaning where there is none."""
         answers = self._bank.answers
-        sure, named = confidence(answers, ids), answers.logits[ids].argmax(-1)
+        sure, named = confidence(answers, ids, self.usual_sureness()), answers.logits[ids].argmax(-1)
         p = self._student.probabilities(self._pool.vectors[ids])
         agreed, record = np.take_along_axis(p, named, axis=1), self.record[named, np.arange(named.shape[1])]
         odds = np.log(sure.clip(1e-3) / (1 - sure).clip(1e-3))
-        scores = self.scores(ids) * self._bank.prices / self._bank.prices.mean()
+        scores = Verifier.scores(self, ids) * self._bank.prices / self._bank.prices.mean()
         return np.stack([sure, odds, scores, agreed, agreed / p.max(1, keepdims=True), record, record * sure], axis=-1)
 
     def sure(self, ids: Ids) -> NDArray[np.float64]:
         """How likely the best of the answers is right, (B,), in [0, 1]; 0 where there is none."""
         answered = self._bank.answers.answered[ids]
         if self._model is None:
-            return np.asarray(confidence(self._bank.answers, ids).max(1))
+            return np.asarray(confidence(self._bank.answers, ids, self.usual_sureness()).max(1))
         signs = self.signs(ids)
         right = self._model.predict_proba(signs.reshape(-1, SIGNS))[:, 1].reshape(answered.shape)
         return np.asarray(np.where(answered, right, 0.0).max(1))
