@@ -128,10 +128,10 @@ class Cell:
 class Bench:
     """One task with its teachers."""
 
-    def __init__(self, task: SuiteTask, context: Context, policy: Path, weighting: Path) -> None:
+    def __init__(self, task: SuiteTask, context: Context, policy: Path, weighting: Path | None = None) -> None:
         """Look at the instances; ``policy`` and ``weighting`` are folders of policies that saw no such task."""
         self.policy = policy
-        self.unseen = load_policy(weighting) if weighting.is_dir() else None
+        self.unseen = None if weighting is None else load_policy(weighting)
         self.name, self.task, self.cache = task.name, context.task, context.cache
         names = self.cache.teacher_names
         self.prices = np.array([PRICES.get(name, 1.0) if task.name in UNEQUAL else 1.0 for name in names])
@@ -287,9 +287,10 @@ def main() -> None:
             policy = arguments.folder / "askers" / str(family_of(name))
             learned = (POLICY, f"shuffled {POLICY}", AUTO) if policy.is_dir() else ()
             weighting = arguments.folder / "weightings" / str(family_of(name))
-            unseen = tuple(f"unseen {arm}" for arm in UNSEEN) if weighting.is_dir() else ()
-            arms = (*RULES, f"shuffled {SHUFFLED}", *learned, *unseen)
-            bench = Bench(suite[name], context_of(suite[name], arguments.folder / "teachers"), policy, weighting)
+            there = weighting.is_dir()
+            arms = (*RULES, f"shuffled {SHUFFLED}", *learned, *(f"unseen {arm}" for arm in UNSEEN if there))
+            context = context_of(suite[name], arguments.folder / "teachers")
+            bench = Bench(suite[name], context, policy, weighting if there else None)
             for seed in range(arguments.seeds):
                 run(bench, arms, seed, folder)
     write_records(folder, arguments.json, made_by["commit"])

@@ -7,8 +7,9 @@ frequent word occurs), or has met its quota (it is asked, and gives no answer, w
 before stays. Beside it stand a run in which nothing changes, and one that knows the changed teachers alone.
 
 - One teacher a row, or as many as a strategy asks, without a label: bandits, also such as learn from the last 500 calls
-  alone, ``explore``, ``verify``, ``reverify`` (which notices a change), a policy that ``train_asker.py`` has learned,
-  on tasks that it has not seen, and one that is told who was trained on what, and of the change (``oracle``).
+  alone, ``explore``, ``verify``, ``reverify`` (which notices a change), a policy that ``make_asker.py --without FAMILY``
+  has left in ``FOLDER/askers``, which saw no task of the family, and one that is told who was trained on what, and of
+  the change (``oracle``).
 - Everybody about each row (``all``, ...): the mean, votes, a trimmed mean, hedge, which alone has 100 labels, and the
   weights of the policy that is shipped.
 
@@ -27,13 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from asking import HERE, Bench, opened
+from asking import HERE, SUITE, Bench, context_of, family_of
 from moving_figures import Series
 from moving_report import CALLS, CHANGE, UNCHANGED, key, write_records
 from moving_rules import RULES, by_hedge, by_policy, by_rule
 from moving_teachers import KINDS, AskWhoKnows, ChangingTeachers, World, recorded, with_a_frequent_word
 from numpy.typing import NDArray
-from train_asker import LEARNED_ON
 
 from rlkd.asking import Pool, Strategy
 from rlkd.asking.strategies import build_strategy
@@ -75,11 +75,10 @@ class Moving:
 
     Args:
         bench: The task with its teachers.
-        policy: Folder of the arm of that name.
     """
 
-    def __init__(self, bench: Bench, policy: Path | None) -> None:
-        self.bench, self.policy = bench, policy
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
         self.labels = bench.task.table.labels
 
     @cached_property
@@ -104,7 +103,7 @@ class Moving:
         if arm == ORACLE:
             return AskWhoKnows(self.world, after)
         asks = arm.partition(",")[0]
-        return build_strategy(f"policy:{self.policy}" if asks == POLICY else asks)
+        return build_strategy(f"policy:{self.bench.policy}" if asks == POLICY else asks)
 
     def run(self, arm: str, kind: str, change: int, seed: int) -> Taught:
         """Ask, and see what is taught."""
@@ -182,7 +181,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/moving"), help="Of runs and teachers.")
     parser.add_argument("--task", action="append", choices=TASKS, help="Of these tasks alone.")
-    parser.add_argument("--policy", type=Path, help="An asking policy, for tasks that it has not seen.")
     parser.add_argument("--arm", action="append", choices=ARMS, help="Of these arms alone.")
     parser.add_argument("--again", action="store_true", help="Run them anew, also those that are there.")
     parser.add_argument("--seeds", type=int, default=5)
@@ -193,14 +191,15 @@ def main() -> None:
     arguments = parser.parse_args()
     made_by = environment()
     logging.disable(logging.WARNING)
-    suite = {task.name: task for task in load_suite(HERE / "suites" / "travel.yaml").tasks}
+    suite = {task.name: task for task in load_suite(SUITE).tasks}
     folder = arguments.folder / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     with one_thread():
         for name in () if arguments.only_report else arguments.task or TASKS:
-            moving = Moving(opened(suite[name], arguments.folder / "teachers"), arguments.policy)
-            strange = arguments.policy is not None and name not in LEARNED_ON
-            arms = [arm for arm in arguments.arm or ARMS if arm != POLICY or strange]
+            policy = arguments.folder / "askers" / str(family_of(name))
+            context = context_of(suite[name], arguments.folder / "teachers")
+            moving = Moving(Bench(suite[name], context, policy))
+            arms = [arm for arm in arguments.arm or ARMS if arm != POLICY or policy.is_dir()]
             if arguments.again:
                 forget(folder, name, arms)
             for seed in range(arguments.seeds):
