@@ -7,9 +7,9 @@ frequent word occurs), or has met its quota (it is asked, and gives no answer, w
 before stays. Beside it stand a run in which nothing changes, and one that knows the changed teachers alone.
 
 - One teacher a row, or as many as a strategy asks, without a label: bandits, also such as learn from the last 500 calls
-  alone, ``explore``, ``verify``, ``reverify`` (which notices a change), a policy that ``make_asker.py --without FAMILY``
-  has left in ``FOLDER/askers``, which saw no task of the family, and one that is told who was trained on what, and of
-  the change (``oracle``).
+  alone, ``explore``, ``verify``, ``reverify`` (which notices a change), a policy that saw no task of the family
+  (``make_asker.py --without FAMILY`` has left it in ``FOLDER/askers``), and one that is told who was trained on what,
+  and of the change (``oracle``).
 - Everybody about each row (``all``, ...): the mean, votes, a trimmed mean, hedge, which alone has 100 labels, and the
   weights of the policy that is shipped.
 

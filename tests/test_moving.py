@@ -238,7 +238,7 @@ def test_a_watch_tells_a_fall_and_nothing_else():
     assert not watch.add((1,), np.zeros(500))  # always low is no fall
     assert not watch.add((0,), np.full(int(ALARM / 0.65) - 1, 0.0))
     assert watch.add((0,), np.zeros(2))
-    watch.forget((0,))
+    watch.forget()
     assert not watch.add((0,), np.zeros(FEWEST))
 
 

@@ -51,10 +51,10 @@ class FallWatch:
             self._counts[place] += 1
         return bool(self._below[place] > ALARM)
 
-    def forget(self, places: tuple[slice | int, ...]) -> None:
-        """Begin anew at some places."""
+    def forget(self) -> None:
+        """Begin anew."""
         for one in (self._sums, self._counts, self._below):
-            one[places] = 0
+            one[:] = 0
 
 
 class Reverifier(Verifier):
@@ -63,10 +63,10 @@ class Reverifier(Verifier):
     The student tells: it has learned of which class instances are, which a teacher that changes does not alter. How far
     it agrees with the answers of a teacher, ``p[named] / max p``, is watched, apart for answers that came first and
     those of a cascade; a refusal agrees with nothing. When a teacher's answers agree less than they used to, what is
-    known of that teacher is forgotten, and how sure teachers usually are is measured anew; everybody is asked about
-    ``STUDIED`` instances. Instances that everybody is asked about also tell who says nothing of them: a teacher whose
-    answers agree with the student no better than its answers to other instances do, as one that always names the same
-    class. Such a one is not asked but with everybody, until it tells something again.
+    known of that teacher is forgotten, how sure teachers usually are is measured anew, and everybody is asked about the
+    next ``STUDIED`` instances. Instances that everybody is asked about also tell who says nothing of them: a teacher
+    whose answers agree with the student no better than its answers to other instances do, as one that always names the
+    same class. Such a one is not asked but with everybody, until it tells something again.
     """
 
     def __init__(self, pool: Pool, bank: TeacherBank) -> None:
@@ -77,6 +77,7 @@ class Reverifier(Verifier):
         self._of_everybody = np.empty(0, dtype=np.int64)
         self._since: Ids | None = None
         """Instances since the last alarm; None: there was none."""
+        self._usual: Tensor | None = None
         self.due = 0
         """Instances that everybody is still to be asked about."""
 
@@ -94,12 +95,11 @@ class Reverifier(Verifier):
         return np.asarray(self._bank.answers.asked[ids].all(1))
 
     def usual_sureness(self) -> Tensor | None:
-        """How sure each teacher usually is since the last alarm, shape (K,); before, where it gave no answer since."""
-        if self._since is None:
-            return None
-        answers = self._bank.answers
-        since = answers.sureness(self._since)
-        return since.where(since > 0, answers.sureness())
+        """How sure each teacher was since the last alarm, shape (K,); before, where it gave no answer since.
+
+        As it was when :meth:`attend` was called last; None: it was not yet.
+        """
+        return self._usual
 
     def agreement(self, ids: Ids) -> NDArray[np.float64]:
         """How far the student agrees with each answer, (B, K), in [0, 1]; 0 where there is none."""
@@ -129,6 +129,9 @@ class Reverifier(Verifier):
             self._forget(sorted(fallen))
         if self._since is not None:
             self._since = np.concatenate([self._since, ids])
+        answers = self._bank.answers
+        since = answers.sureness(self._since)
+        self._usual = since if (since > 0).all() else since.where(since > 0, answers.sureness())
 
     def tells(self, ids: Ids) -> NDArray[np.float64]:
         """What the answers of each teacher tell of instances that everybody was asked about, (K,), in [-1, 1].
@@ -152,8 +155,8 @@ class Reverifier(Verifier):
         self._idle = idle & ~idle.all()
 
     def _forget(self, teachers: list[int]) -> None:
+        self._watch.forget()  # of all: others are asked now about what these were asked about
         for teacher in teachers:
-            self._watch.forget((slice(None), teacher))
             self._trusted[:, teacher] = BEFORE / self._trusted.shape[1]
             self._met[:, teacher] = BEFORE
         self._of_everybody, self._since = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)

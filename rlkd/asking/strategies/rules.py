@@ -9,7 +9,7 @@ from rlkd.asking.bank import Ids, TeacherBank
 from rlkd.asking.pool import Pool
 from rlkd.asking.strategies.choosing import Always, AtRandom, Bandit, Router
 from rlkd.asking.strategies.passes import ask_everybody, ask_one, ask_until_sure, spend_the_rest
-from rlkd.asking.strategies.reverifying import Reverifier
+from rlkd.asking.strategies.reverifying import STUDIED, Reverifier
 from rlkd.asking.strategies.rows import CHUNK, ROWS, RowOrder
 from rlkd.asking.strategies.verifying import Verifier
 from rlkd.asking.trust import trust
@@ -201,7 +201,7 @@ class Reverify(Rule):
         verifier = Reverifier(pool, bank)
         left = np.setdiff1d(pool.ids, study(verifier, pool, bank, order, random, Verify.share))
         while len(left):
-            ids = order(left)
+            ids = order(left)[:STUDIED]
             left = np.setdiff1d(left, ids, assume_unique=True)
             everybody = min(len(ids), max(verifier.due, round(self.share * len(ids))))
             verifier.due = max(0, verifier.due - everybody)
