@@ -38,6 +38,11 @@ def goals(tasks: Sequence[Task]) -> str:
             "**Over what stood before, without a label** (points, mean over tasks and the two middle budgets, with 95% "
             "intervals). Chosen on other tasks: for every task the one that is best on the mean of all the others.",
             table(("arm", *(name for name, _ in _rivals(specialists))), _overs(specialists)),
+            "**With a weighting policy that saw no task of the family** (`asking_weighting.py`), in place of the "
+            "shipped one, by which answers are mixed and trusted: what its having seen these tasks is worth, and what "
+            "is left of the lead. Points, without a label, mean over tasks and the two middle budgets, with 95% "
+            "intervals.",
+            table(("arm", "less than with the shipped one", "over `all`, both unseen"), _unseen(specialists)),
             "**Unequal prices**: the accuracy of the dearest teacher alone, what it costs, and the least share of that "
             "cost at which a student is as good (point estimates).",
             table(("task", "alone", "its cost", *(f"`{arm}`" for arm in ASKERS)), [_alone_row(one) for one in unequal]),
@@ -159,6 +164,19 @@ def _overs(tasks: Sequence[Task]) -> list[list[str]]:
         for _, rival in _rivals(tasks, arm):
             found = [one for task in tasks if (one := _over(task, arm, rival[task.name])) is not None]
             estimate = task_mean(found).estimate() if found else None
+            cells.append("" if estimate is None else points_of(estimate))
+        rows.append(cells)
+    return rows
+
+
+def _unseen(tasks: Sequence[Task]) -> list[list[str]]:
+    rows = []
+    for arm in ("all", "explore+threshold:0.1", "verify", "pairs*verify"):
+        pairs = ((arm, f"unseen {arm}"), (f"unseen {arm}", "unseen all"))
+        cells = [f"`{arm}`"]
+        for one, other in pairs:
+            found = [each for task in tasks if (each := _over(task, one, other)) is not None]
+            estimate = task_mean(found).estimate() if found and one != other else None
             cells.append("" if estimate is None else points_of(estimate))
         rows.append(cells)
     return rows

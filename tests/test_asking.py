@@ -114,6 +114,25 @@ def test_what_is_known_already_is_free_but_counts_in_a_run():
     assert 300 < bank.spent == bank.answers.asked.sum() <= 370  # the bank's own budget holds for both
 
 
+class ByToken(RecordedTeachers):
+    """An answer costs 0.1; before one is asked for, all that is known is that it costs 10 at most."""
+
+    def __init__(self, source, budget):
+        super().__init__(source, np.full(TEACHERS, 10.0), budget)
+
+    def ask(self, teacher, ids):
+        self.prices = np.full(TEACHERS, 0.1) if len(ids) else self.prices
+        return super().ask(teacher, ids)
+
+
+@pytest.mark.parametrize(("spec", "least"), [("all", 1.0), ("explore+threshold", 0.99), ("verify", 0.99)])
+def test_a_price_that_turns_out_lower_leaves_no_budget_unspent(spec, least):
+    """Of a budget of 60, which pays for 600 answers, and at first for 6."""
+    run = OneRun(ByToken(CACHE, 60.0))
+    build_strategy(spec).run(LABELLED, run, 0)
+    assert 60 * least - 0.2 <= run.spent <= 60 * (1 + 1e-9)
+
+
 @pytest.mark.parametrize(("spec", "least"), [("oracle", 1.0), ("router", 0.9), ("explore:0.2", 0.9), ("verify", 0.9)])
 def test_who_can_be_known_is_asked(spec, least):
     """At one call an instance: the share of calls beyond the instances that were looked at that go to who knows."""

@@ -165,12 +165,18 @@ class OneRun:
 
     def ask(self, teacher: int, ids: Ids) -> Ids:
         """See :class:`TeacherBank`."""
-        told = self._bank.ask(teacher, affordable(self, teacher, ids))
-        new = told[~self.answers.asked[told, teacher]]
-        known = self._bank.answers
-        self.answers.put(teacher, new, known.logits[new, teacher], known.answered[new, teacher])
-        self.spent += len(new) * float(self.prices[teacher])
-        return told
+        done = 0
+        while len(some := affordable(self, teacher, ids[done:])):
+            told = self._bank.ask(teacher, some)
+            new = told[~self.answers.asked[told, teacher]]
+            known = self._bank.answers
+            self.answers.put(teacher, new, known.logits[new, teacher], known.answered[new, teacher])
+            self.spent += len(new) * float(self.prices[teacher])
+            done += len(told)
+            if len(told) < len(some):
+                break
+            # once some have answered it is known what an answer costs: less than the most that it may, and more follow
+        return ids[:done]
 
 
 def affordable(bank: TeacherBank, teacher: int, ids: Ids) -> Ids:

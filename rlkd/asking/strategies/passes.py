@@ -29,13 +29,17 @@ def ask_each(bank: TeacherBank, ids: Ids, teachers: np.ndarray) -> bool:
 
 def ask_everybody(bank: TeacherBank, ids: Ids, budget: float = np.inf) -> Ids:
     """Ask everybody about instances, one after the other, while a budget in all lasts; the instances asked about."""
-    count = len(bank.teacher_names)
-    most = min(budget, bank.budget)
-    new = (~bank.answers.asked[ids] * bank.prices).sum(1)
-    told = ids[bank.spent + np.cumsum(new) <= most * (1 + 1e-12)]
-    for teacher in range(count):
-        told = bank.ask(teacher, told)
-    return told
+    most, done = min(budget, bank.budget), 0
+    while done < len(ids):
+        left = ids[done:]
+        new = (~bank.answers.asked[left] * bank.prices).sum(1)
+        told = left[bank.spent + np.cumsum(new) <= most * (1 + 1e-12)]
+        for teacher in range(len(bank.teacher_names)):
+            told = bank.ask(teacher, told)
+        if not len(told):
+            break
+        done += len(told)  # prices by token are known by now, and may allow more
+    return ids[:done]
 
 
 def ask_one(
