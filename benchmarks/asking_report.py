@@ -139,7 +139,8 @@ def draw_task(rows: Sequence[Mapping[str, Any]], place: Any) -> None:
 
 SHOWN_IN_TABLE = (
     *("random", "all", "explore:0.1", "explore+threshold:0.1", "bandit", "thompson", "verify"),
-    *("margin*verify", "pairs*verify", "shuffled verify", "policy", "oracle"),
+    *("margin*verify", "pairs*verify", "shuffled verify", "policy", "shuffled policy", "unseen all"),
+    *("unseen explore+threshold:0.1", "unseen verify", "unseen pairs*verify", "oracle"),
 )
 EVERYBODY = "all tasks"
 

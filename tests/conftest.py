@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported; subprocesses inherit it
 
 import gc
+import signal
 import socket
 from typing import Any
 
@@ -18,6 +19,8 @@ from rlkd.logit_cache import LogitCache
 from rlkd.types import Knowledge
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, and what tests start would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
