@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from asking_runs import CHEAP, LABELS, MARGIN, MIDDLE, WHOLE, Task, points_of, table
+from asking_runs import CHEAP, LABELS, MARGIN, MIDDLE, WHOLE, Task, has_gap, points_of, table
 
 from rlkd.stats import Contrast, Estimate, Panel, task_mean
 
@@ -91,14 +91,13 @@ def _counts(tasks: Sequence[Task]) -> list[list[str]]:
 
 
 def _way(task: Task, arm: str) -> float | None:
-    """Mean of the middle budgets, of means over seeds."""
-    low, here, high = (
-        [task.mean((0, budget, name), "accuracy") for budget in MIDDLE] for name in ("random", arm, "oracle")
-    )
-    if None in (*low, *here, *high):
+    """Mean of the middle budgets, of means over seeds; None where there is no sure gap."""
+    if any((0, budget, arm) not in task.cells() or not has_gap(task, 0, budget) for budget in MIDDLE):
         return None
-    ways = [(x - a) / (b - a) for a, x, b in zip(low, here, high, strict=True)]  # type: ignore[operator]
-    return float(np.mean(ways))
+    means = [
+        [task.mean((0, budget, name), "accuracy") or 0.0 for name in ("random", arm, "oracle")] for budget in MIDDLE
+    ]
+    return float(np.mean([(here - low) / (high - low) for low, here, high in means]))
 
 
 def _area(task: Task, arm: str) -> float | None:
@@ -118,7 +117,8 @@ def _ways(tasks: Sequence[Task]) -> list[list[str]]:
         cells = [task.name]
         for arm in arms:
             way, area = _way(task, arm), _area(task, arm)
-            cells.append("" if way is None or area is None else f"{way:.2f}, area {area:.3f}")
+            gone = "no gap" if way is None else f"{way:.2f}"
+            cells.append("" if area is None else f"{gone}, area {area:.3f}")
             reached[arm] += way is not None and way >= FAR
             counted[arm] += way is not None
         rows.append(cells)

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from asking_goals import goals
-from asking_runs import MARGIN, MIDDLE, WHOLE, Task, read_tasks, table
+from asking_runs import MARGIN, MIDDLE, WHOLE, Task, has_gap, read_tasks, table
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -56,12 +56,13 @@ def against(values: Mapping[int, Any], other: Mapping[int, Any]) -> dict[str, fl
 
 
 def way(task: Task, cell: tuple[int, float, str]) -> float | None:
-    """How far an arm comes from one at random to the right one, at its budget; None where either was not run."""
-    low, high = (task.mean((cell[0], cell[1], arm), "accuracy") for arm in ("random", "oracle"))
-    here = task.mean(cell, "accuracy")
-    if low is None or high is None or here is None or high <= low:
+    """How far an arm comes from one at random to the right one, at its budget; None where there is no sure gap."""
+    if not has_gap(task, *cell[:2]):
         return None
-    return round((here - low) / (high - low), 4)
+    low, here, high = (task.mean((*cell[:2], arm), "accuracy") for arm in ("random", cell[2], "oracle"))
+    assert low is not None
+    assert high is not None
+    return None if here is None else round((here - low) / (high - low), 4)
 
 
 def points(row: Mapping[str, Any]) -> str:
@@ -166,7 +167,8 @@ def _row(found: Sequence[Sequence[Any]]) -> dict[str, str]:
         for budget, some in zip(MIDDLE, found, strict=True)
     }
     for budget, some in zip(MIDDLE, found, strict=True):
-        row[f"of the way at {budget:.0%}"] = f"{np.mean([one['share'] for one in some]):.2f}"
+        ways = [one["share"] for one in some if one["share"] is not None]
+        row[f"of the way at {budget:.0%}"] = f"{np.mean(ways):.2f}" if ways else "no gap"
     last = found[-1]
     row[f"points over asking everybody, at {MIDDLE[-1]:.0%}"] = (
         points(last[0]).partition(" (")[2].rstrip(")")

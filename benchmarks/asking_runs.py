@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.stats import Estimate
+from rlkd.stats import Estimate, Panel
 
 WHOLE = "all"
 """The arm that, with the whole budget, everything is measured against: ask everybody, weigh them by the policy."""
@@ -67,6 +67,16 @@ class Task:
 def key_of(cell: tuple[int, float, str]) -> str:
     """As ``asking.py`` names cells."""
     return f"{cell[0]}|{cell[1]:g}|{cell[2]}"
+
+
+def has_gap(task: Task, labels: int, budget: float) -> bool:
+    """Whether the right teacher is surely better than one at random: a way of nothing is noise."""
+    low, high = ((labels, budget, arm) for arm in ("random", "oracle"))
+    if low not in task.cells() or high not in task.cells():
+        return False
+    gap = Panel({"low": task.values(low), "high": task.values(high)}).difference("high", "low")
+    estimate = None if gap is None else gap.estimate()
+    return estimate is not None and estimate.low > 0
 
 
 def read_tasks(folder: Path) -> list[Task]:

@@ -210,9 +210,10 @@ def _agents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 TOLD_OF_ASKING = (
     "Made by `python benchmarks/asking.py`, which says how; [all of it](results/asking.md). Budgets are shares of what "
     "it costs to ask every teacher about every train row. `of the way` is from one teacher at random (0) to one that "
-    "was trained on the instance's class (1) at the same budget. **What a stranger lacks**: `oracle` is told who was "
-    "trained on what; the others are told nothing, but the weighting policy that is shipped, by which all arms mix "
-    "answers, has seen these tasks. `policy`, the asking policy, has seen no task of the family."
+    "was trained on the instance's class (1) at the same budget, where that one is surely better. **What a stranger "
+    "lacks**: `oracle` is told who was trained on what; the others are told nothing, but the weighting policy that is "
+    "shipped, by which all arms mix answers, has seen these tasks (`unseen ...`: one that saw no task of the family). "
+    "`policy`, the asking policy, has seen no task of the family."
 )
 TOLD_OF_MOVING = (
     "Made by `python benchmarks/moving.py`; [what the words mean, and all of it](results/moving.md). Means over tasks. "
