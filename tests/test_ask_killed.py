@@ -237,7 +237,7 @@ def told(ledger, asking, what):
 @pytest.mark.slow
 def test_a_command_survives_being_killed_twenty_times(serve, tmp_path):
     whole, startup = undisturbed(tmp_path / "whole", serve(tmp_path / "a"))
-    asking = Asking(tmp_path / "killed", serve(tmp_path / "b", seconds_each=0.02))
+    asking = Asking(tmp_path / "killed", serve(tmp_path / "b", seconds_each=0.1))
     killer, chance = Killer(asking, 1, startup), random.Random(2)
     moments = ["starting"] * 4 + ["asking"] * 8 + ["interrupted_and_writing"] * 3 + ["told_to_end", "interrupted"] * 2
     chance.shuffle(moments)
