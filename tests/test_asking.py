@@ -24,7 +24,7 @@ from rlkd.logit_cache import LogitCache
 ROWS, CLASSES, TEACHERS = 400, 6, 3
 SPECS = ["all", "random", "best", "only:b", "explore:0.2", "explore+threshold", "router", "router+threshold", "verify"]
 SPECS += ["reverify", "bandit", "bandit:100", "thompson", "oracle", "none"]
-SPECS += ["margin*all", "spread*random", "pairs*verify"]
+SPECS += ["margin*all", "spread*random", "pairs*verify", "auto"]
 
 
 def specialists(seed=0, rows=ROWS):
