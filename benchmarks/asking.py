@@ -33,6 +33,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no
 import numpy as np
 import torch
 from asking_report import write_records
+from asking_runs import LABELS, UNEQUAL
 from numpy.typing import NDArray
 from rlkd_envs.together import StackedStudents
 
@@ -57,7 +58,6 @@ SPECIALISTS = (
     *("docstrings", "banking77", "newsgroups20", "trec6-classes", "ag_news", "goemotions", "topics", "amazon4"),
     "digits",
 )
-UNEQUAL = ("sst2", "qqp", "mnli")
 FAMILIES = {
     "questions": ("banking77", "trec6-classes", "qqp"),
     "subjects": ("newsgroups20", "ag_news", "topics"),
@@ -72,7 +72,6 @@ PRICES = {"encoder3": 10.0, "scratch": 2.0, "tfidf": 1.0}
 BUDGETS = (0.1, 0.2, 0.35, 0.5)
 """Shares of what it costs to ask everybody about everything."""
 WHOLE = 1.0
-LABELS = (0, 30, 100)
 WITH_LABELS = {
     30: ("none", "all", "explore+threshold:0.1", "verify", "router+threshold"),
     100: (
@@ -128,7 +127,7 @@ class Cell:
 class Bench:
     """One task with its teachers."""
 
-    def __init__(self, task: SuiteTask, context: Context, policy: Path, weighting: Path | None = None) -> None:
+    def __init__(self, task: SuiteTask, context: Context, policy: Path | None, weighting: Path | None) -> None:
         """Look at the instances; ``policy`` and ``weighting`` are folders of policies that saw no such task."""
         self.policy = policy
         self.unseen = None if weighting is None else load_policy(weighting)
@@ -267,12 +266,19 @@ def context_of(task: SuiteTask, teachers: Path) -> Context:
     return open_context(task, teachers / task.teachers_key)
 
 
+def opened(task: SuiteTask, folder: Path) -> Bench:
+    """A task with its teachers, and with those policies in a folder that saw none of its family."""
+    places = [folder / kind / str(family_of(task.name)) for kind in ("askers", "weightings")]
+    policy, weighting = (place if place.is_dir() else None for place in places)
+    return Bench(task, context_of(task, folder / "teachers"), policy, weighting)
+
+
 def main() -> None:
     """Run, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/asking"), help="Of runs and teachers.")
     parser.add_argument("--task", action="append", choices=(*SPECIALISTS, *UNEQUAL), help="Of these tasks alone.")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, default=RECORD)
     parser.add_argument("--only-report", action="store_true", help="Run nothing.")
     arguments = parser.parse_args()
@@ -284,13 +290,10 @@ def main() -> None:
     names = arguments.task or (*SPECIALISTS, *UNEQUAL)
     with one_thread():
         for name in () if arguments.only_report else names:
-            policy = arguments.folder / "askers" / str(family_of(name))
-            learned = (POLICY, f"shuffled {POLICY}", AUTO) if policy.is_dir() else ()
-            weighting = arguments.folder / "weightings" / str(family_of(name))
-            there = weighting.is_dir()
-            arms = (*RULES, f"shuffled {SHUFFLED}", *learned, *(f"unseen {arm}" for arm in UNSEEN if there))
-            context = context_of(suite[name], arguments.folder / "teachers")
-            bench = Bench(suite[name], context, policy, weighting if there else None)
+            bench = opened(suite[name], arguments.folder)
+            learned = (POLICY, f"shuffled {POLICY}", AUTO) if bench.policy else ()
+            unseen = (f"unseen {arm}" for arm in UNSEEN if bench.unseen)
+            arms = (*RULES, f"shuffled {SHUFFLED}", *learned, *unseen)
             for seed in range(arguments.seeds):
                 run(bench, arms, seed, folder)
     write_records(folder, arguments.json, made_by["commit"])

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from asking_runs import CHEAP, LABELS, MARGIN, MIDDLE, WHOLE, Task, has_gap, points_of, table
+from asking_runs import CHEAP, LABELS, MARGIN, MIDDLE, REFERENCE, UNEQUAL, Task, has_gap, points_of, table
 
 from rlkd.stats import Contrast, Estimate, Panel, task_mean
 
-UNEQUAL = {"sst2": "encoder3", "qqp": "encoder3", "mnli": "encoder3"}
-"""Tasks whose teachers know everything at unequal prices, with the dearest of them."""
 ASKERS = ("verify", "margin*verify", "pairs*verify", "explore+threshold:0.1", "policy", "auto")
 BEFORE = ("all", "explore:0.1", "explore+threshold:0.1")
 """Rules that were there before: everybody, and everybody about a share."""
@@ -59,7 +57,7 @@ def _difference(task: Task, arm: tuple[int, float, str], other: tuple[int, float
 
 def _cheap(task: Task, arm: str) -> Estimate | None:
     """Over asking everybody about everything, at ``CHEAP``: the best of all numbers of labels."""
-    found = [_difference(task, (labels, CHEAP, arm), (labels, 1.0, WHOLE)) for labels in LABELS]
+    found = [_difference(task, (labels, CHEAP, arm), (labels, 1.0, REFERENCE)) for labels in LABELS]
     estimates = [one.estimate() for one in found if one is not None]
     return max((one for one in estimates if one is not None), key=lambda one: one.mean, default=None)
 
@@ -68,7 +66,7 @@ def _enough(task: Task, arm: str) -> float | None:
     """The least share of the cost at which a student is not worse by more than ``MARGIN``."""
     budgets = sorted({budget for _, budget, name in task.cells() if name == arm})
     for budget in budgets:
-        found = [_difference(task, (labels, budget, arm), (labels, 1.0, WHOLE)) for labels in LABELS]
+        found = [_difference(task, (labels, budget, arm), (labels, 1.0, REFERENCE)) for labels in LABELS]
         if any(one is not None and one.value >= -MARGIN for one in found):
             return budget
     return None

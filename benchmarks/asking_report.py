@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from asking_goals import goals
-from asking_runs import MARGIN, MIDDLE, WHOLE, Task, has_gap, read_tasks, table
+from asking_runs import MARGIN, MIDDLE, REFERENCE, Task, has_gap, read_tasks, table
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -41,7 +41,7 @@ def lines(task: Task) -> Iterable[dict[str, Any]]:
         row |= {
             what: round(task.mean(cell, what) or 0.0, 5) for what in ("accuracy", "spent", "rows", "right", "seconds")
         }
-        whole = (labels, 1.0, WHOLE)
+        whole = (labels, 1.0, REFERENCE)
         if cell != whole and whole in task.cells():
             row |= against(values, task.values(whole))
         yield row | {"share": way(task, cell)}
@@ -132,7 +132,7 @@ def draw_task(rows: Sequence[Mapping[str, Any]], place: Any) -> None:
         if mine:
             x, y = [row["spent"] for row in mine], [row["accuracy"] for row in mine]
             place.plot(x, y, marker="o", markersize=3, linewidth=1.2, color=colour, label=arm)
-    whole = [row["accuracy"] for row in rows if row["arm"] == WHOLE and row["budget"] == 1.0]
+    whole = [row["accuracy"] for row in rows if row["arm"] == REFERENCE and row["budget"] == 1.0]
     if whole:
         place.axhline(whole[0] - MARGIN, color="#bbbbbb", linewidth=0.8, linestyle=":")
     place.tick_params(labelsize=7)

@@ -10,10 +10,12 @@ import numpy as np
 
 from rlkd.stats import Estimate, Panel
 
-WHOLE = "all"
+REFERENCE = "all"
 """The arm that, with the whole budget, everything is measured against: ask everybody, weigh them by the policy."""
 FEWEST_SEEDS = 2
 """Of a task that is reported."""
+UNEQUAL = {"sst2": "encoder3", "qqp": "encoder3", "mnli": "encoder3"}
+"""Tasks whose teachers know everything at unequal prices, with the dearest of them."""
 LABELS = (0, 30, 100)
 """Numbers of labels that arms had."""
 MARGIN = 0.005

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from asking import HERE, SUITE, Bench, context_of, family_of
+from asking import HERE, SUITE, Bench, opened
 from moving_figures import Series
 from moving_report import CALLS, CHANGE, UNCHANGED, key, write_records
 from moving_rules import RULES, by_hedge, by_policy, by_rule
@@ -196,10 +196,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with one_thread():
         for name in () if arguments.only_report else arguments.task or TASKS:
-            policy = arguments.folder / "askers" / str(family_of(name))
-            context = context_of(suite[name], arguments.folder / "teachers")
-            moving = Moving(Bench(suite[name], context, policy))
-            arms = [arm for arm in arguments.arm or ARMS if arm != POLICY or policy.is_dir()]
+            moving = Moving(opened(suite[name], arguments.folder))
+            arms = [arm for arm in arguments.arm or ARMS if arm != POLICY or moving.bench.policy]
             if arguments.again:
                 forget(folder, name, arms)
             for seed in range(arguments.seeds):
