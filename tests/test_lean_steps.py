@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rlkd.errors import CacheError
 from rlkd.kinds import Measured, as_measured
@@ -53,8 +53,18 @@ class Lean(LeanMixin, Trainer):
     """The Trainer with leaner steps."""
 
 
-@pytest.mark.parametrize("norm", [1e-6, 1.0, 1e6])
-def test_leaner_steps_train_the_same_student(norm: float, tmp_path: Any) -> None:
+class Growing(TrainerCallback):
+    """Adds a layer in the midst of the training."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            layer = nn.Linear(2, 2)
+            kwargs["model"].layers.append(layer)
+            kwargs["optimizer"].param_groups[0]["params"].extend(layer.parameters())
+
+
+@pytest.mark.parametrize(("norm", "callbacks"), [(1e-6, []), (1.0, []), (1e6, []), (1e-6, [Growing()])])
+def test_leaner_steps_train_the_same_student(norm: float, callbacks: list[Any], tmp_path: Any) -> None:
     data = [{"input_ids": drawn(4, seed=row), "labels": row % 2} for row in range(24)]
     runs = []
     for kind in (Trainer, Lean):
@@ -62,7 +72,7 @@ def test_leaner_steps_train_the_same_student(norm: float, tmp_path: Any) -> None
         model = Network()
         settings: dict[str, Any] = {"max_grad_norm": norm, "logging_steps": 1, "max_steps": 6, "use_cpu": True}
         args = TrainingArguments(str(tmp_path), save_strategy="no", report_to="none", disable_tqdm=True, **settings)
-        trainer = kind(model, args, train_dataset=data)
+        trainer = kind(model, args, train_dataset=data, callbacks=callbacks)
         trainer.train()
         norms = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
         bits = b"".join(one.detach().numpy().tobytes() for one in model.parameters())

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -77,6 +78,7 @@ class LeanMixin:
     args: Any
     accelerator: Any
     model: Any
+    optimizer: Any
 
     @cached_property
     def _processes(self) -> int:
@@ -85,7 +87,7 @@ class LeanMixin:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
-        self.__dict__.pop("_operations", None)
+        self.__dict__.pop("_walked", None)
         with known_absent():
             return cast(Any, super()).train(*args, **kwargs)
 
@@ -94,7 +96,7 @@ class LeanMixin:
         main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
         if not isinstance(main, Tensor):
             return cast(Any, super()).floating_point_ops(inputs)
-        known, size = self.__dict__.setdefault("_operations", {}), main.numel()
+        known, size = self._walk(self.model).operations, main.numel()
         if size not in known:
             known[size] = cast(Any, super()).floating_point_ops(inputs)
         return known[size]
@@ -103,4 +105,24 @@ class LeanMixin:
         # what the Trainer's own comes to where gradients are neither scaled nor sharded
         if self._processes > 1 or self.accelerator.scaler is not None:
             return cast(Any, super())._clip_grad_norm(model)
-        return clip_grad_norm(model.parameters(), self.args.max_grad_norm)
+        return clip_grad_norm(self._walk(model).parameters, self.args.max_grad_norm)
+
+    def _walk(self, model: nn.Module) -> "Walk":
+        # again when the optimizer has got other parameters, as where a callback adds an adapter
+        stepped = sum(len(group["params"]) for group in self.optimizer.param_groups)
+        walked: Walk | None = self.__dict__.get("_walked")
+        if walked is None or (walked.model, walked.stepped) != (model, stepped):
+            walked = self.__dict__["_walked"] = Walk(model, stepped, list(model.parameters()), {})
+        return walked
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a walk over a student's modules found."""
+
+    model: nn.Module
+    stepped: int
+    """Parameters that the optimizer had."""
+    parameters: list[nn.Parameter]
+    operations: dict[int, Any]
+    """Floating point operations of inputs, by their number of elements."""
