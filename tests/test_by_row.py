@@ -1,6 +1,7 @@
 """Weights that are a function of the row: the same to the last bit in any batch, asked once a row, kept and read."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 
 from rlkd.errors import OutputDirectoryError, WeightingError
 from rlkd.features import ObservationConfig
-from rlkd.logit_cache import build_cache, load_cache
+from rlkd.logit_cache import LogitCache, build_cache, load_cache, read_state
 from rlkd.models import ArrayTeacher
+from rlkd.models.architectures import BiLstmConfig, BiLstmForSequenceClassification
 from rlkd.settings import StudentSettings
-from rlkd.trainer import make_trainer, task_trainer
+from rlkd.trainer import DistillationArguments, DistillationTrainer, looked_up_teachers, make_trainer, task_trainer
 from rlkd.types import State
 from rlkd.weighting import BaseWeighting, Evidence, Policy, by_row, mixture
 from rlkd.weighting.by_row import RowWeights, is_by_row, once_a_row
@@ -78,6 +80,11 @@ def test_weights_by_row_are_the_same_in_any_batch_to_the_last_bit(by_rows):
                         assert torch.equal(weighting.weights(part), expected[some]), (weighting, teachers, size)
 
 
+def asked_once(weighting, task, cache, ids):
+    labels = torch.from_numpy(task.table.labels[ids])
+    return once_a_row(weighting, cache, ids, partial(read_state, task, cache), labels)
+
+
 def trained(task, cache, weighting, folder, **settings):
     trainer = make_trainer(task, cache, weighting, replace(SETTINGS, **settings), folder)
     trainer.train()
@@ -104,6 +111,49 @@ def test_a_policy_is_asked_once_a_row_and_teaches_the_same_student(task, kept, t
     assert live.weight_record.state() == once.weight_record.state()
 
 
+def plainly_trained(task, cache, folder, **settings):
+    """A student of made-up words that reads its teachers from a cache by a column, two epochs unless told."""
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(1, 30, (len(task.table), 5), generator=generator)
+    rows = [
+        {"input_ids": words[i], "attention_mask": torch.ones_like(words[i]), "labels": int(label), "id": i}
+        for i, label in enumerate(task.table.labels)
+    ]
+    torch.manual_seed(1)
+    size = {"vocab_size": 30, "embedding_size": 4, "hidden_size": 4, "num_labels": task.num_classes}
+    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "max_length": 5}
+    args = DistillationArguments(
+        str(folder), per_device_train_batch_size=20, **quiet, **(settings or {"num_train_epochs": 2})
+    )
+    student = BiLstmForSequenceClassification(BiLstmConfig(**size))
+    trainer = DistillationTrainer(student, args, train_dataset=rows, teachers=cache, weighting=policy_of())
+    trainer.train()
+    return trainer
+
+
+def test_a_trainer_of_ones_own_data_asks_once_a_row_of_its_cache_too(task, kept, tmp_path, monkeypatch):
+    asked, weights, rows = [], Policy.weights, len(task.table)
+    monkeypatch.setattr(Policy, "weights", lambda self, state: asked.append(len(state.ids)) or weights(self, state))
+    once = plainly_trained(task, kept, tmp_path)
+    assert sum(asked) == rows
+    assert type(once.weighting) is Policy
+    plainly_trained(task, load_cache(kept.folder, task), tmp_path)
+    assert sum(asked) == rows  # they lie with the cache
+    plainly_trained(task, kept, tmp_path, max_steps=3)
+    assert sum(asked) == rows + 3 * 20  # a run that sees few rows asks about these
+    logits = kept.rows(torch.arange(rows)).numpy()
+    mask = np.ones((rows, 3), dtype=bool)
+    mask[5, 1] = False
+    plainly_trained(task, LogitCache(list(logits.transpose(1, 0, 2)), list("abc"), mask=mask), tmp_path)
+    assert sum(asked) == rows + 3 * 20 + 2 * rows  # where somebody is absent, the batch's labels have a say
+    monkeypatch.setattr(looked_up_teachers, "once_a_row", lambda weighting, *others: weighting)
+    live = plainly_trained(task, kept, tmp_path)
+    assert sum(asked) == rows + 3 * 20 + 4 * rows
+    for name, value in live.model.state_dict().items():
+        assert torch.equal(value, once.model.state_dict()[name]), name
+    assert live.weight_record.state() == once.weight_record.state()
+
+
 def test_what_is_kept_belongs_to_one_weighting_and_one_cache(task, kept, monkeypatch):
     ids, computed = task.splits["train"], []
     real = by_row._computed
@@ -111,7 +161,7 @@ def test_what_is_kept_belongs_to_one_weighting_and_one_cache(task, kept, monkeyp
 
     def asks(weighting, cache=kept, rows=ids):
         before = len(computed)
-        found = once_a_row(weighting, task, cache, rows)
+        found = asked_once(weighting, task, cache, rows)
         for some in torch.from_numpy(rows).split(64):
             state = State(teacher_logits=cache.rows(some), ids=some, affinity=cache.affinity_rows(some))
             assert torch.equal(mixture(found, state).weights, weighting.weights(state))
@@ -154,7 +204,7 @@ def test_where_nothing_can_be_written_weights_stay_in_memory(task, kept, monkeyp
         raise OutputDirectoryError("expected to write, got 'Read-only file system'")
 
     monkeypatch.setattr(by_row, "once", refuse)
-    assert isinstance(once_a_row(policy_of(), task, kept, task.splits["train"]), RowWeights)
+    assert isinstance(asked_once(policy_of(), task, kept, task.splits["train"]), RowWeights)
     assert list(kept.folder.glob("weights-*")) == []
 
 
@@ -184,13 +234,13 @@ def test_who_is_not_asked_beforehand(task, cache):
     """Classes of one's own that do not say so, what adjusts what is taught, and who reads the student."""
     for weighting in (OwnPolicy(), Claiming(), policy_of(student=True)):
         assert not is_by_row(weighting)
-        assert once_a_row(weighting, task, cache, task.splits["train"]) is weighting
+        assert asked_once(weighting, task, cache, task.splits["train"]) is weighting
     assert is_by_row(policy_of())
 
 
 def test_of_a_row_with_absent_teachers_the_weighting_is_asked_anew(task, cache):
     ids = task.splits["train"][:50]
-    found, some = once_a_row(policy_of(), task, cache, ids), torch.from_numpy(ids[:8])
+    found, some = asked_once(policy_of(), task, cache, ids), torch.from_numpy(ids[:8])
     state = State(teacher_logits=cache.rows(some), ids=some)
     masked = replace(state, teacher_mask=torch.tensor([True, False, True]).expand(8, 3))
     assert (mixture(found, state).weights[:, 1] > 0).all()
@@ -210,4 +260,4 @@ class Wrong(BaseWeighting):
 
 def test_what_is_no_weight_is_refused_before_training(task, cache):
     with pytest.raises(WeightingError, match=r"for instance 7 \(1 of"):
-        once_a_row(Wrong(), task, cache, task.splits["train"])
+        asked_once(Wrong(), task, cache, task.splits["train"])

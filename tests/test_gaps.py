@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from test_by_row import asked_once
 from test_kinds import KINDS, rows_of, trainer_of
 
 from rlkd.agents import train_policy
@@ -35,7 +36,7 @@ from rlkd.trainer import make_trainer
 from rlkd.trainer.labelled import labelled_answers
 from rlkd.weighting import Evidence, Policy, build_weighting, mixture, named_weighting, weighting_names
 from rlkd.weighting.absent import learn
-from rlkd.weighting.by_row import RowWeights, once_a_row
+from rlkd.weighting.by_row import RowWeights
 from rlkd.weighting.teacher_sets import TeacherSets
 from rlkd.workflow.comparing import answerable
 
@@ -150,7 +151,7 @@ def test_a_row_that_nothing_teaches_is_refused_by_name(task, cache, answered):
     source, ids = with_gaps(cache, answered), task.splits["train"][:50]
     row = ids[~answered[ids].any(1)][0]
     message = rf"neither for instance {row} \({(~answered[ids].any(1)).sum()} of 50 rows.*taught_rows"
-    for make in (lambda w, s: mixture(w, s), lambda w, s: once_a_row(w, unlabelled, source, ids)):
+    for make in (lambda w, s: mixture(w, s), lambda w, s: asked_once(w, unlabelled, source, ids)):
         with pytest.raises(TeacherError, match=message):
             make(build_weighting("entropy", task, cache), seen(unlabelled, source, ids))
 
@@ -158,7 +159,7 @@ def test_a_row_that_nothing_teaches_is_refused_by_name(task, cache, answered):
 def test_weights_by_row_are_asked_once_and_know_the_gaps(task, cache, answered, monkeypatch):
     source, ids = with_gaps(cache, answered, np.nan), task.splits["train"]
     weighting = build_weighting("auto", task, source)
-    kept = once_a_row(weighting, task, source, ids)
+    kept = asked_once(weighting, task, source, ids)
     assert isinstance(kept, RowWeights)
     state = read_state(task, source, torch.from_numpy(ids[30:70]))
     expected = mixture(weighting, state).weights

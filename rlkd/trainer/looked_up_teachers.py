@@ -12,6 +12,8 @@ from rlkd.logit_cache import LogitCache
 from rlkd.logit_cache.held import held_states
 from rlkd.trainer.batch_teachers import Pick, Rows, value_of
 from rlkd.types import State
+from rlkd.weighting.base import BaseWeighting
+from rlkd.weighting.by_row import once_a_row
 
 
 class CachedTeachers:
@@ -47,6 +49,18 @@ class CachedTeachers:
     def state(self, inputs: Mapping[str, Tensor], carried: Mapping[str, Any], pick: Pick) -> State:
         """Look the rows up."""
         return self._read(carried["ids"].cpu()) if self._held is None else self._held.of(carried["ids"])
+
+    @property
+    def rows(self) -> int:
+        """Of the cache."""
+        return len(self._cache)
+
+    def weighed(self, weighting: BaseWeighting) -> BaseWeighting:
+        """The weighting, asked about every row beforehand if the cache tells it all that it requires."""
+        known = weighting.requires <= self.gives
+        if not known or self._cache.mask_rows(torch.zeros(1, dtype=torch.int64)) is not None:
+            return weighting  # where somebody is absent, the labels of the batch decide what may teach
+        return once_a_row(weighting, self._cache, np.arange(self.rows), self._read)
 
     def _read(self, ids: Tensor) -> State:
         known = self._cache.reliability

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,7 +36,7 @@ from rlkd.trainer.shares import WHOLE, Shares, part_of, whole_batches
 from rlkd.trainer.training import BatchTrainer
 from rlkd.types import InnerStates, LogitSource, State
 from rlkd.weight_record import WeightRecord, group_names, groups_of
-from rlkd.weighting import Mixture, Weighting, adapted, check_requirements
+from rlkd.weighting import BaseWeighting, Mixture, Weighting, adapted, check_requirements
 from rlkd.weighting.by_row import once_a_row
 from rlkd.weighting.fixed import Uniform
 
@@ -309,23 +310,16 @@ class TaskTrainer(BatchTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see :meth:`rlkd.trainer.resuming.ResumableTrainer.train`."""
-        with attached(self.model, FEATURES, self.features), self._rows_weighed():
+        with attached(self.model, FEATURES, self.features):
             return super().train(*args, **kwargs)
 
-    @contextmanager
-    def _rows_weighed(self) -> Iterator[None]:
-        """Ask a weighting by row once a row; in a run too short to see all rows, it is asked batch by batch."""
-        asked, args, data = self.weighting, self.args, self.train_dataset
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        as_read = type(self).task_state is TaskTrainer.task_state and isinstance(data, InstanceDataset)
-        if as_read and (args.max_steps * batch >= len(data) if args.max_steps > 0 else args.num_train_epochs >= 1):
-            self.weighting = once_a_row(asked, self.task, self.cache, data.ids)
-        kept = self.weighting
-        try:
-            yield
-        finally:
-            if kept is not asked:  # one that learns online is another object now
-                self.weighting = asked
+    def _weighed_beforehand(self, weighting: BaseWeighting) -> BaseWeighting:
+        as_read, data = type(self).task_state is TaskTrainer.task_state, self.train_dataset
+        if not (as_read and isinstance(data, InstanceDataset) and self._sees(len(data))):
+            return weighting
+        ids = data.ids
+        labels = torch.from_numpy(self.task.table.labels[ids])
+        return once_a_row(weighting, self.cache, ids, partial(read_state, self.task, self.cache), labels)
 
     def knowing_mass(self) -> tuple[float, float] | None:
         """Mean weight on knowing teachers in the first and the last fifth of the run.

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from rlkd.trainer.given_teachers import TeacherReader
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.lean import LeanMixin
 from rlkd.trainer.logged import Sums
+from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.recording import KeepsRecords
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
@@ -170,7 +172,38 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
             self._begin()
         self.weight_record.clear()
         self._since_logged, self._last_kind, self._counted = Sums(), None, []
-        return cast(Any, super()).train(resume_from_checkpoint, trial, *args, **kwargs)
+        with self._rows_weighed():
+            return cast(Any, super()).train(resume_from_checkpoint, trial, *args, **kwargs)
+
+    @contextmanager
+    def _rows_weighed(self) -> Iterator[None]:
+        """Ask a weighting by row once a row."""
+        asked = self.weighting
+        kept = self.weighting = self._weighed_beforehand(asked)
+        try:
+            yield
+        finally:
+            if kept is not asked:  # one that learns online is another object now
+                self.weighting = asked
+
+    def _weighed_beforehand(self, weighting: BaseWeighting) -> BaseWeighting:
+        """The weighting, asked about all rows of the teachers' cache if it may be, and if the run sees as many."""
+        teachers = self.teachers
+        alone = type(self._kind) is Kind and self._processes == 1
+        if alone and isinstance(teachers, CachedTeachers) and self._sees(teachers.rows):
+            return teachers.weighed(weighting)
+        return weighting
+
+    def _sees(self, rows: int) -> bool:
+        """Whether the run is long enough to see so many rows."""
+        args = self.args
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        if args.max_steps > 0:
+            return bool(args.max_steps * batch >= rows)
+        try:
+            return bool(args.num_train_epochs * len(cast(Any, self).train_dataset) >= rows)
+        except TypeError:  # a stream
+            return False
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; in the midst of a run it draws nothing that the student would draw."""

@@ -15,10 +15,10 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlkd.data.task import Task
 from rlkd.devices import one_thread
 from rlkd.errors import OutputDirectoryError
-from rlkd.logit_cache import KEPT, LogitCache, read_state
+from rlkd.logit_cache import KEPT, LogitCache
+from rlkd.logit_cache.held import Read
 from rlkd.records import digest, once, source, write_array_atomic
 from rlkd.types import LogitSource, State
 from rlkd.weighting.absent import check_taught, has_somebody
@@ -106,7 +106,9 @@ def _declared(weighting: BaseWeighting, name: str) -> Any:
     return getattr(weighting, name) if name in vars(type(weighting)) else None
 
 
-def once_a_row(weighting: BaseWeighting, task: Task, teachers: LogitSource, ids: NDArray[np.int64]) -> BaseWeighting:
+def once_a_row(
+    weighting: BaseWeighting, teachers: LogitSource, ids: NDArray[np.int64], read: Read, labels: Tensor | None = None
+) -> BaseWeighting:
     """The same weighting, asked about these rows beforehand if its weights are a function of the row.
 
     What has a name for what it does (``kept_as``) and a cache on disk is computed once for all runs, and lies beside
@@ -115,24 +117,20 @@ def once_a_row(weighting: BaseWeighting, task: Task, teachers: LogitSource, ids:
 
     Args:
         weighting: Asked on the CPU, on one thread.
-        task: Gives labels and domains.
         teachers: Only those of a cache say the same of a row whenever they are asked.
         ids: Rows that it will be asked about, shape (N,).
+        read: Gives the states of rows by their ids, with all that the weighting requires.
+        labels: Of these rows, -1 for none, shape (N,): what teaches a row about which nobody was asked. None: nothing.
 
     Raises:
         WeightingError: What it says are no weights.
     """
     if not is_by_row(weighting) or type(teachers) is not LogitCache or len(ids) == 0:
         return weighting
-    weights = torch.from_numpy(_kept(weighting, task, teachers, ids))
+    weights = torch.from_numpy(_kept(weighting, teachers, ids, read))
     rows = torch.from_numpy(ids)
     present = teachers.mask_rows(rows)
-    asked = State(
-        teacher_logits=weights.unsqueeze(-1),
-        teacher_mask=present,
-        labels=torch.from_numpy(task.table.labels[ids]),
-        ids=rows,
-    )
+    asked = State(teacher_logits=weights.unsqueeze(-1), teacher_mask=present, labels=labels, ids=rows)
     somebody = has_somebody(asked)
     if somebody is not None:
         check_taught(asked, somebody)
@@ -140,22 +138,22 @@ def once_a_row(weighting: BaseWeighting, task: Task, teachers: LogitSource, ids:
     return RowWeights(weighting, ids, weights, present)
 
 
-def _kept(weighting: BaseWeighting, task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def _kept(weighting: BaseWeighting, cache: LogitCache, ids: NDArray[np.int64], read: Read) -> NDArray[np.float32]:
     name = _declared(weighting, "kept_as")
     if name is None or cache.folder is None:
-        return _computed(weighting, task, cache, ids)
-    key = _key(name, weighting.requires, task, cache, ids)
+        return _computed(weighting, ids, read)
+    key = _key(name, weighting.requires, cache, ids, read)
     folder = cache.folder / KEPT.replace("*", key)
 
     def make() -> None:
-        write_array_atomic(folder / FILE, _computed(weighting, task, cache, ids))
+        write_array_atomic(folder / FILE, _computed(weighting, ids, read))
 
     try:
         once(folder, key, make, whole=True)
         return _read(folder / FILE)
     except (OutputDirectoryError, OSError) as error:
         log.info("the weights of every row are computed for this run alone: %s", error)
-        return _computed(weighting, task, cache, ids)
+        return _computed(weighting, ids, read)
 
 
 def _read(path: Path) -> NDArray[np.float32]:
@@ -163,24 +161,25 @@ def _read(path: Path) -> NDArray[np.float32]:
     return kept
 
 
-def _computed(weighting: BaseWeighting, task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def _computed(weighting: BaseWeighting, ids: NDArray[np.int64], read: Read) -> NDArray[np.float32]:
     with one_thread(), torch.no_grad():
-        said = [weighting.weights(state) for state in _states(task, cache, ids)]
+        said = [weighting.weights(state) for state in _states(ids, read)]
     weights: NDArray[np.float32] = torch.cat(said).float().numpy()
     return weights
 
 
-def _key(name: str, requires: frozenset[str], task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> str:
+def _key(name: str, requires: frozenset[str], cache: LogitCache, ids: NDArray[np.int64], read: Read) -> str:
     """Key of everything that decides the weights: a cache's name does not tell which rows and affinities it gives."""
-    read = xxhash.xxh3_64()
-    for state in _states(task, cache, ids):
+    seen = xxhash.xxh3_64()
+    for state in _states(ids, read):
         for field in sorted({"teacher_logits", *requires, *({"teacher_mask"} & state.available())}):
-            read.update(getattr(state, field).contiguous().numpy())
+            seen.update(getattr(state, field).contiguous().numpy())
     shape = [len(ids), len(cache.teacher_names)]
-    return digest([name, read.hexdigest(), shape, source(), torch.__version__], 16)
+    return digest([name, seen.hexdigest(), shape, source(), torch.__version__], 16)
 
 
-def _states(task: Task, cache: LogitCache, ids: NDArray[np.int64]) -> Iterator[State]:
-    rows = max(FEWEST, AT_ONCE // (len(cache.teacher_names) * task.num_classes))
+def _states(ids: NDArray[np.int64], read: Read) -> Iterator[State]:
+    wide = read(torch.from_numpy(ids[:1])).teacher_logits[0].numel()
+    rows = max(FEWEST, AT_ONCE // wide)
     for start in range(0, len(ids), rows):
-        yield read_state(task, cache, torch.from_numpy(ids[start : start + rows]))
+        yield read(torch.from_numpy(ids[start : start + rows]))
