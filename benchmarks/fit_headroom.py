@@ -13,6 +13,7 @@ from rlkd.headroom import LINES
 from rlkd.records import commit, write_json_atomic
 from rlkd.report.headroom_points import HINTED, MEASURED, Fit, best_fit, learned_points, one_each
 from rlkd.stats import group_runs
+from rlkd.stats.prediction import noise_of
 from rlkd.workflow.bench import read_suites
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     files = [Path(name) for name in arguments] or sorted(RESULTS.glob("*.jsonl"))
     suites = read_suites(files)
     points = one_each(learned_points(runs for records in suites.values() for runs in group_runs(records)))
-    for student in points[0].reachable if points else ():
+    for student in dict.fromkeys(noise_of(name) for name in points[0].reachable) if points else ():
         for kind in (MEASURED, HINTED):
             said(kind, best_fit(points, kind, student))
     measured = best_fit(points)

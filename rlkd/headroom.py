@@ -23,7 +23,7 @@ from rlkd.data.task import UNLABELLED, Task
 from rlkd.errors import TaskError
 from rlkd.logit_cache import answered_ids, read_state
 from rlkd.losses import soft_targets
-from rlkd.stats.prediction import FEWEST_ROWS, GainLine, surely
+from rlkd.stats.prediction import FEWEST_ROWS, GainLine, rise
 from rlkd.types import LogitSource, State
 from rlkd.weighting.base import BaseWeighting, Evidence, mixture
 from rlkd.weighting.learned import load_policy
@@ -33,10 +33,11 @@ from rlkd.weighting.router_targets import RouterPlan
 from rlkd.weighting.simplex import equal_weights
 
 LINES = Path(__file__).with_suffix(".json")
-"""From what is reachable to what students gain: the ``student`` of :data:`STUDENTS` that tells best, and the lines for
-what is ``measured`` on labelled rows and what is ``hinted`` without."""
+"""From what is reachable to what students gain: the noise of the imagined ``student`` that tells best, and the lines
+for what is ``measured`` on labelled rows and what is ``hinted`` without."""
 STUDENTS = tuple((alike, noise) for alike in (1, 3, 5) for noise in (0.25, 0.5))
-"""Students that are imagined: alike rows that they average, and nats by which they err. Records keep all."""
+"""Students that are imagined: alike rows that they average, and nats by which they err. Records keep all; students of
+one noise count together (:func:`rlkd.stats.prediction.rise`)."""
 DRAWS = 4
 """Crowds of alike rows drawn for every row."""
 SMALLEST_PROBABILITY = 1e-6
@@ -251,17 +252,17 @@ def headroom_rows(task: Task, source: LogitSource, split: str) -> list[Figures]:
 def _arm(name: str, found: Figures, started: float) -> Figures:
     """The record of a weighting, from what is reachable with it."""
     lines = json.loads(LINES.read_text(encoding="utf-8"))
-    at, measured = found["by_student"][lines["student"]], "own" in found
+    measured = "own" in found
     kind, line = ("gain", "measured") if measured else ("hint", "hinted")
-    rise, error = at[kind], at[f"{kind}_error"]
-    expected = GainLine(**lines[line]).predicted(surely(rise, error), error)
+    reached = rise(found["by_student"], lines["student"], kind)
+    expected = GainLine(**lines[line]).predicted(reached.sure, reached.error)
     return {
         "what": name,
         "rows": found["rows"],
         "measured": measured,
         **found.get("own", {}),
-        "reachable": rise,
-        "error": error,
+        "reachable": reached.mean,
+        "error": reached.error,
         "expected_gain": expected.mean,
         "expected_gain_low": expected.low,
         "expected_gain_high": expected.high,

@@ -18,7 +18,7 @@ from rlkd.logit_cache import LogitCache
 from rlkd.report.headroom import headroom_text, headroom_verdict
 from rlkd.report.headroom_points import best_fit, learned_points, one_each
 from rlkd.stats import group_runs
-from rlkd.stats.prediction import GainLine, left_out_predictions, right_verdicts, surely
+from rlkd.stats.prediction import GainLine, left_out_predictions, right_verdicts, rise, surely
 from rlkd.weighting import build_weighting, load_policy
 from rlkd.weighting.fixed import Uniform
 
@@ -189,6 +189,16 @@ def test_what_few_rows_leave_open_is_not_reachable() -> None:
     assert surely(0.1, 0.0) == 0.1
 
 
+def test_students_of_a_noise_count_together_however_many_rows_they_average() -> None:
+    found = {
+        "1 alike, 0.25 nats": {"gain": 0.5, "gain_error": 0.125, "hint": 0.0, "hint_error": 1.0},
+        "3 alike, 0.25 nats": {"gain": -0.25, "gain_error": 0.25, "hint": 0.0, "hint_error": 1.0},
+        "3 alike, 0.5 nats": {"gain": 9.0, "gain_error": 9.0, "hint": 9.0, "hint_error": 0.0},
+    }
+    assert rise(found, "0.25 nats", "gain") == (0.125, 0.1875, 0.125)  # surely: (0.25 + 0) / 2
+    assert rise(found, "0.5 nats", "hint") == (9.0, 0.0, 9.0)
+
+
 def test_a_task_has_no_part_in_its_own_prediction() -> None:
     x, y, tasks = synthetic(6)
     changed = y.copy()
@@ -211,7 +221,8 @@ def runs(task: str, gain: float, reached: float | None) -> list[dict[str, Any]]:
     """Two seeds of equal weights and of a policy."""
     other = {"gain": 0.3 - (reached or 0), "hint": 0.0, "gain_error": 0.01, "hint_error": 0.01}
     own = {"gain": reached, "hint": reached, "gain_error": 0.01, "hint_error": 0.03}
-    found = {"rows": 100, "by_student": {"a": own, "b": other}}
+    lower = {"gain": own["gain"] / 2 if reached else reached, "hint": 0.0, "gain_error": 0.01, "hint_error": 0.01}
+    found = {"rows": 100, "by_student": {"1 alike, a": own, "3 alike, a": lower, "1 alike, b": other}}
     head = {"kind": "run", "status": "ok", "task": task, "student": "s", "metric": "accuracy"}
     return [
         {**head, "weighting": name, "seed": seed, "accuracy": 0.5 + more}
@@ -230,7 +241,7 @@ def test_points_are_of_runs_that_say_what_was_reachable() -> None:
     router = replace(points[0], weighting="router")
     shipped = replace(points[0], weighting="policy_shipped")
     assert one_each([router, points[0], shipped, points[1]]) == [shipped, points[1]]
-    assert [round(points[2].surely("a", kind), 9) for kind in ("gain", "hint")] == [0.06, 0.02]
+    assert [round(points[2].surely("a", kind), 9) for kind in ("gain", "hint")] == [0.04, 0.01]
     fit = best_fit(points)
     assert fit is not None
     assert (fit.student, fit.rank_correlation) == ("a", pytest.approx(1.0))

@@ -115,8 +115,9 @@ def _predicted(points: Sequence[Point], fit: Fit, file: str) -> list[Block]:
     note = (
         "What `rlkd headroom` expects of the shipped policy (where it was not run, of the policy or router trained "
         "there), from the cache alone, by a line that was fitted on all other tasks (lines across: 95% prediction "
-        "intervals), and what its students gained (lines up: 95% intervals). The imagined student "
-        f"({fit.student}) was chosen over all tasks, among a few. Dashed: half a point."
+        "intervals), and what its students gained (lines up: 95% intervals). Over all tasks were "
+        f"chosen the noise of imagined students ({fit.student}, of two), and that those who average 1, 3 and 5 alike "
+        "rows count together. Dashed: half a point."
     )
     said = (
         f"Over {len(points)} students of {tasks} tasks Spearman's rho of predicted and measured gain is "

@@ -8,7 +8,15 @@ import numpy as np
 
 from rlkd.report.weighting_names import ROUTER, base, is_control, is_policy
 from rlkd.stats import ACCURACY, UNIFORM, Estimate, TaskRuns, rank_correlation, spread
-from rlkd.stats.prediction import FEWEST_TASKS, WORTH, GainLine, left_out_predictions, right_verdicts, surely
+from rlkd.stats.prediction import (
+    FEWEST_TASKS,
+    WORTH,
+    GainLine,
+    left_out_predictions,
+    noise_of,
+    right_verdicts,
+    rise,
+)
 
 AUTO = "auto"
 MEASURED, HINTED = "gain", "hint"
@@ -46,10 +54,9 @@ class Point:
             self.gain_high is not None and self.gain_high < WORTH
         )
 
-    def surely(self, student: str, kind: str) -> float:
-        """What is surely reachable: with labels or without, for an imagined student."""
-        found = self.reachable[student]
-        return surely(found[kind], found[f"{kind}_error"])
+    def surely(self, noise: str, kind: str) -> float:
+        """What is surely reachable: with labels or without, for imagined students of some noise."""
+        return rise(self.reachable, noise, kind).sure
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -61,6 +68,7 @@ class Fit:
     """An imagined student, and how well it told what tasks gain on which its line was not fitted."""
 
     student: str
+    """Its noise."""
     line: GainLine
     predictions: Sequence[Estimate]
     """Of each point, leave-one-task-out."""
@@ -143,7 +151,7 @@ def best_fit(points: Sequence[Point], kind: str = MEASURED, student: str | None 
     Args:
         points: All that is known.
         kind: What is reachable with labels, or without.
-        student: Take this one.
+        student: Take the one of this noise.
 
     Returns:
         The fit; None where it takes more tasks.
@@ -153,7 +161,8 @@ def best_fit(points: Sequence[Point], kind: str = MEASURED, student: str | None 
         return None
     gains = [point.gain for point in points]
     fits = []
-    for name in points[0].reachable if student is None else [student]:
+    noises = dict.fromkeys(noise_of(name) for name in points[0].reachable)
+    for name in noises if student is None else [student]:
         x = [point.surely(name, kind) for point in points]
         if len(set(x)) < FEWEST_TASKS:
             continue

@@ -1,9 +1,9 @@
 """From what a weighting gains in what students are taught to what the students gain: a line, with its doubt."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import scipy.stats
@@ -35,6 +35,34 @@ def surely(reachable: float, error: float) -> float:
         error: Its standard error, >= 0.
     """
     return math.copysign(max(abs(reachable) - SURE * error, 0.0), reachable)
+
+
+class Rise(NamedTuple):
+    """What is reachable, as a mean over imagined students."""
+
+    mean: float
+    error: float
+    """Of the mean, at most: the students look at the same rows."""
+    sure: float
+    """Mean of what each of them surely reaches: how many alike rows a student averages is not known."""
+
+
+def rise(by_student: Mapping[str, Mapping[str, float]], noise: str, kind: str) -> Rise:
+    """What is reachable for students of some noise, however many alike rows they average.
+
+    Args:
+        by_student: What records keep: by name (``3 alike, 0.25 nats``) figures with their standard errors.
+        noise: The end of a name, ``0.25 nats``.
+        kind: Of the figure.
+    """
+    found = [(one[kind], one[f"{kind}_error"]) for name, one in by_student.items() if noise_of(name) == noise]
+    means, errors, sure = zip(*((mean, error, surely(mean, error)) for mean, error in found), strict=True)
+    return Rise(*(math.fsum(values) / len(found) for values in (means, errors, sure)))
+
+
+def noise_of(student: str) -> str:
+    """The noise in the name of an imagined student."""
+    return student.rpartition(", ")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
