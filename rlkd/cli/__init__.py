@@ -14,9 +14,11 @@ from typing import Any
 import typer
 
 from rlkd import plugins
+from rlkd.cli.ending import TOLD, unwinding_when_told
 from rlkd.errors import RlkdError
 
-INTERRUPTED = 130
+ENDED = {130: "interrupted", TOLD: "told to end"}
+"""Exit codes of commands that did not come to their end."""
 ROOMS = ("quickstart", "teachers", "asking", "policies", "students", "bench")
 
 
@@ -47,7 +49,7 @@ def _is_first() -> bool:
 
 
 def main() -> None:
-    """Run the command line: exit code 2 and one line for bad input, 130 for an interrupt.
+    """Run the command line: exit code 2 and one line for bad input, 130 for an interrupt, by the signal if told to end.
 
     Of a launcher's processes the first alone prints and warns.
     """
@@ -63,6 +65,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not cost the table
             stream.reconfigure(errors="replace")
+    with unwinding_when_told():
+        _run()
+
+
+def _run() -> None:
     try:
         assembled()()
     except RlkdError as error:
@@ -71,8 +78,7 @@ def main() -> None:
         typer.echo(f"rlkd: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into it
-            typer.echo(
-                "\nrlkd: interrupted; the same command continues, with --resume where it has that flag", err=True
-            )
+        if stop.code in ENDED:  # typer turns Ctrl-C into the first
+            continues = "the same command continues, with --resume where it has that flag"
+            typer.echo(f"\nrlkd: {ENDED[stop.code]}; {continues}", err=True)
         raise
