@@ -208,7 +208,7 @@ def _agents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 TOLD_OF_ASKING = (
-    "Made by `python benchmarks/asking.py`, which says how; [all of it](results/asking.md). Budgets are shares of what "
+    "Made by `python benchmarks/asking.py`, which says how; [all of it](../asking.md). Budgets are shares of what "
     "it costs to ask every teacher about every train row. `of the way` is from one teacher at random (0) to one that "
     "was trained on the instance's class (1) at the same budget, where that one is surely better. **What a stranger "
     "lacks**: `oracle` is told who was trained on what; the others are told nothing, but the weighting policy that is "
@@ -216,7 +216,7 @@ TOLD_OF_ASKING = (
     "`policy`, the asking policy, has seen no task of the family."
 )
 TOLD_OF_MOVING = (
-    "Made by `python benchmarks/moving.py`; [what the words mean, and all of it](results/moving.md). Means over tasks. "
+    "Made by `python benchmarks/moving.py`; [what the words mean, and all of it](../moving.md). Means over tasks. "
     "An arm is back on track when no more than 2 points are missing to the same arm in a run whose teachers were the "
     "changed ones from the first call on; one that learns nothing always is. **What a stranger lacks**: `oracle` is "
     "told who was trained on what, and of the change; `all, hedge` reads 100 labels."

@@ -82,10 +82,16 @@ class Cell:
 
 
 def results_text() -> str:
-    """``RESULTS.md`` and the pages of the suites as one text, a suite a section of the highest level."""
+    """``RESULTS.md`` and all pages of results as one text.
+
+    The page of a suite or of one table is a section of the highest level; a page of several tables has such sections.
+    """
     pages = [page.read_text(encoding="utf-8") for page in sorted((HERE / "results").glob("*.md"))]
+    more = [page.read_text(encoding="utf-8") for page in sorted((HERE / "results" / "tables").glob("*.md"))]
+    pages += [page for page in more if "\n## " not in page]
     below = [re.sub(r"^#", "##", page, flags=re.MULTILINE) for page in pages]
-    return "\n".join([RESULTS.read_text(encoding="utf-8"), *below])
+    several = [page for page in more if "\n## " in page]
+    return "\n".join([RESULTS.read_text(encoding="utf-8"), *below, *several])
 
 
 class Results:

@@ -216,6 +216,14 @@ def test_the_pages_of_results_are_made_of_the_lines_that_are_there(suites, resul
             assert f"From `{path.name}`, `{file_hash(path)}`" in RESULTS, f"{path}: python benchmarks/make_results.py"
 
 
+def test_the_first_page_of_results_can_be_read_and_leads_to_all_others():
+    first = readme.RESULTS.read_text(encoding="utf-8")
+    assert first.count("\n") <= 250, "give what is long a page of its own"
+    led = {Path(path) for path in re.findall(r"\]\((results/[^)]+\.md)\)", first)}
+    there = {path.relative_to(RECORDS.parent) for path in RECORDS.glob("**/*.md")}
+    assert led | {Path("results/asking.md"), Path("results/moving.md")} == there  # those are led to by their tables
+
+
 def difference(records: list[dict[str, Any]], tasks: list[str], left: str, right: str) -> float:
     """Mean over tasks of left minus right over their common seeds, in points, from the lines alone."""
     means = []

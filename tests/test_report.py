@@ -546,6 +546,21 @@ def test_policies_of_other_code_than_their_runs_are_told(tmp_path: Path) -> None
     assert "**5 of 5 lines of policies know no strength**: today's code would choose one." in text
 
 
+def test_tables_of_no_suite_have_pages_of_their_own_that_the_first_leads_to(tmp_path: Path) -> None:
+    captions = ("Speed, of one", "Costs, in \N{EURO SIGN}", "Speed, of two", "Speed, of none")
+    tables = {caption: [{"what": caption, "value": 1}] if "none" not in caption else [] for caption in captions}
+    written = write_benchmark_report({"suite": suite(PAYS)}, tmp_path, tables=tables, notes={captions[1]: "A *note*."})
+    first = (tmp_path / "RESULTS.md").read_text(encoding="utf-8").split("\n## More tables\n")[1]
+    led = re.findall(r"\[(.*)\]\((.*)\)", first)
+    assert [words for words, _ in led] == ["Speed: of one; of two", "Costs, in \N{EURO SIGN}"]
+    assert [tmp_path / path for _, path in led] == [*written[-2:]]
+    speed, costs = (path.read_text(encoding="utf-8") for path in written[-2:])
+    assert re.findall("^#+ .*", speed, re.MULTILINE) == ["# Speed", "## Speed, of one", "## Speed, of two"]
+    assert costs.startswith("# Costs, in \N{EURO SIGN}\n\nA *note*.\n\n| what ")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all((caption in page) == bool(rows) for caption, rows in tables.items())
+
+
 def test_other_lines_have_another_hash(tmp_path: Path) -> None:
     records = suite(PAYS)
     told = [benchmark(tmp_path, {"suite": lines})[0] for lines in (records, records[:-1], [*records[1:], records[0]])]

@@ -10,6 +10,7 @@ import numpy as np
 from rlkd.records import write_text_atomic
 from rlkd.records.files import cannot_write
 from rlkd.report.benchmark_headroom import headroom_overall
+from rlkd.report.benchmark_more import links, more_pages
 from rlkd.report.benchmark_suite import PAGES, SuiteReport, suite_report
 from rlkd.report.benchmark_summary import opening
 from rlkd.report.benchmark_tables import seed_table
@@ -38,13 +39,14 @@ def write_benchmark_report(
     Args:
         suites: Suite to its run records, see :mod:`rlkd.stats.suites`.
         output_dir: Where to write; must exist.
-        tables: Further tables by caption, for example of performance; rows of flat values.
+        tables: Further tables by caption, for example of performance, which get pages of their own, see
+            :func:`~rlkd.report.benchmark_more.more_pages`; rows of flat values.
         notes: What is to be said below some of these captions.
         weights: Where policies put their weight, by caption; each as :func:`rlkd.report.write_report` takes it.
         seed: Of the generator that interquartile means and rank correlations draw from.
 
     Returns:
-        The paths of ``RESULTS.md``, of ``report.html`` and of the suites' pages.
+        The paths of ``RESULTS.md``, of ``report.html``, of the suites' pages and of those of further tables.
 
     Raises:
         ConfigError: If records of one task do not fit together.
@@ -57,21 +59,23 @@ def write_benchmark_report(
         told = {name: suite_report(name, suites[name], runs, rngs[name]) for name, runs in found.items()}
         overall = headroom_overall(found, np.random.default_rng(seed), f"{PAGES}/headroom.svg")
         overall += _weights_section(weights or {})
-        overall += _more_tables(tables or {}, notes or {})
         first_screen = opening([summary for suite in told.values() for summary in suite.summaries], found)
+    more = more_pages(tables or {}, notes or {})
     words: list[Block] = [*map(Text, _introduction(found))]
     folder = Path(output_dir)
     _make(folder / PAGES)
     text, page = folder / "RESULTS.md", folder / "report.html"
     overview = Table([summary.cells for suite in told.values() for summary in suite.summaries])
     briefs = [suite.brief for suite in told.values()]
-    write_text_atomic(text, markdown("Results", [*words, overview], [*briefs, *overall]))
-    folded = [replace(section, folded=True) for section in (*overall, *_seeds_section(found))]
+    write_text_atomic(text, markdown("Results", [*words, overview], [*briefs, *overall, *links(more)]))
+    below = [section for page in more.values() for section in page.sections or [page]]
+    folded = [replace(section, folded=True) for section in (*overall, *below, *_seeds_section(found))]
     meaning = Section("What the figures mean", words, folded=True)
     write_text_atomic(page, html(TITLE, first_screen, [*(s.folded for s in told.values()), *folded, meaning]))
     for figure in _files(overall):
         write_text_atomic(folder / figure.file, as_file(figure.svg))
-    return text, page, *(_write_page(folder, suite, found[name]) for name, suite in told.items())
+    pages = [_write_page(folder, suite, found[name]) for name, suite in told.items()]
+    return text, page, *pages, *(_write_more(folder / path, section) for path, section in more.items())
 
 
 def _make(folder: Path) -> None:
@@ -91,6 +95,13 @@ def _write_page(folder: Path, suite: SuiteReport, tables: Sequence[TaskRuns]) ->
     path, section = folder / suite.page, suite.section
     seeds = _seeds_section({section.title: tables})
     write_text_atomic(path, markdown(section.title, section.blocks, [*section.sections, *seeds]))
+    return path
+
+
+def _write_more(path: Path, section: Section) -> Path:
+    """A page of tables that belong to no suite."""
+    _make(path.parent)
+    write_text_atomic(path, markdown(section.title, section.blocks, section.sections))
     return path
 
 
@@ -125,11 +136,6 @@ def _introduction(suites: Mapping[str, Sequence[TaskRuns]]) -> list[str]:
 
 
 # -- what comes after the suites -------------------------------------------------------------------
-
-
-def _more_tables(tables: Mapping[str, Sequence[Row]], notes: Mapping[str, str]) -> list[Section]:
-    said = {caption: [Text(notes[caption], note=True)] if caption in notes else [] for caption in tables}
-    return [Section(caption, [*said[caption], Table(list(rows))]) for caption, rows in tables.items() if rows]
 
 
 def _weights_section(weights: Mapping[str, Mapping[str, Any]]) -> list[Section]:
