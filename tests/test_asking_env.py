@@ -1,5 +1,6 @@
 """Asking as an environment: its faces, its rewards, and policies that learn in it what is known to be best."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from rlkd_envs.asking import TeacherAskingVectorEnv
+from safetensors.torch import load_file
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from rlkd.agents.asking import learn, make_places, train_asker
+from rlkd.agents.asking import AskerRun, make_places, train_asker
 from rlkd.agents.asking_rule import AskingRule, clone
 from rlkd.asking import OneRun, Pool, RecordedTeachers
 from rlkd.asking.linear_student import refined_losses
@@ -23,9 +25,9 @@ from rlkd.asking.walk import Walk, walking_order
 from rlkd.cli import main
 from rlkd.data.splitting import Fractions, split_task
 from rlkd.data.task import Table
-from rlkd.errors import ConfigError, PolicyError, TaskError
+from rlkd.errors import ConfigError, OutputDirectoryError, PolicyError, TaskError
 from rlkd.logit_cache import LogitCache
-from rlkd.records import read_jsonl
+from rlkd.records import newest_verified, read_jsonl
 from rlkd.settings import AskerTraining, AskingEpisode
 from rlkd.workflow import run_cache, run_train_teachers
 
@@ -263,7 +265,7 @@ def test_a_constant_reward_teaches_nothing(env):
 
         step, env.step = env.step, paid
         training = AskerTraining(total_timesteps=2048, n_steps=128, gamma=0.0)
-        learn(AskingPolicy.create(training={}, seed=0), env, training, callbacks=[callback := FirstUpdate()])
+        AskerRun(AskingPolicy.create(training={}, seed=0), env, training).learn([callback := FirstUpdate()])
         env.step = step
         return callback.z_scores
 
@@ -356,6 +358,51 @@ def test_a_policy_can_be_taught_a_rule_and_both_ends_of_training_are_compared(ta
     trials = first.training_record["trials"]
     assert set(trials) == {"0", "512"}
     assert first.training_record["kept_at"] == int(max(trials, key=lambda step: trials[step]["reward"]))
+
+
+class Interrupted(BaseCallback):
+    """Ctrl-C, in the midst of a rollout."""
+
+    def __init__(self, decisions):
+        super().__init__()
+        self._decisions = decisions
+
+    def _on_step(self):
+        if self.num_timesteps >= self._decisions:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(task_and_cache, tmp_path):
+    task, cache = task_and_cache
+    training = AskerTraining(total_timesteps=640, n_steps=4, warm_start_episodes=1, trial_episodes=1, seed=3)
+    settings = {"training": training, "episode": SMALL}
+    whole = train_asker(task, cache, **settings, output_dir=tmp_path / "whole")
+    episodes = set()
+    for decisions in (100, 330, 600):
+        with pytest.raises(KeyboardInterrupt):
+            train_asker(
+                task, cache, **settings, output_dir=tmp_path / "broken", resume=True, callback=Interrupted(decisions)
+            )
+        newest = newest_verified(tmp_path / "broken")
+        assert int(newest.name.removeprefix("checkpoint-")) == decisions // 64 * 64
+        plain, tensors = json.loads((newest / "state.json").read_text()), load_file(newest / "state.safetensors")
+        episodes.add(plain["episode"])
+        assert ("taken" in tensors) == (len(tensors.get("taken", ())) > 0)
+    assert len(episodes) > 1, "an episode ended between"
+    assert "taken" in tensors, "and the last was in its midst"
+    (newest / "state.safetensors").write_bytes(b"half")  # the one before is taken
+    resumed = train_asker(task, cache, **settings, output_dir=tmp_path / "broken", resume=True)
+    again = train_asker(task, cache, **settings, output_dir=tmp_path / "broken", resume=True, callback=Interrupted(0))
+    for other in (resumed, again):  # which is finished, and only read
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
+        assert other.training_record == whole.training_record
+    for name in ("metrics.jsonl", "policy/model.safetensors", "policy/config.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    with pytest.raises(OutputDirectoryError, match="was started with"):
+        train_asker(task, cache, training=replace(training, seed=4), episode=SMALL, output_dir=tmp_path / "broken")
+    with pytest.raises(ConfigError, match="resume needs an output_dir"):
+        train_asker(task, cache, resume=True)
 
 
 LEARNING = AskingEpisode(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,14 +16,15 @@ from tqdm.auto import tqdm
 
 from rlkd.agents.asking_rule import AskingRule, clone
 from rlkd.agents.asking_slots import AskingActorCritic, AskingEnvironment, AskingSlots, unflattened
+from rlkd.agents.checkpoints import RandomState, read_checkpoint, write_checkpoint
 from rlkd.agents.protocols import Array, Flags
-from rlkd.asking.policy import AskingPolicy
+from rlkd.asking.policy import AskingPolicy, load_asker
 from rlkd.data.several import check_pairs, several
 from rlkd.data.task import Task
 from rlkd.devices import one_thread
-from rlkd.errors import ConfigError
-from rlkd.records import RunDirectory, commit
-from rlkd.settings import AskerTraining, AskingEpisode
+from rlkd.errors import ConfigError, PolicyError
+from rlkd.records import RunDirectory, commit, finished, newest_verified
+from rlkd.settings import AskerTraining, AskingEpisode, ResumableCommand
 from rlkd.types import LogitSource
 
 ENV_ID = "rlkd_envs:rlkd/TeacherAsking-v0"
@@ -39,6 +41,7 @@ def train_asker(
     training: AskerTraining | None = None,
     episode: AskingEpisode | None = None,
     output_dir: str | Path | None = None,
+    resume: bool = ResumableCommand.resume,
     progress: bool = False,
     callback: BaseCallback | None = None,
     **training_kwargs: Any,
@@ -51,7 +54,8 @@ def train_asker(
             differ.
         training: Settings of the agent; None: made of ``training_kwargs``.
         episode: What is drawn for an episode.
-        output_dir: For config, metrics and ``policy/``; None writes nothing.
+        output_dir: For config, metrics, checkpoints and ``policy/``; None writes nothing.
+        resume: Continue from the newest checkpoint that verifies; the settings must be the same.
         progress: Show a progress bar.
         callback: A further Stable-Baselines3 callback.
         **training_kwargs: Fields of :class:`rlkd.settings.AskerTraining`, when ``training`` is None.
@@ -62,10 +66,12 @@ def train_asker(
     """
     if training is not None and training_kwargs:
         raise ConfigError("pass training= or its fields, got both; the fields would be ignored")
+    if output_dir is None and resume:
+        raise ConfigError("resume needs an output_dir, got none; pass one")
     prepared = prepare_asker(
         several(task), several(cache), training=training or AskerTraining(**training_kwargs), episode=episode
     )
-    return prepared.run(output_dir, progress=progress, callback=callback)
+    return prepared.run(output_dir, resume=resume, progress=progress, callback=callback)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,31 +84,52 @@ class PreparedAsker:
     """Everything the result depends on, for the run directory."""
 
     def run(
-        self, output_dir: str | Path | None = None, *, progress: bool = False, callback: BaseCallback | None = None
+        self,
+        output_dir: str | Path | None = None,
+        *,
+        resume: bool = ResumableCommand.resume,
+        progress: bool = False,
+        callback: BaseCallback | None = None,
     ) -> AskingPolicy:
         """Train; arguments and result are those of :func:`train_asker`."""
         settings = dict(self.settings)
         directory = None if output_dir is None else RunDirectory(output_dir, {"command": "train-asker", **settings})
+        if directory is not None and resume and finished(directory.path / "policy") is not None:
+            with suppress(PolicyError):  # damaged since: it is made again
+                return load_asker(directory.path / "policy")
         record = {name: settings[name] for name in ("task", "training", "episode")}
         policy = AskingPolicy.create(training={**record, "commit": commit()}, seed=self.training.seed)
         with one_thread():
-            kept = self._trained(policy, AskerCallback(directory, self.training, progress=progress), callback)
+            kept = self._trained(policy, directory, resume=resume, progress=progress, callback=callback)
         self.env.close()
         if directory is not None:
             kept.save_pretrained(directory.path / "policy")
         return kept
 
-    def _trained(self, policy: AskingPolicy, own: "AskerCallback", callback: BaseCallback | None) -> AskingPolicy:
+    def _trained(
+        self,
+        policy: AskingPolicy,
+        directory: RunDirectory | None,
+        *,
+        resume: bool,
+        progress: bool,
+        callback: BaseCallback | None,
+    ) -> AskingPolicy:
         """The better of what rewards begin with and what they lead to."""
         training = self.training
-        if training.warm_start:
+        newest = newest_verified(directory.path) if directory is not None and resume else None
+        if training.warm_start and newest is None:
             clone(policy, self.env, AskingRule(), episodes=training.warm_start_episodes, seed=training.seed)
-        begun = copy.deepcopy(policy)
-        agent = learn(policy, self.env, training, callbacks=[own] if callback is None else [own, callback])
-        ends = ((0, begun), (agent.num_timesteps, policy))
+        run = AskerRun(policy, self.env, training, directory)
+        if newest is not None:
+            run.load(newest)
+        if directory is not None:
+            directory.rewind(run.agent.num_timesteps)
+        run.learn([AskerCallback(run, progress=progress), *([] if callback is None else [callback])])
+        ends = ((0, run.begun), (run.agent.num_timesteps, policy))
         trials = {step: trial(one, self.env, training) for step, one in ends}
         best = max(trials, key=lambda step: trials[step]["reward"])
-        kept = begun if best == 0 else policy
+        kept = run.begun if best == 0 else policy
         return kept.with_record(kept_at=best, trials={str(step): figures for step, figures in trials.items()})
 
 
@@ -149,71 +176,108 @@ def make_places(tasks: Sequence[Task], caches: Sequence[LogitSource], episode: A
     return cast(AskingEnvironment, made.unwrapped)
 
 
-class AskerCallback(BaseCallback):
-    """Writes down what rollouts earned, and shows progress."""
+class AskerRun:
+    """One training run of an asking policy, with its exact state: saved before every rollout, without a pickle."""
 
-    def __init__(self, directory: RunDirectory | None, training: AskerTraining, *, progress: bool) -> None:
-        """Watch a training.
+    def __init__(
+        self,
+        policy: AskingPolicy,
+        env: AskingEnvironment,
+        training: AskerTraining,
+        directory: RunDirectory | None = None,
+    ) -> None:
+        """Build the agent around the policy.
 
         Args:
-            directory: For metrics.
-            training: That is watched.
-            progress: Show a progress bar.
+            policy: The actor; it learns in place.
+            env: Where it acts.
+            training: How.
+            directory: For metrics and checkpoints.
+
+        Source:
+            Schulman et al. 2017, arXiv:1707.06347 (PPO); Huang, Ontañón 2020, arXiv:2006.14171 (masked actions).
         """
+        self.training, self.directory = training, directory
+        self.begun = copy.deepcopy(policy)
+        """What rewards began with."""
+        self.slots = AskingSlots(env, seed=training.seed)
+        self._random: RandomState | None = None
+        self.agent = MaskablePPO(
+            AskingActorCritic,
+            self.slots,
+            n_steps=training.n_steps,
+            batch_size=_minibatch(training.n_steps * env.num_envs),
+            n_epochs=PASSES,
+            gamma=training.gamma,
+            learning_rate=training.agent_learning_rate,
+            ent_coef=training.entropy_weight,
+            policy_kwargs={"make_actor": lambda: policy},
+            seed=training.seed,
+            device="cpu",
+        )
+
+    def learn(self, callbacks: Sequence[BaseCallback] = ()) -> None:
+        """Let the policy learn from rewards until ``total_timesteps``, counting what was done before."""
+        remaining = self.training.total_timesteps - self.agent.num_timesteps
+        if remaining > 0:
+            self.agent.learn(remaining, callback=list(callbacks), reset_num_timesteps=False)
+
+    def save(self) -> None:
+        """Write a checkpoint, if there is a directory: the episode at hand is the actions that were taken in it."""
+        if self.directory is None:
+            return
+        tensors = {f"begun.{name}": value for name, value in self.begun.state_dict().items()}
+        if self.slots.taken:
+            tensors["taken"] = torch.from_numpy(np.stack(self.slots.taken))
+        plain = {"episode": self.slots.env.episode_number}
+        write_checkpoint(self.directory.path, self.agent, tensors, plain)
+
+    def load(self, folder: Path) -> None:
+        """Restore a checkpoint of a run with the same settings."""
+        loaded = read_checkpoint(folder, self.agent)
+        self.begun.load_state_dict(loaded.under("begun."))
+        self.slots.first_episode = loaded.plain["episode"]
+        self.slots.taken = list(loaded.tensors["taken"].numpy()) if "taken" in loaded.tensors else []
+        self._random = loaded.random
+
+    def restore_random_state(self) -> None:
+        """Put the generators back where the checkpoint found them."""
+        if self._random is not None:
+            self._random.restore()
+
+
+class AskerCallback(BaseCallback):
+    """Saves a run before every rollout, writes down what rollouts earned, and shows progress."""
+
+    def __init__(self, run: AskerRun, *, progress: bool) -> None:
+        """Watch a run."""
         super().__init__()
-        self._directory = directory
-        self._bar = tqdm(total=training.total_timesteps, desc="asking policy", unit="decision", disable=not progress)
+        self._run = run
+        total = run.training.total_timesteps
+        self._bar = tqdm(total=total, desc="asking policy", unit="decision", disable=not progress)
+
+    def _on_training_start(self) -> None:
+        self._run.restore_random_state()
+        self._bar.update(self.num_timesteps)
+
+    def _on_rollout_start(self) -> None:
+        self._run.save()
 
     def _on_step(self) -> bool:
         self._bar.update(self.training_env.num_envs)
         return True
 
     def _on_rollout_end(self) -> None:
-        slots, buffer = self.training_env, cast(MaskablePPO, self.model).rollout_buffer
-        assert isinstance(slots, AskingSlots)
+        slots, buffer = self._run.slots, cast(MaskablePPO, self.model).rollout_buffer
         values: dict[str, float] = {"rollout/reward_mean": float(buffer.rewards.mean())}
         if slots.recovered:
             values["rollout/recovered"] = float(np.mean(slots.recovered))
             slots.recovered = []
-        if self._directory is not None:
-            self._directory.log(self.num_timesteps, **values)
+        if self._run.directory is not None:
+            self._run.directory.log(self.num_timesteps, **values)
 
     def _on_training_end(self) -> None:
         self._bar.close()
-
-
-def learn(
-    policy: AskingPolicy, env: AskingEnvironment, training: AskerTraining, *, callbacks: Sequence[BaseCallback] = ()
-) -> MaskablePPO:
-    """Let a policy learn from rewards, in place.
-
-    Args:
-        policy: The actor.
-        env: Where it acts.
-        training: How.
-        callbacks: Of Stable-Baselines3.
-
-    Returns:
-        The agent.
-
-    Source:
-        Schulman et al. 2017, arXiv:1707.06347 (PPO); Huang, Ontañón 2020, arXiv:2006.14171 (masked actions).
-    """
-    agent = MaskablePPO(
-        AskingActorCritic,
-        AskingSlots(env, seed=training.seed),
-        n_steps=training.n_steps,
-        batch_size=_minibatch(training.n_steps * env.num_envs),
-        n_epochs=PASSES,
-        gamma=training.gamma,
-        learning_rate=training.agent_learning_rate,
-        ent_coef=training.entropy_weight,
-        policy_kwargs={"make_actor": lambda: policy},
-        seed=training.seed,
-        device="cpu",
-    )
-    agent.learn(training.total_timesteps, callback=list(callbacks))
-    return agent
 
 
 def _minibatch(decisions: int) -> int:

@@ -32,6 +32,10 @@ class AskingEnvironment(Protocol):
         """Of the task that has most, K."""
 
     @property
+    def episode_number(self) -> int:
+        """Number of the episode at hand, counted from 0."""
+
+    @property
     def single_observation_space(self) -> gymnasium.Space[Any]:
         """Of one place."""
 
@@ -66,21 +70,29 @@ class AskingSlots(OneEnvironment):
     def __init__(self, env: AskingEnvironment, *, seed: int = 0) -> None:
         """Wrap ``env``, whose first reset starts the first episode of ``seed``."""
         self.env, self._seed = env, seed
+        self.first_episode = 0
+        """Where a reset starts."""
+        self.taken: list[NDArray[np.int64]] = []
+        """Actions of all places in the episode at hand, by which it can be walked to again; a reset does."""
         self.recovered: list[float] = []
         """At the ends of episodes so far."""
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> Array:
-        """Start the first episode."""
-        observation, _ = self.env.reset(seed=self._seed)
+        """Start the first episode, and take the actions that were taken there."""
+        observation, _ = self.env.reset(seed=self._seed, options={"episode": self.first_episode})
+        for actions in self.taken:
+            observation, *_ = self.env.step(actions)
         return observation
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take the step."""
+        self.taken.append(np.array(self._actions))
         observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
         done = terminated | truncated
         slots: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
+            self.taken = []
             self.recovered.append(float(infos["recovered"][0]))
             slots = [{"terminal_observation": last} for last in infos["final_obs"]]
         return observation, rewards.astype(np.float32), done, slots

@@ -1,27 +1,23 @@
 """One training run of a policy: its settings, its learning curve, and its exact state on disk."""
 
 import copy
-import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from rlkd.agents.actor_critic import TeacherSetPolicy
+from rlkd.agents.checkpoints import RandomState, read_checkpoint, write_checkpoint
 from rlkd.agents.protocols import WeightingEnvironment
 from rlkd.agents.sb3_env import MaskedRolloutBuffer, MiniBatchVecEnv
 from rlkd.losses import soft_targets
-from rlkd.records import RunDirectory, newest_verified, step_number, write_json_atomic, write_manifest
+from rlkd.records import RunDirectory, newest_verified
 from rlkd.settings import PolicyTraining, TrainPolicyCommand
 from rlkd.types import State
 from rlkd.weighting.base import Weighting
@@ -29,7 +25,6 @@ from rlkd.weighting.policy_files import SavedPolicy
 
 log = logging.getLogger(__name__)
 
-KEPT_CHECKPOINTS = 2
 SMALLEST_PROBABILITY = 1e-6
 """Of a label in the validation score: one hopeless row must not decide."""
 
@@ -118,7 +113,7 @@ class PolicyRun(Generic[PolicyT]):
         self.reward_mean: float | None = None
         self.over_equal: float | None = None
         self._noted_at = -1
-        self._random_state: tuple[Tensor, Tensor, int] | None = None
+        self._random_state: RandomState | None = None
         self.slots = MiniBatchVecEnv(env, seed=training.seed)
         self.agent = self._actor_critic(tensorboard) if make_agent is None else make_agent(self.slots)
 
@@ -192,66 +187,31 @@ class PolicyRun(Generic[PolicyT]):
         self.directory.rewind(self.agent.num_timesteps - 1)
 
     def save(self, output_dir: Path) -> None:
-        """Write a checkpoint: tensors as safetensors, the rest as JSON, the manifest last."""
-        step = self.agent.num_timesteps
-        folder = output_dir / f"checkpoint-{step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the library's generator)
-        tensors = {f"policy.{k}": v for k, v in self.agent.policy.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.state_dict().items()}
-        for index, slot in self.agent.policy.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slot.items()}
-        tensors["random.torch"] = torch.get_rng_state()
-        tensors["random.numpy"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        """Write a checkpoint, see :func:`~rlkd.agents.checkpoints.write_checkpoint`."""
         plain = {
-            "num_timesteps": step,
-            "n_updates": self.agent._n_updates,
             "episode": self.env.episode_number,
-            "numpy_position": int(numpy_state["state"]["pos"]),
             "best_at": self.best_at,
             "reward_mean": self.reward_mean,
             "reward_over_equal": self.over_equal,
         }
-        write_json_atomic(folder / "state.json", plain)
-        write_manifest(folder)
-        for older in sorted(output_dir.glob("checkpoint-*"), key=step_number)[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(older)
+        write_checkpoint(output_dir, self.agent, {f"best.{k}": v for k, v in self.best.state_dict().items()}, plain)
 
     def load(self, folder: Path) -> None:
         """Restore a checkpoint of a run with the same settings."""
-        plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "state.safetensors")
-        self.agent.policy.load_state_dict(_under("policy.", tensors))
-        self.best.load_state_dict(_under("best.", tensors))
-        optimizer = self.agent.policy.optimizer.state_dict()
-        optimizer["state"] = {}
-        for name, value in _under("optimizer.", tensors).items():
-            index, _, key = name.partition(".")
-            optimizer["state"].setdefault(int(index), {})[key] = value
-        self.agent.policy.optimizer.load_state_dict(optimizer)
-        self.agent.num_timesteps = plain["num_timesteps"]
-        self.agent._n_updates = plain["n_updates"]
+        loaded = read_checkpoint(folder, self.agent)
+        self.best.load_state_dict(loaded.under("best."))
+        plain = loaded.plain
         self.slots.first_episode = plain["episode"]
         self.best_at, self.reward_mean = plain["best_at"], plain["reward_mean"]
         self.over_equal = plain.get("reward_over_equal")  # checkpoints of earlier versions know none
-        self._random_state = tensors["random.torch"], tensors["random.numpy"], plain["numpy_position"]
+        self._random_state = loaded.random
 
     def restore_random_state(self) -> None:
         """Put the generators back where the checkpoint found them."""
-        if self._random_state is None:
-            return
-        torch_state, key, position = self._random_state
-        torch.set_rng_state(torch_state)
-        np.random.set_state(  # noqa: NPY002 (the library's generator)
-            ("MT19937", key.numpy().astype(np.uint32), position, 0, 0.0)
-        )
+        if self._random_state is not None:
+            self._random_state.restore()
 
 
 def _steps_per_minibatch(n_steps: int, num_envs: int) -> int:
     """The largest divisor of a rollout's steps whose minibatch has at most 512 slots."""
     return max(d for d in range(1, n_steps + 1) if n_steps % d == 0 and (d == 1 or d * num_envs <= 512))
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

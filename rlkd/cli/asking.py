@@ -47,6 +47,7 @@ def train_asker(tasks: TasksSettings, run: TrainAskerCommand, training: AskerTra
         run.output_dir,
         training=training,
         episode=run.episode(),
+        resume=run.resume,
         overwrite=run.overwrite,
         progress=not run.quiet,
     )

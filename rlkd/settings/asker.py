@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlkd.errors import ConfigError
-from rlkd.settings.commands import CacheReader, WritingCommand
+from rlkd.settings.commands import CacheReader, ResumableCommand
 from rlkd.settings.knobs import SHARE, Range, Settings, above, at_least, knob, like, names_of
 from rlkd.settings.policies import PolicyTraining
 
@@ -70,7 +70,7 @@ class AskerTraining(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainAskerCommand(WritingCommand, AskingEpisode):
+class TrainAskerCommand(ResumableCommand, AskingEpisode):
     """``rlkd train-asker``, beside the tasks and the training."""
 
     cache: tuple[str, ...] = like(

@@ -9,7 +9,7 @@ from rlkd.data.several import check_pairs, several
 from rlkd.data.splitting import check_seed
 from rlkd.logit_cache import load_cache
 from rlkd.records import check_output_dir, prepare_output_dir
-from rlkd.settings import AskerTraining, AskingEpisode, WritingCommand
+from rlkd.settings import AskerTraining, AskingEpisode, ResumableCommand, WritingCommand
 from rlkd.workflow.teachers import Rows
 
 
@@ -20,6 +20,7 @@ def run_train_asker(
     *,
     training: AskerTraining | None = None,
     episode: AskingEpisode | None = None,
+    resume: bool = ResumableCommand.resume,
     overwrite: bool = WritingCommand.overwrite,
     progress: bool = False,
 ) -> Rows:
@@ -30,14 +31,14 @@ def run_train_asker(
     training = training or AskerTraining()
     options, folders = several(task_options), several(cache_dir)
     check_pairs([str(one.get("source")) for one in options], folders)
-    check_output_dir(output_dir, resume=None, overwrite=overwrite)
+    check_output_dir(output_dir, resume=resume, overwrite=overwrite)
     check_seed(training.seed)
     tasks = [load_task(**one) for one in options]
     caches = [load_cache(folder, task) for folder, task in zip(folders, tasks, strict=True)]
     # what cannot run is refused before an earlier run is deleted
     prepared = prepare_asker(tasks, caches, training=training, episode=episode or AskingEpisode())
-    folder = prepare_output_dir(output_dir, resume=None, overwrite=overwrite)
-    policy = prepared.run(folder, progress=progress)
+    folder = prepare_output_dir(output_dir, resume=resume, overwrite=overwrite)
+    policy = prepared.run(folder, resume=resume, progress=progress)
     record = policy.training_record
     return [
         {
