@@ -17,6 +17,7 @@ from rlkd.headroom import LINES, STUDENTS, crossfitted_router, headroom_rows, le
 from rlkd.logit_cache import LogitCache
 from rlkd.report.headroom import headroom_text, headroom_verdict
 from rlkd.report.headroom_points import best_fit, learned_points, one_each
+from rlkd.report.weighting_names import family, ordered
 from rlkd.stats import group_runs
 from rlkd.stats.prediction import GainLine, left_out_predictions, right_verdicts, rise, surely
 from rlkd.weighting import build_weighting, load_policy
@@ -231,6 +232,11 @@ def runs(task: str, gain: float, reached: float | None) -> list[dict[str, Any]]:
         for name, more in (("uniform", 0.0), ("policy", gain), ("policy_shuffle", -gain))
         for seed in range(2)
     ]
+
+
+def test_auto_is_drawn_as_the_policy_that_it_is_and_stands_beside_it() -> None:
+    assert [family(name) for name in ("auto", "auto:here", "policy", "router")] == ["policy"] * 3 + ["other"]
+    assert ordered(["policy", "auto", "mine", "router"]) == ["mine", "router", "auto", "policy"]
 
 
 def test_points_are_of_runs_that_say_what_was_reachable() -> None:

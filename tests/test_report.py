@@ -494,7 +494,7 @@ def test_tasks_are_put_together(tmp_path: Path) -> None:
     assert "`router`: no rank correlation (n = 3; it takes 3 tasks that differ)." in text
     assert "On the mean over tasks, in points, `policy` is better than `uniform` (+10.0 [" in text
     assert "do not say what its training took" in text
-    assert "## Speed" in text
+    assert "# Speed" in text
     # The opening's, forest, cost, headroom, and one group of weights.
     assert page.count("<svg") == page.count("</svg>") == 5
     ids = re.findall(r' id="([^"]+)"', page)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.report.weighting_names import ROUTER, base, is_control, is_policy
+from rlkd.report.weighting_names import AUTO, ROUTER, base, is_control, is_policy
 from rlkd.stats import ACCURACY, UNIFORM, Estimate, TaskRuns, rank_correlation, spread
 from rlkd.stats.prediction import (
     FEWEST_TASKS,
@@ -18,7 +18,6 @@ from rlkd.stats.prediction import (
     rise,
 )
 
-AUTO = "auto"
 MEASURED, HINTED = "gain", "hint"
 """Keys of what is reachable: with labels, and without."""
 JUDGED_ROWS = 100

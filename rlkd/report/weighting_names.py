@@ -9,12 +9,12 @@ ORDER = (
     *("uniform", "calibrated_uniform", "fixed", "random_teacher", "best_teacher", "lr_train", "lr_dev"),
     *("max_probability", "entropy", "ebkd", "agreement", "govern"),
     *("cross_entropy", "ca_mkd", "mt_bert", "aekd", "hedge", *LEARNED),
-    *("router", "policy", "policy_shuffle", "policy_mean", "best_per_instance", "oracle"),
+    *("router", "auto", "policy", "policy_shuffle", "policy_mean", "best_per_instance", "oracle"),
 )
 """Base names as tables and plots list them; a user's own weightings stand before the router."""
 _OWN = ORDER.index("router") - 0.5
 
-POLICY, ROUTER = "policy", "router"
+POLICY, ROUTER, AUTO = "policy", "router", "auto"
 CONTROLS = ("shuffle", "mean")
 CEILINGS = ("oracle", "best_per_instance")
 
@@ -57,7 +57,7 @@ def family(name: str) -> str:
         return name
     if is_control(name):
         return "control"
-    if is_policy(name):
+    if is_policy(name) or base(name) == AUTO:
         return "policy"
     if base(name) in CEILINGS:
         return "ceiling"
