@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +21,6 @@ from rlkd.trainer.given_teachers import TeacherReader
 from rlkd.trainer.kinds import KnownOfBatches, kind_of, likely_kind, weighting_of
 from rlkd.trainer.lean import LeanMixin
 from rlkd.trainer.logged import Sums
-from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.recording import KeepsRecords
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
@@ -32,6 +30,7 @@ from rlkd.trainer.searching import FollowsArguments, loss_settings
 from rlkd.trainer.shares import WHOLE, Shares, first_rows, part_of, share_of
 from rlkd.trainer.student_class import base_model, is_causal, outputs_of
 from rlkd.trainer.sureness import MeasuresSureness
+from rlkd.trainer.weighing import WeighsBeforehand
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import BaseWeighting, Mixture, OnlineWeighting, Weighting, adapted, check_state, mixture
@@ -42,7 +41,7 @@ BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature",
 """What every batch of a trainer tells a weighting."""
 
 
-class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsRecords, LeanMixin):
+class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, WeighsBeforehand, KeepsRecords, LeanMixin):
     """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
@@ -174,36 +173,6 @@ class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, KeepsR
         self._since_logged, self._last_kind, self._counted = Sums(), None, []
         with self._rows_weighed():
             return cast(Any, super()).train(resume_from_checkpoint, trial, *args, **kwargs)
-
-    @contextmanager
-    def _rows_weighed(self) -> Iterator[None]:
-        """Ask a weighting by row once a row."""
-        asked = self.weighting
-        kept = self.weighting = self._weighed_beforehand(asked)
-        try:
-            yield
-        finally:
-            if kept is not asked:  # one that learns online is another object now
-                self.weighting = asked
-
-    def _weighed_beforehand(self, weighting: BaseWeighting) -> BaseWeighting:
-        """The weighting, asked about all rows of the teachers' cache if it may be, and if the run sees as many."""
-        teachers = self.teachers
-        alone = type(self._kind) is Kind and self._processes == 1
-        if alone and isinstance(teachers, CachedTeachers) and self._sees(teachers.rows):
-            return teachers.weighed(weighting)
-        return weighting
-
-    def _sees(self, rows: int) -> bool:
-        """Whether the run is long enough to see so many rows."""
-        args = self.args
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        if args.max_steps > 0:
-            return bool(args.max_steps * batch >= rows)
-        try:
-            return bool(args.num_train_epochs * len(cast(Any, self).train_dataset) >= rows)
-        except TypeError:  # a stream
-            return False
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; in the midst of a run it draws nothing that the student would draw."""
