@@ -516,6 +516,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
+    students = {student: sizes_of(student) for student in arguments.students}
     arms = installed(arguments.arms)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(planted(num_rows=100), "cpu", arguments.rounds, arguments.steps, Path(folder))
@@ -527,8 +528,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             for arm, value in digests.items()
             if arm != BARE
         ]
-        for student in arguments.students:
-            sizes = sizes_of(student)
+        for student, sizes in students.items():
             asked = arms if sizes.batch <= SMALL else [arm for arm in arms if arm in LIMITED]
             records += described(bench, student, asked, measured(bench, sizes, asked))
     return published(records, arguments.json)
@@ -536,7 +536,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 def sizes_of(student: str) -> Sizes:
     """Of a student that is named KIND:LAYERS:BATCH; teachers of a BiLSTM are encoders of four layers."""
-    kind, layers, batch = student.split(":")
+    kind, _, numbers = student.partition(":")
+    layers, _, batch = numbers.partition(":")
+    if kind not in ("encoder", "bilstm") or not (layers.isdecimal() and batch.isdecimal()):
+        sys.exit(f"expected KIND:LAYERS:BATCH, such as {STUDENTS[0]}, got {student!r}; the kind is encoder or bilstm")
     return Sizes(kind=kind, layers=int(layers), batch=int(batch), deeper=2 if kind == "encoder" else 4)
 
 
