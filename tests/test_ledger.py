@@ -466,7 +466,8 @@ def test_while_all_answers_are_looked_at_nobody_adds_one(tmp_path):
 
 # -- what the README shows -------------------------------------------------------------------------
 
-PAGE = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("## Your teachers are LLMs")[1]
+ASKING = Path(__file__).parents[1] / "rlkd" / "asking" / "README.md"
+PAGE = ASKING.read_text(encoding="utf-8").split("## Your teachers are LLMs")[1]
 
 
 def test_what_the_readme_shows_runs(serve, tmp_path, monkeypatch):

@@ -421,7 +421,8 @@ def test_settings_can_come_from_the_arguments(data, tokenizer, teachers, tmp_pat
     trainer.train()
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text("utf-8"), re.DOTALL)
+PAGES = [Path(__file__).parent.parent / page for page in ("README.md", "rlkd/trainer/README.md")]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # of plain arguments, where there is no accelerator

@@ -193,12 +193,18 @@ def visible_numbers(text: str) -> Iterator[re.Match[str]]:
             yield found
 
 
-@pytest.mark.parametrize("page", PAGES)
+NUMBERS = {page: list(visible_numbers(text)) for page, text in PAGES.items()}
+
+
+def test_there_are_figures_to_look_at():
+    assert sum(map(len, NUMBERS.values())) > 500
+    assert all(len(NUMBERS[page]) > 10 for page in PAGES if "\n## Results\n" in PAGES[page])
+
+
+@pytest.mark.parametrize("page", [page for page, numbers in NUMBERS.items() if numbers])
 def test_a_last_digit_that_is_changed_anywhere_on_a_page_is_refused(page, results, transcripts):
     text, accepted = PAGES[page], []
-    numbers = list(visible_numbers(text))
-    assert len(numbers) > 10
-    for found in numbers:
+    for found in NUMBERS[page]:
         other = str((int(found[0][-1]) + 1) % 10)
         changed = text[: found.end() - 1] + other + text[found.end() :]
         if not problems(page, changed, results, transcripts):
