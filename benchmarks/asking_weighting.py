@@ -30,7 +30,7 @@ def main() -> None:
     suite = load_suite(SUITE)
     tasks = {task.name: task for task in suite.tasks if family_of(task.name)}
     contexts = {name: context_of(task, arguments.folder / "teachers") for name, task in tasks.items()}
-    plan = FittedRouter().plan(suite.tasks[0].policies[POLICY])
+    plan = FittedRouter().router_settings(suite.tasks[0].policies[POLICY])
     for family in FAMILIES:
         folder = arguments.folder / "weightings" / family
         if not folder.is_dir():

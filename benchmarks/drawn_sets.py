@@ -59,7 +59,7 @@ def asked(task: SuiteTask, tasks: Mapping[str, SuiteTask], contexts: Mapping[str
     plan = task.policies[POLICY]
     others: Sequence[Any] = [contexts[tasks[name].teachers_key] for name in plan.others]
     started = time.process_time()
-    fitted = replace(FittedRouter().plan(plan), sets=sets, rows=ROWS)
+    fitted = replace(FittedRouter().router_settings(plan), sets=sets, rows=ROWS)
     router = train_router([Evidence.of(other.task, other.cache) for other in others], fitted)
     seconds = time.process_time() - started
     context = contexts[task.teachers_key]

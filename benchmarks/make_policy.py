@@ -58,7 +58,7 @@ def ship(suite: Suite, teachers: Path, output: Path) -> dict[str, Any]:
         context = open_context(task, teachers / key)
         evidence.append(Evidence.of(context.task, context.cache))
         seen.append(described(task, context.task, context.cache.teacher_names))
-    policy = train_router(evidence, FittedRouter().plan(plan))
+    policy = train_router(evidence, FittedRouter().router_settings(plan))
     policy.save_pretrained(output)
     logits = torch.tensor([[[6.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
     return {

@@ -29,7 +29,7 @@ from rlkd.weighting.base import BaseWeighting, Evidence, mixture
 from rlkd.weighting.learned import load_policy
 from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import train_router
-from rlkd.weighting.router_targets import RouterPlan
+from rlkd.weighting.router_targets import RouterSettings
 from rlkd.weighting.simplex import equal_weights
 
 LINES = Path(__file__).with_suffix(".json")
@@ -201,7 +201,7 @@ def crossfitted_router(
         if len(known) < FEWEST_ROWS:
             return None
         router = train_router(
-            Evidence(task=_labelled_at(task, known), source=source, seed=seed), RouterPlan(rows=ROUTER_ROWS)
+            Evidence(task=_labelled_at(task, known), source=source, seed=seed), RouterSettings(rows=ROUTER_ROWS)
         )
         for part in np.array_split(fold, -(-len(fold) // BATCH)):
             own = router.weights(read_state(task, source, torch.from_numpy(ids[part])))

@@ -34,7 +34,7 @@ from rlkd.settings import StudentSettings
 from rlkd.stats import group_runs, task_rows
 from rlkd.weight_record import WeightRecord
 from rlkd.weighting import Evidence, Policy
-from rlkd.weighting.router_targets import RouterPlan
+from rlkd.weighting.router_targets import RouterSettings
 
 SETTINGS = StudentSettings(student="rlkd/mlp", max_steps=10, batch_size=32)
 
@@ -310,9 +310,9 @@ def test_a_router_is_fitted_once_and_anew_for_other_teachers(
 ) -> None:
     fitted = []
 
-    def fit(evidence: list[Evidence], plan: RouterPlan) -> Policy:
+    def fit(evidence: list[Evidence], settings: RouterSettings) -> Policy:
         fitted.extend(len(one.task.table) for one in evidence)
-        return Policy.create(plan.observation, training={})
+        return Policy.create(settings.observation, training={})
 
     monkeypatch.setattr(compared, "train_router", fit)
     (arm,) = compared_weightings(["router"], task, cache, tmp_path, SETTINGS)

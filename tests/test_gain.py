@@ -9,7 +9,7 @@ from rlkd.types import State
 from rlkd.weighting.gain import gain_actions, student_of_any_age, teacher_gains
 from rlkd.weighting.learned import SHARPNESS
 from rlkd.weighting.router import STRENGTHS, likeliest_strength
-from rlkd.weighting.router_targets import Lessons
+from rlkd.weighting.router_targets import RouterRows
 from rlkd.weighting.teacher_sets import ROUTER_SETS, TeacherSets, other_tasks
 
 
@@ -93,8 +93,8 @@ def test_a_drawn_teacher_is_sharper_or_softer_and_stays_in_its_bounds():
     assert ROUTER_SETS.vary
 
 
-def lessons_of(said: torch.Tensor, features: torch.Tensor, unseen: torch.Tensor) -> Lessons:
-    return Lessons(features=features, targets=torch.zeros_like(said), said=said, unseen=unseen)
+def router_rows(said: torch.Tensor, features: torch.Tensor, unseen: torch.Tensor) -> RouterRows:
+    return RouterRows(features=features, targets=torch.zeros_like(said), said=said, unseen=unseen)
 
 
 def test_a_router_goes_as_far_as_the_label_gets_likelier(state):
@@ -107,11 +107,11 @@ def test_a_router_goes_as_far_as_the_label_gets_likelier(state):
 
     best = torch.nn.functional.one_hot(actions.argmax(-1), 4).float()
     every, first = torch.ones(40, dtype=torch.bool), torch.arange(40) < 20
-    assert likeliest_strength(policy, lessons_of(best, features, every)) == 1
-    assert likeliest_strength(policy, lessons_of(0.9 - 0.8 * best, features, every)) == STRENGTHS[0]
+    assert likeliest_strength(policy, router_rows(best, features, every)) == 1
+    assert likeliest_strength(policy, router_rows(0.9 - 0.8 * best, features, every)) == STRENGTHS[0]
     said = torch.where(first[:, None], 0.9 - 0.8 * best, best)
-    assert likeliest_strength(policy, lessons_of(said, features, ~first)) == 1  # teachers have seen the others
-    assert likeliest_strength(policy, lessons_of(best, features, ~every)) == 1  # and here all of them
+    assert likeliest_strength(policy, router_rows(said, features, ~first)) == 1  # teachers have seen the others
+    assert likeliest_strength(policy, router_rows(best, features, ~every)) == 1  # and here all of them
 
     mixed = torch.where((torch.arange(40) < 16)[:, None], 0.99 - 0.98 * best, 0.01 + 0.98 * best)
     logits = SHARPNESS * actions.double().numpy()
@@ -121,5 +121,5 @@ def test_a_router_goes_as_far_as_the_label_gets_likelier(state):
         weights /= weights.sum(-1, keepdims=True)
         likelihood.append(np.log((weights * mixed.double().numpy()).sum(-1)).mean())
     assert 0 < np.argmax(likelihood) < 19
-    found = likeliest_strength(policy, lessons_of(mixed, features, every))
+    found = likeliest_strength(policy, router_rows(mixed, features, every))
     assert found == pytest.approx(np.linspace(0.05, 1, 20)[np.argmax(likelihood)])

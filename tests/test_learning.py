@@ -22,7 +22,7 @@ from rlkd.weighting import build_weighting
 from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import fit_router, train_router
-from rlkd.weighting.router_targets import RouterPlan, lessons_of
+from rlkd.weighting.router_targets import RouterSettings, router_rows
 
 EPISODE = {"batch_size": 64, "horizon": 60, "teacher_copies": 0}
 CLEAR = 8.0  # at this sharpness the surest teacher is the right one, on nearly every instance
@@ -120,8 +120,8 @@ def test_a_fitted_strength_makes_what_is_taught_likelier_on_other_rows(unclear):
     """One teacher alone is the best action, and too sure a mixture: of all that are as sure, one is wrong."""
     task, cache = unclear
     evidence = Evidence.of(task, cache)
-    assert lessons_of(evidence, RouterPlan(sets="fixed")).unseen.sum() == len(task.splits["probe"])
-    bold, fitted = (train_router(evidence, RouterPlan(lesson="gain", fit_strength=fit)) for fit in (False, True))
+    assert router_rows(evidence, RouterSettings(sets="fixed")).unseen.sum() == len(task.splits["probe"])
+    bold, fitted = (train_router(evidence, RouterSettings(lesson="gain", fit_strength=fit)) for fit in (False, True))
     state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
     said = state.teacher_logits.softmax(-1).gather(-1, state.labels[:, None, None].expand(-1, 3, 1)).squeeze(-1)
     likelihood = {policy.strength: (policy.weights(state) * said).sum(-1).log().mean() for policy in (bold, fitted)}

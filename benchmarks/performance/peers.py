@@ -1,9 +1,10 @@
 """A step of ours beside a step of others: ``python benchmarks/performance/peers.py --json FILE``.
 
-Every arm trains the same student on the same batches, in a thread of its own, and the arms take turns step by step, in
-an order that is drawn for every step, since whoever follows a large arm finds the processor's caches cold: an arm gives
-way when its optimizer has stepped, so that what it counts is one whole cycle of its loop, in processor time of the
-process. One thread computes at a time. A ratio is the median of the ratios of single steps.
+Every arm trains the same student on the same batches, in a thread of its own, and the arms take turns of two steps, in
+an order that is drawn for every turn: an arm gives way when its optimizer has stepped, so that what it counts is one
+whole cycle of its loop, in processor time of the process. The first step of a turn is not counted: it finds the
+processor's caches as another arm left them, the second as in a run of its own. One thread computes at a time. A ratio
+is the median of the ratios of single steps.
 
 A student's step with a cache is a forward and a backward pass, together 2.9 to 3.4 forward passes without a gradient as
 measured here for encoders of several widths and batches, and three teachers twice as deep are 6: a cache saves about
@@ -60,11 +61,13 @@ from rlkd.weighting.fixed import Uniform
 K, CLASSES, VOCABULARY = 3, 3, 1000
 TEMPERATURE = 2.0
 STUDENTS = ("encoder:2:32", "encoder:2:256", "bilstm:1:32")
+TURN = 2
+"""Steps of a turn; the last is counted."""
 WARM_UP = 4
-"""Steps of every arm that are not counted."""
+"""Steps of every arm that are not counted, before those that are."""
 SMALL = 32
 """Rows of a batch up to which it is small."""
-LEAST = 24
+LEAST = 32
 """Steps of a round, of large batches."""
 
 Batches = dict[str, Tensor]
@@ -481,7 +484,7 @@ def installed(arms: Sequence[str]) -> list[str]:
 
 
 def in_turns(setting: Setting, arms: Sequence[str], seed: int = 0) -> tuple[dict[str, Gate], np.ndarray[Any, Any]]:
-    """Train every arm's student, step by step in drawn turns: gates, and processor seconds (steps, arms).
+    """Train every arm's student in drawn turns: gates, and processor seconds (steps, arms).
 
     Their first steps come in a drawn order too, in which they get their memory: where it lies makes a percent.
     """
@@ -491,9 +494,10 @@ def in_turns(setting: Setting, arms: Sequence[str], seed: int = 0) -> tuple[dict
     for thread in threads:
         thread.start()
     took = np.full((setting.steps, len(arms)), np.nan)
-    for step in range(setting.steps):
+    for turn in range(0, setting.steps, TURN):
         for place in draws.permutation(len(arms)):
-            took[step, place] = gates[arms[place]].step()
+            for step in range(turn, min(turn + TURN, setting.steps)):
+                took[step, place] = gates[arms[place]].step()
     for gate in gates.values():
         while not gate.finished:
             gate.step()
@@ -552,12 +556,12 @@ def sizes_of(student: str) -> Sizes:
 
 
 def measured(bench: Bench, sizes: Sizes, arms: Sequence[str]) -> list[Any]:
-    """Processor seconds of steps from the second epoch on, when caches are full: of each round (steps, arms)."""
-    rounds, batches = [], max(bench.batches * SMALL // sizes.batch, LEAST) // 2
+    """Processor seconds of counted steps of the second epoch, when caches are full: of each round (steps, arms)."""
+    rounds, batches = [], max(bench.batches * SMALL // sizes.batch, LEAST) // (2 * TURN) * TURN
     for seed in range(bench.rounds):
         setting = Setting(bench.folder, sizes, sizes.batch * batches, epochs=2)
         _, took = in_turns(setting, arms, seed)
-        rounds.append(took[setting.steps // 2 :][WARM_UP:])
+        rounds.append(took[setting.steps // 2 + WARM_UP :][TURN - 1 :: TURN])
     return rounds
 
 

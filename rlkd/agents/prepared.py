@@ -34,7 +34,7 @@ from rlkd.types import LogitSource
 from rlkd.weighting.base import Evidence, Weighting
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.router import train_router
-from rlkd.weighting.router_targets import RouterPlan
+from rlkd.weighting.router_targets import RouterSettings
 
 ENV_ID = "rlkd_envs:rlkd/TeacherWeighting-v0"
 LEAST_STEPS_BESIDE = 400
@@ -164,7 +164,7 @@ class PreparedTraining:
             evidence = [
                 Evidence.of(task, cache, training.seed) for task, cache in zip(self.tasks, self.caches, strict=True)
             ]
-            router = train_router(evidence, RouterPlan(observation=observation, rows=training.warm_start_rows))
+            router = train_router(evidence, RouterSettings(observation=observation, rows=training.warm_start_rows))
             policy.load_state_dict(router.state_dict())
         return policy
 

@@ -15,7 +15,7 @@ from rlkd.weighting import Evidence, WeightingSpec
 from rlkd.weighting.fixed import Labels
 from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import Router, train_router
-from rlkd.weighting.router_targets import RouterPlan
+from rlkd.weighting.router_targets import RouterSettings
 
 LABELS = Labels.name
 
@@ -83,20 +83,20 @@ def labelled_rows_alone(spec: WeightingSpec, task: Task) -> bool:
 def _built(spec: WeightingSpec, task: Task, cache: LogitCache, output_dir: Path) -> WeightingSpec:
     if spec.name != "router":
         return spec
-    return WeightingSpec.parse(f"policy:{_fitted_router(task, cache, output_dir, Router.plan(spec.argument))}")
+    return WeightingSpec.parse(f"policy:{_fitted_router(task, cache, output_dir, Router.variant(spec.argument))}")
 
 
-def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, plan: RouterPlan) -> Path:
+def _fitted_router(task: Task, cache: LogitCache, output_dir: Path, settings: RouterSettings) -> Path:
     # Named after what it was fitted on: another cache in the same place asks for another router.
-    key = digest([task.fingerprint, cache.identity, ROUTER_SEED, plan.described()], algorithm="sha256")
+    key = digest([task.fingerprint, cache.identity, ROUTER_SEED, settings.described()], algorithm="sha256")
     folder = output_dir / f"router-{key}"
-    once(folder, key, lambda: fit_router_into(folder, [(task, cache)], ROUTER_SEED, plan), whole=True)
+    once(folder, key, lambda: fit_router_into(folder, [(task, cache)], ROUTER_SEED, settings), whole=True)
     return folder
 
 
 def fit_router_into(
-    folder: Path, tasks: Sequence[tuple[Task, LogitCache]], seed: int, plan: RouterPlan | None = None
+    folder: Path, tasks: Sequence[tuple[Task, LogitCache]], seed: int, settings: RouterSettings | None = None
 ) -> None:
     """Fit the supervised router on the training views of tasks, and save it as a policy."""
     evidence = [Evidence.of(task, cache, seed) for task, cache in tasks]
-    train_router(evidence, plan).save_pretrained(folder)
+    train_router(evidence, settings).save_pretrained(folder)

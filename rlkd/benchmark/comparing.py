@@ -63,7 +63,7 @@ def check_comparison(
         raise WeightingError(f"every weighting may be named once, got {', '.join(specs)}; drop the repeated ones")
     for spec in [WeightingSpec.parse(spec) for spec in specs]:
         if spec.name == "router":  # it is fitted when the comparison has a directory
-            check_teachers(Evidence.of(task, cache), Router.plan(spec.argument))
+            check_teachers(Evidence.of(task, cache), Router.variant(spec.argument))
         elif spec.name == AUTO:
             check_choice(spec, trial_students)
         else:

@@ -17,7 +17,7 @@ from rlkd.features import ObservationConfig
 from rlkd.settings import EpisodeSettings, StudentSettings
 from rlkd.settings.knobs import names_of
 from rlkd.weighting import load_policy
-from rlkd.weighting.router_targets import RouterPlan
+from rlkd.weighting.router_targets import RouterSettings
 
 SMOKE_STEPS = 10
 EPISODE_SHARED = ("batch_size", "learning_rate", "temperature", "kd_ratio", "max_length", "bf16", "divergence")
@@ -72,21 +72,21 @@ class PolicyKind(Protocol):
     smoke: Mapping[str, Any]
     """Settings that are done in seconds."""
 
-    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
+    def check(self, policy: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown or out of range.
 
         Raises:
             ConfigError: Names the setting.
         """
 
-    def reads(self, plan: SuitePolicy) -> tuple[str, ...]:
+    def reads(self, policy: SuitePolicy) -> tuple[str, ...]:
         """Names of the suite's policies that it is made of."""
 
-    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
+    def train(self, policy: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Train one, and say in which folder it lies.
 
         Args:
-            plan: Its settings.
+            policy: Its settings.
             ground: Tasks, teachers and students.
             seed: Of the training.
             folder: Of the policy, below which everything is written.
@@ -107,7 +107,7 @@ def policy_kind(name: str) -> PolicyKind:
 class OwnKind:
     """What kinds of ours share: they are made of no other policy of the suite."""
 
-    def reads(self, plan: SuitePolicy) -> tuple[str, ...]:
+    def reads(self, policy: SuitePolicy) -> tuple[str, ...]:
         """None."""
         return ()
 
@@ -120,15 +120,15 @@ class LearnedPolicy(OwnKind):
     on_device = True
     smoke: Mapping[str, Any] = {"total_timesteps": 1, "horizon": SMOKE_STEPS, "n_steps": SMOKE_STEPS}
 
-    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
+    def check(self, policy: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown or out of range."""
-        self._settings(plan, student, 0)
+        self._settings(policy, student, 0)
 
-    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
+    def train(self, policy: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
         students = [student for _, student in ground.tasks]
-        settings = self._settings(plan, students[0], seed)
-        alone = len(students) == 1 or "student" in plan.settings
+        settings = self._settings(policy, students[0], seed)
+        alone = len(students) == 1 or "student" in policy.settings
         train_policy(
             [context.task for context, _ in ground.tasks],
             [context.cache for context, _ in ground.tasks],
@@ -144,13 +144,13 @@ class LearnedPolicy(OwnKind):
         )
         return folder / "run" / "policy"
 
-    def episode(self, plan: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
+    def episode(self, policy: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
         """Settings of the students of its training."""
-        return dict(self._settings(plan, student, 0).episode)
+        return dict(self._settings(policy, student, 0).episode)
 
-    def _settings(self, plan: SuitePolicy, student: StudentSettings, seed: int) -> PolicySettings:
-        flat = {"device": student.device, **plan.settings, "seed": seed}
-        return policy_settings(flat, episode=_episode_shared(plan, student), student=student.student)
+    def _settings(self, policy: SuitePolicy, student: StudentSettings, seed: int) -> PolicySettings:
+        flat = {"device": student.device, **policy.settings, "seed": seed}
+        return policy_settings(flat, episode=_episode_shared(policy, student), student=student.student)
 
 
 class FittedRouter(OwnKind):
@@ -163,28 +163,28 @@ class FittedRouter(OwnKind):
     OWN = ("lesson", "sets", "rows", "fit_strength")
     """Its settings beside those of the observation."""
 
-    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
+    def check(self, policy: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown."""
-        self.plan(plan)
+        self.router_settings(policy)
 
-    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
+    def train(self, policy: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Fit one, see :class:`PolicyKind`."""
         pairs = [(context.task, context.cache) for context, _ in ground.tasks]
-        fit_router_into(folder / "router", pairs, seed, self.plan(plan))
+        fit_router_into(folder / "router", pairs, seed, self.router_settings(policy))
         return folder / "router"
 
-    def plan(self, plan: SuitePolicy) -> RouterPlan:
+    def router_settings(self, policy: SuitePolicy) -> RouterSettings:
         """How it is fitted."""
         switches = {name: switch for name, switch in OBSERVATION.items() if name != "observe_student"}
-        others = {name: plan.settings[name] for name in self.OWN if name in plan.settings}
-        for name in plan.settings:
+        others = {name: policy.settings[name] for name in self.OWN if name in policy.settings}
+        for name in policy.settings:
             if name not in {*switches, *self.OWN}:
                 raise ConfigError(
                     f"a router's settings are {', '.join(switches)}, lesson (labels, gain or knows), sets, rows and "
                     f"fit_strength, got {name!r}; leave it out"
                 )
-        observed = {switches[name]: value for name, value in plan.settings.items() if name in switches}
-        return RouterPlan(observation=ObservationConfig(**observed), **others)
+        observed = {switches[name]: value for name, value in policy.settings.items() if name in switches}
+        return RouterSettings(observation=ObservationConfig(**observed), **others)
 
 
 class ChosenPolicy:
@@ -198,23 +198,23 @@ class ChosenPolicy:
     on_device = False
     smoke: Mapping[str, Any] = {"students": 2}
 
-    def reads(self, plan: SuitePolicy) -> tuple[str, ...]:
+    def reads(self, policy: SuitePolicy) -> tuple[str, ...]:
         """The prior and the others."""
-        named = (plan.settings.get("prior"), *plan.settings.get("among", ()))
+        named = (policy.settings.get("prior"), *policy.settings.get("among", ()))
         return tuple(name for name in named if name is not None)
 
-    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
+    def check(self, policy: SuitePolicy, student: StudentSettings) -> None:
         """Refuse settings that are unknown or missing."""
-        check_keys(plan.settings, {"prior", "among", "students"}, f"policy {plan.name!r}")
-        if "prior" not in plan.settings:
-            raise ConfigError(f"policy {plan.name!r} needs a prior, the name of a policy of the suite, got none")
+        check_keys(policy.settings, {"prior", "among", "students"}, f"policy {policy.name!r}")
+        if "prior" not in policy.settings:
+            raise ConfigError(f"policy {policy.name!r} needs a prior, the name of a policy of the suite, got none")
 
-    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
+    def train(self, policy: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Choose one, see :class:`PolicyKind`."""
         context, student = ground.single()
         candidates = {name: load_policy(path) for name, path in ground.policies.items()}
-        students = {name: value for name, value in plan.settings.items() if name == "students"}
-        chosen = choose(context.task, context.cache, candidates, student, prior=plan.settings["prior"], **students)
+        students = {name: value for name, value in policy.settings.items() if name == "students"}
+        chosen = choose(context.task, context.cache, candidates, student, prior=policy.settings["prior"], **students)
         chosen.save_pretrained(folder / "chosen")
         return folder / "chosen"
 
@@ -237,37 +237,37 @@ class SystemPolicy(OwnKind):
         default_factory=lambda: {"episodes": 1, "horizon": 40}  # they begin with 20 steps of equal weights
     )
 
-    def check(self, plan: SuitePolicy, student: StudentSettings) -> None:
+    def check(self, policy: SuitePolicy, student: StudentSettings) -> None:
         """Refuse switches that are unknown or out of range."""
-        self.settings(**self._switches(plan))
+        self.settings(**self._switches(policy))
 
-    def train(self, plan: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
+    def train(self, policy: SuitePolicy, ground: Ground, seed: int, folder: Path) -> Path:
         """Train one, see :class:`PolicyKind`."""
         context, student = ground.single()
         self.training(
             context.task,
             context.cache,
-            student=plan.settings.get("student", student.student),
-            episode=self.episode(plan, student),
+            student=policy.settings.get("student", student.student),
+            episode=self.episode(policy, student),
             output_dir=folder / "run",
-            device=plan.settings.get("device", student.device),
+            device=policy.settings.get("device", student.device),
             seed=seed,
-            **self._switches(plan),
+            **self._switches(policy),
         )
         return folder / "run" / "policy"
 
-    def episode(self, plan: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
+    def episode(self, policy: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
         """Settings of the students of its training."""
-        own = {name: value for name, value in plan.settings.items() if name in names_of(EpisodeSettings)}
-        return _episode_shared(plan, student) | own
+        own = {name: value for name, value in policy.settings.items() if name in names_of(EpisodeSettings)}
+        return _episode_shared(policy, student) | own
 
-    def _switches(self, plan: SuitePolicy) -> dict[str, Any]:
+    def _switches(self, policy: SuitePolicy) -> dict[str, Any]:
         others = {"student", "device", *names_of(EpisodeSettings)}
-        return {name: value for name, value in plan.settings.items() if name not in others}
+        return {name: value for name, value in policy.settings.items() if name not in others}
 
 
-def _episode_shared(plan: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
+def _episode_shared(policy: SuitePolicy, student: StudentSettings) -> dict[str, Any]:
     """Settings of the reported student that those of policy training share; its layers, if they are alike in kind."""
     shared = {name: getattr(student, name) for name in EPISODE_SHARED}
-    alike = plan.settings.get("student", student.student) == student.student
+    alike = policy.settings.get("student", student.student) == student.student
     return {**shared, "num_layers": student.num_layers} if alike else shared

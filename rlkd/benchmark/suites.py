@@ -281,21 +281,21 @@ def _with_others(task: SuiteTask, everybody: Sequence[SuiteTask]) -> SuiteTask:
     return replace(task, policies=policies)
 
 
-def _learning_on(plan: SuitePolicy, strangers: Mapping[str, SuiteTask], task: str) -> SuitePolicy:
+def _learning_on(policy: SuitePolicy, strangers: Mapping[str, SuiteTask], task: str) -> SuitePolicy:
     """A policy that knows the tasks that it learns on: one of those that share their teachers."""
     if not strangers:
-        raise ConfigError(f"policy {plan.name!r} learns on other tasks than {task!r}, got none; add some")
+        raise ConfigError(f"policy {policy.name!r} learns on other tasks than {task!r}, got none; add some")
     by_teachers: dict[str, SuiteTask] = {}
-    for name in plan.elsewhere or strangers:
+    for name in policy.elsewhere or strangers:
         if name not in strangers:
             raise ConfigError(
-                f"policy {plan.name!r} of task {task!r} learns on {name!r}, no task of another family that has all "
+                f"policy {policy.name!r} of task {task!r} learns on {name!r}, no task of another family that has all "
                 f"labels; name some of {', '.join(strangers)}"
             )
         by_teachers.setdefault(strangers[name].teachers_key, strangers[name])
     students = [next(iter(one.students.values())).record() for one in by_teachers.values()]
     key = digest(as_usual([list(by_teachers), students]))
-    return replace(plan, others=tuple(one.name for one in by_teachers.values()), others_key=key)
+    return replace(policy, others=tuple(one.name for one in by_teachers.values()), others_key=key)
 
 
 def family_of(task: SuiteTask) -> str:

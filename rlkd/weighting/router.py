@@ -12,7 +12,7 @@ from rlkd.features import ObservationConfig
 from rlkd.types import State
 from rlkd.weighting.base import BaseWeighting, Evidence
 from rlkd.weighting.learned import Policy, action_weights
-from rlkd.weighting.router_targets import Lessons, RouterPlan, check_teachers, in_equal_shares, lessons_of
+from rlkd.weighting.router_targets import RouterRows, RouterSettings, check_teachers, in_equal_shares, router_rows
 
 ROUTER_STEPS = 3
 """Steps of a router's fit for every square root of its rows: few rows, learned by heart, mislead on others.
@@ -98,12 +98,12 @@ class Router(BaseWeighting):
     """
 
     by_row: ClassVar[bool] = True
-    PLANS: ClassVar[Mapping[str | None, RouterPlan]] = {
-        None: RouterPlan(),
-        "reliability": RouterPlan(observation=ObservationConfig(reliability=True)),
-        "gain": RouterPlan(lesson="gain"),
-        "knows": RouterPlan(lesson="knows", sets="fixed"),
-        "fixed": RouterPlan(sets="fixed"),
+    VARIANTS: ClassVar[Mapping[str | None, RouterSettings]] = {
+        None: RouterSettings(),
+        "reliability": RouterSettings(observation=ObservationConfig(reliability=True)),
+        "gain": RouterSettings(lesson="gain"),
+        "knows": RouterSettings(lesson="knows", sets="fixed"),
+        "fixed": RouterSettings(sets="fixed"),
     }
     """Argument to what it stands for."""
 
@@ -119,49 +119,49 @@ class Router(BaseWeighting):
     @classmethod
     def build(cls, argument: str | None, evidence: Evidence) -> Self:
         """Build from ``router`` or ``router:ARGUMENT``: reads the labels of train and probe."""
-        return cls(train_router(evidence, cls.plan(argument)))
+        return cls(train_router(evidence, cls.variant(argument)))
 
     @classmethod
-    def plan(cls, argument: str | None) -> RouterPlan:
+    def variant(cls, argument: str | None) -> RouterSettings:
         """What an argument stands for.
 
         Raises:
             WeightingError: Nothing.
         """
-        if argument not in cls.PLANS:
-            known = ", ".join(str(name) for name in cls.PLANS if name)
+        if argument not in cls.VARIANTS:
+            known = ", ".join(str(name) for name in cls.VARIANTS if name)
             raise WeightingError(f"'router' takes no argument but {known}, got {argument!r}; leave it out")
-        return cls.PLANS[argument]
+        return cls.VARIANTS[argument]
 
     def weights(self, state: State) -> Tensor:
         """Weights of a batch, shape (..., K)."""
         return self.policy.weights(state)
 
 
-def train_router(evidence: Evidence | Sequence[Evidence], plan: RouterPlan | None = None) -> Policy:
+def train_router(evidence: Evidence | Sequence[Evidence], settings: RouterSettings | None = None) -> Policy:
     """Fit a router on the labelled rows of train and probe, of one task or of several.
 
     Args:
         evidence: The training view of a task and its teachers, or of several tasks, which count alike.
-        plan: How it is fitted; None: as ``router`` is.
+        settings: How it is fitted; None: as ``router`` is.
 
     Raises:
-        WeightingError: A task has no labelled row, or its teachers lack what the plan asks for.
+        WeightingError: A task has no labelled row, or its teachers lack what the settings ask for.
     """
-    plan = plan or RouterPlan()
+    settings = settings or RouterSettings()
     tasks = [evidence] if isinstance(evidence, Evidence) else list(evidence)
     for one in tasks:
-        check_teachers(one, plan)
+        check_teachers(one, settings)
     seed, names = tasks[0].seed, [one.task.name for one in tasks]
-    lessons = in_equal_shares([lessons_of(one, plan) for one in tasks], seed)
-    record = {"method": "router", "targets": plan.lesson, "task": names[0] if len(names) == 1 else names}
-    policy = Policy.create(plan.observation, training=record, seed=seed)
-    loss = squared_error if plan.lesson == "gain" else cost_of_shares
-    fit_router(policy, lessons.features, lessons.targets, seed=seed, loss=loss).eval()
-    return policy.with_record(strength=likeliest_strength(policy, lessons)) if plan.fit_strength else policy
+    rows = in_equal_shares([router_rows(one, settings) for one in tasks], seed)
+    record = {"method": "router", "targets": settings.lesson, "task": names[0] if len(names) == 1 else names}
+    policy = Policy.create(settings.observation, training=record, seed=seed)
+    loss = squared_error if settings.lesson == "gain" else cost_of_shares
+    fit_router(policy, rows.features, rows.targets, seed=seed, loss=loss).eval()
+    return policy.with_record(strength=likeliest_strength(policy, rows)) if settings.fit_strength else policy
 
 
-def likeliest_strength(policy: Policy, lessons: Lessons) -> float:
+def likeliest_strength(policy: Policy, taught: RouterRows) -> float:
     """The strength in ``STRENGTHS`` at which the teachers' mixture gives the label the highest likelihood.
 
     The best weights of a gain are one teacher, however small its lead and great the doubt (:func:`teacher_gains`);
@@ -169,10 +169,10 @@ def likeliest_strength(policy: Policy, lessons: Lessons) -> float:
 
     Args:
         policy: The network, of strength 1.
-        lessons: Rows that no teacher was trained on count; where there are none, all.
+        taught: Rows that no teacher was trained on count; where there are none, all.
     """
-    rows = lessons.unseen if lessons.unseen.any() else torch.ones_like(lessons.unseen)
-    features, said = lessons.features[rows], lessons.said[rows]
+    rows = taught.unseen if taught.unseen.any() else torch.ones_like(taught.unseen)
+    features, said = taught.features[rows], taught.said[rows]
     present = features[..., 0] > 0
     with one_thread(), torch.no_grad():
         actions = policy(features)

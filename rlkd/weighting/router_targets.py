@@ -41,7 +41,7 @@ SETS: Mapping[str, TeacherSets] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterPlan:
+class RouterSettings:
     """How a router is fitted."""
 
     observation: ObservationConfig = field(default_factory=ObservationConfig)
@@ -79,12 +79,12 @@ class RouterPlan:
 
     def described(self) -> list[Any]:
         """Plain values that change with anything that changes the fit."""
-        plan = [self.observation.to_dict(), self.lesson, asdict(SETS[self.sets]), self.rows]
-        return [*plan, "fit_strength"] if self.fit_strength else plan
+        values = [self.observation.to_dict(), self.lesson, asdict(SETS[self.sets]), self.rows]
+        return [*values, "fit_strength"] if self.fit_strength else values
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lessons:
+class RouterRows:
     """What a router learns from: N rows of a task, each with J places for teachers."""
 
     features: Tensor
@@ -122,27 +122,27 @@ def router_targets(state: State) -> Tensor:
     return normalised(probability / (1 - probability), state.present)
 
 
-def check_teachers(evidence: Evidence, plan: RouterPlan) -> None:
-    """Refuse teachers that lack what a plan asks for, before any fit.
+def check_teachers(evidence: Evidence, settings: RouterSettings) -> None:
+    """Refuse teachers that lack what settings ask for, before any fit.
 
     Raises:
         WeightingError: Says what they lack.
     """
-    if plan.observation.reliability and evidence.source.reliability is None:
+    if settings.observation.reliability and evidence.source.reliability is None:
         raise WeightingError(
             "router:reliability needs the teachers' reliability, got teachers without; use a cache and a task with "
             "labelled validation rows"
         )
-    if plan.lesson == "knows" and evidence.source.knowledge is None:
+    if settings.lesson == "knows" and evidence.source.knowledge is None:
         raise WeightingError(
             "router:knows needs teachers that all say what they were trained on (teacher.json, 'knows'), got none "
             "that do; 'router' reads labels alone"
         )
 
 
-def lessons_of(evidence: Evidence, plan: RouterPlan) -> Lessons:
+def router_rows(evidence: Evidence, settings: RouterSettings) -> RouterRows:
     """The rows of a task with every set of teachers that they are met with."""
-    task, sets = evidence.task, SETS[plan.sets]
+    task, sets = evidence.task, SETS[settings.sets]
     labelled = np.concatenate([task.labelled_ids(split) for split in ("train", "probe")])
     ids = torch.from_numpy(answered_ids(evidence.source, labelled))
     if len(ids) == 0:
@@ -150,16 +150,16 @@ def lessons_of(evidence: Evidence, plan: RouterPlan) -> Lessons:
             "a router needs labelled train or probe rows that teachers answered about, got none; label some, or leave "
             "'router' out"
         )
-    rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[: plan.rows]
+    rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(evidence.seed))[: settings.rows]
     state, random = read_state(task, evidence.source, ids[rows]), np.random.default_rng(evidence.seed)
     told = None
-    if plan.lesson == "knows":
+    if settings.lesson == "knows":
         told = Oracle.build(None, evidence).weights(state)
     met = []
     for other, chosen in sets.draws(state, random, ROUTER_DRAWS if sets.vary else 1):
         if told is not None:
             targets = normalised(told.gather(-1, chosen), other.present)
-        elif plan.lesson == "gain":
+        elif settings.lesson == "gain":
             gains = teacher_gains(other, student_of_any_age(other, random))
             targets = gain_actions(gains, other.present)
         else:
@@ -168,25 +168,25 @@ def lessons_of(evidence: Evidence, plan: RouterPlan) -> Lessons:
         assert other.ids is not None
         said = torch.exp(-teacher_cross_entropy(other.teacher_logits, other.labels)) * other.present
         met.append(
-            Lessons(
-                features=teacher_features(other, plan.observation),
+            RouterRows(
+                features=teacher_features(other, settings.observation),
                 targets=targets,
                 said=said,
                 unseen=torch.isin(other.ids, torch.from_numpy(task.splits["probe"])),
             )
         )
-    return Lessons.together(met)
+    return RouterRows.together(met)
 
 
-def in_equal_shares(tasks: Sequence[Lessons], seed: int) -> Lessons:
-    """Lessons of all tasks in one, in equal shares: rows of small tasks repeated, places of small sets left empty."""
+def in_equal_shares(tasks: Sequence[RouterRows], seed: int) -> RouterRows:
+    """Rows of all tasks in one, in equal shares: those of small tasks repeated, places of small sets left empty."""
     if len(tasks) == 1:
         return tasks[0]
     generator = torch.Generator().manual_seed(seed)
-    rows = round(sum(len(lessons.unseen) for lessons in tasks) / len(tasks))
-    places = max(lessons.targets.shape[1] for lessons in tasks)
+    share = round(sum(len(one.unseen) for one in tasks) / len(tasks))
+    places = max(one.targets.shape[1] for one in tasks)
     parts = []
-    for lessons in tasks:
-        order = torch.randperm(len(lessons.unseen), generator=generator)
-        parts.append(lessons.take(order.repeat(-(-rows // len(order)))[:rows], places))
-    return Lessons.together(parts)
+    for one in tasks:
+        order = torch.randperm(len(one.unseen), generator=generator)
+        parts.append(one.take(order.repeat(-(-share // len(order)))[:share], places))
+    return RouterRows.together(parts)

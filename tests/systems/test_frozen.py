@@ -33,7 +33,7 @@ from rlkd.systems.mtkd_rl.training import train_mtkd_rl
 from rlkd.systems.rl_kd.training import train_rl_kd
 from rlkd.types import State
 from rlkd.weighting import WeightingSpec, build_weighting
-from rlkd.weighting.router_targets import RouterPlan
+from rlkd.weighting.router_targets import RouterSettings
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.yaml"))
 YOUNGER = ("images",)
@@ -68,7 +68,7 @@ def write_runs(folder: Path) -> None:
     command(*COMPARISON)
     cache = load_cache("cache", task)
     fit_router_into(folder / "router", [(task, cache)], 0)
-    reliable = RouterPlan(observation=ObservationConfig(reliability=True))
+    reliable = RouterSettings(observation=ObservationConfig(reliability=True))
     fit_router_into(folder / "reliable", [(task, cache)], 0, reliable)
     episode = {"batch_size": 16, "horizon": 14}
     for name, train in (("rl_kd", train_rl_kd), ("mtkd_rl", train_mtkd_rl)):
