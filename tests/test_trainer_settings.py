@@ -415,16 +415,33 @@ def test_a_stream_is_distilled_live(name, data, tokenizer, teachers, tmp_path):
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
-def test_a_stream_resumes_to_what_it_would_have_been(data, tokenizer, teachers, tmp_path):
-    found = []
-    for resume in (False, True):
-        values = {"save_strategy": "steps", "save_steps": 4, "max_steps": 9}  # into a second epoch
-        trainer = trainer_of(tmp_path, Rows(data), tokenizer, teachers, model=drops_out(tokenizer), **values)
+@pytest.mark.parametrize("windows", [1, 2])
+def test_a_pass_over_a_stream_ends_as_an_epoch_of_its_rows_does(windows, data, tokenizer, teachers, tmp_path):
+    """With what is left of its seven batches, not with the next pass; and a run goes on from any place in any pass."""
+    values = {"max_steps": 14, "gradient_accumulation_steps": windows, "save_strategy": "steps", "save_steps": 1}
+
+    def run(rows, resume=None, **more):
+        trainer = trainer_of(tmp_path, rows, tokenizer, teachers, model=drops_out(tokenizer), **values, **more)
         trainer.train(resume_from_checkpoint=resume)
-        found.append(parameters(trainer))
-        for last in (8, 9):
-            shutil.rmtree(tmp_path / f"checkpoint-{last}")
-    assert torch.equal(*found)
+        return parameters(trainer)
+
+    rows, stream = datasets.Dataset.from_list(list(data)), Rows(data)
+    whole = run(stream)
+    for step in (5, 7, 12):
+        assert torch.equal(run(stream, str(tmp_path / f"checkpoint-{step}")), whole), step
+    torch.testing.assert_close(run(rows, train_sampling_strategy="sequential"), whole, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_that_does_not_know_its_place_in_a_stream_says_so(data, tokenizer, teachers, tmp_path, caplog):
+    values = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer_of(tmp_path, Rows(data), tokenizer, teachers, **values).train()
+    found = []
+    for known in (True, False):
+        found.append(trainer_of(tmp_path, Rows(data), tokenizer, teachers, **values))
+        found[-1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        assert ("does not say where in the stream it was" in caplog.text) is not known
+        (tmp_path / "checkpoint-2" / "stream.json").unlink(missing_ok=True)
+    assert torch.equal(*map(parameters, found))
 
 
 def test_a_stream_that_is_read_once_loses_no_row(data, tokenizer, teachers, tmp_path):

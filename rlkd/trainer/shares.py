@@ -72,38 +72,42 @@ class ToldOrder(Sampler[int]):
 class Dealer:
     """Makes the batch of one process of the rows of all."""
 
-    collate: Callable[[list[int]], Any]
+    collate: Callable[[list[Any]], Any]
     processes: int
     rank: int
+    numbered: bool
+    """Whether rows are given as their numbers; those of a stream have none."""
 
-    def __call__(self, ids: list[int]) -> dict[str, Any]:
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
         """The batch, and beside it whose share it is of; a process without rows gets one that counts nothing."""
-        share = ids[share_of(len(ids), self.processes, self.rank)]
-        return {**self.collate(share or ids[:1]), WHOLE: torch.from_numpy(np.asarray(ids))}
+        share = rows[share_of(len(rows), self.processes, self.rank)]
+        numbers = np.asarray(rows) if self.numbered else np.arange(len(rows))
+        return {**self.collate(share or rows[:1]), WHOLE: torch.from_numpy(numbers)}
 
 
 def whole_batches(
-    data: Dataset[int],
-    sampler: Sampler[int],
-    collate: Callable[[list[int]], Any],
+    data: Dataset[Any],
+    sampler: Sampler[int] | None,
+    collate: Callable[[list[Any]], Any],
     batch_size: int,
     args: TrainingArguments,
 ) -> Any:
     """A loader that deals every batch out to the processes.
 
     Args:
-        data: Instance ids.
-        sampler: The same in every process; a random one is made so.
-        collate: Makes a batch of ids.
+        data: Instance ids; or a stream of rows, which every process reads whole.
+        sampler: The same in every process; a random one is made so. None: a stream's own order.
+        collate: Makes a batch of ids, or of rows.
         batch_size: Of all processes together.
         args: Of the run.
     """
-    loader: DataLoader[int] = DataLoader(
+    numbered = sampler is not None
+    loader: DataLoader[Any] = DataLoader(
         data,
         batch_size=batch_size,
         sampler=sampler,
-        collate_fn=Dealer(collate, args.world_size, args.process_index),
-        drop_last=args.dataloader_drop_last,
+        collate_fn=Dealer(collate, args.world_size, args.process_index, numbered),
+        drop_last=args.dataloader_drop_last and numbered,  # as the Trainer, which drops nothing of a stream
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
         persistent_workers=args.dataloader_persistent_workers,
@@ -118,6 +122,7 @@ def whole_batches(
         num_processes=1,
         process_index=0,
         put_on_device=True,
+        dispatch_batches=False,  # it would deal the batches of a stream out once more
         use_seedable_sampler=True,
         data_seed=args.data_seed,
     )

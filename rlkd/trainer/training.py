@@ -28,6 +28,7 @@ from rlkd.trainer.resuming import ResumableTrainer
 from rlkd.trainer.rows import check_columns, check_order, columns_of, first_row
 from rlkd.trainer.searching import FollowsArguments, loss_settings
 from rlkd.trainer.shares import WHOLE, Shares, first_rows, part_of, share_of
+from rlkd.trainer.streaming import ReadsStreams
 from rlkd.trainer.student_class import base_model, is_causal, outputs_of
 from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.trainer.weighing import WeighsBeforehand
@@ -41,7 +42,9 @@ BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature",
 """What every batch of a trainer tells a weighting."""
 
 
-class DistillationMixin(FollowsArguments, DealsBatches, MeasuresSureness, WeighsBeforehand, KeepsRecords, LeanMixin):
+class DistillationMixin(
+    FollowsArguments, DealsBatches, ReadsStreams, MeasuresSureness, WeighsBeforehand, KeepsRecords, LeanMixin
+):
     """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 
     ``class MyTrainer(DistillationMixin, Trainer)`` takes what the Trainer takes, and ``teachers`` and ``weighting``.
