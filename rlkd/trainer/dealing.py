@@ -1,15 +1,13 @@
 """Batches of a trainer's data set, whole in one process, and dealt out to several."""
 
 import copy
-from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any, cast
 
 from accelerate.utils import gather_object
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from rlkd.errors import ConfigError
-from rlkd.models.content import feed
+from rlkd.trainer.row_keys import key_of_row
 from rlkd.trainer.rows import first_row, is_stream
 from rlkd.trainer.shares import Numbered, ToldOrder, whole_batches
 
@@ -64,18 +62,8 @@ def check_same_stream(data: Any) -> None:
     Raises:
         ConfigError: They differ.
     """
-    if len(set(gather_object([_content(first_row(data))]))) > 1:
+    if len(set(gather_object([key_of_row(first_row(data))]))) > 1:
         raise ConfigError(
             "expected a stream that begins with the same row in every process, got another in some; shuffle it with a "
             "seed, and do not split it by process: each takes its share of every batch"
         )
-
-
-def _content(row: Mapping[str, Any] | None) -> str:
-    """A hash of what a row holds; empty where that cannot be told."""
-    seen = sha256()
-    try:
-        feed(seen, None if row is None else dict(row))
-    except TypeError:
-        return ""
-    return seen.hexdigest()

@@ -10,6 +10,7 @@ import xxhash
 from torch import Tensor
 
 from rlkd.logit_cache.answers import Keys
+from rlkd.models.content import feed
 
 MASK = "attention_mask"
 
@@ -32,6 +33,16 @@ def keys_of_fields(fields: Mapping[str, Tensor]) -> Keys:
     rows = zip(*(_row_bytes(fields[name], mask) for name in sorted(fields)), strict=True)
     named = repr([(name, fields[name].dtype) for name in sorted(fields)]).encode()
     return _keys([b"".join((named, *row)) for row in rows])
+
+
+def key_of_row(row: Mapping[str, Any] | None) -> str:
+    """Key of all that a row holds; empty where that cannot be told."""
+    digest = xxhash.xxh3_128()
+    try:
+        feed(digest, None if row is None else dict(row))
+    except (TypeError, AttributeError, RecursionError):
+        return ""
+    return digest.hexdigest()
 
 
 def token_mask(fields: Mapping[str, Tensor]) -> Tensor:
