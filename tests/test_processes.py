@@ -11,12 +11,12 @@ import time
 import traceback
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import torch.distributed
 from networks import LABELS, network, task_of_texts, tokenizer_for
-from torch.utils.data import IterableDataset
 from transformers import BertConfig, BertForTokenClassification, TrainerCallback
 
 from rlkd import choosing, workflow
@@ -253,14 +253,9 @@ GROUPED = {"train_sampling_strategy": "group_by_length"}
 """Drawn anew by who resumes with another number of processes, as the Trainer says."""
 
 
-class Stream(IterableDataset):
-    """Rows that come one after another."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __iter__(self):
-        return iter(self.rows)
+def stream_of(rows):
+    """Rows that come one after another; which columns they have is not known."""
+    return datasets.IterableDataset.from_generator(lambda: iter(rows)).shuffle(seed=3, buffer_size=30)
 
 
 PLAIN = {
@@ -288,7 +283,7 @@ def plain_trainer(name, task, cache, folder, batch, **values):
         disable_tqdm=True,
         logging_steps=2,
         seed=3,
-        remove_unused_columns=teachers == "cache",
+        remove_unused_columns=teachers == "cache" or name == "stream",
         **{"max_steps": 6, "save_strategy": "no", **given},
     )
     columns = {} if tokens or teachers == "cache" else {"id"}
@@ -296,7 +291,7 @@ def plain_trainer(name, task, cache, folder, batch, **values):
     return DistillationTrainer(
         learner,
         args,
-        train_dataset=Stream(data) if name == "stream" else data,
+        train_dataset=stream_of(data) if name == "stream" else data,
         teachers=cache if teachers == "cache" else asked,
         weighting=build_weighting(weighting, task, cache) if weighting == "hedge" else weighting,
         **({"data_collator": padded} if tokens else {}),
@@ -309,7 +304,8 @@ def plain_outcome(trainer, path, resume=None):
     told = {name: [entry[name] for entry in logged] for name in logged[0] if name != "grad_norm"}
     record = {"sums": trainer.weight_record.sums, "counts": trainer.weight_record.counts}
     sureness = [] if trainer._sureness is None else trainer._sureness.numpy()
-    rows = getattr(trainer.train_dataset, "rows", trainer.train_dataset)
+    data = trainer.train_dataset
+    rows = data if hasattr(data, "__len__") else list(data)
     told["eval_loss"] = trainer.evaluate(rows[1:2] * 40)["eval_loss"]
     student = torch.cat([value.flatten() for value in trainer.model.state_dict().values()]).numpy()
     np.savez(path, student=student, sureness=sureness, **record, **told)
@@ -363,7 +359,7 @@ def test_what_needs_one_process_is_refused_by_name(task, cache, tmp_path):
         with pytest.raises(ConfigError, match="one process is needed for MultiTaskTrainer, got 2"):
             MultiTaskTrainer._check_processes(trainer.__class__.__new__(MultiTaskTrainer), 2, None, None)
         plain = plain_trainer("policy", task, cache, tmp_path / "t", 8)
-        plain.train_dataset = Stream(rows_of(task)[rank:])
+        plain.train_dataset = stream_of(rows_of(task)[rank:])
         with pytest.raises(ConfigError, match="a stream that begins with the same row in every process, got another"):
             plain.train()
         settings = StudentSettings(student="rlkd/mlp", max_steps=2, learning_rate=1e-3, batch_size=9)

@@ -42,7 +42,7 @@ class DealsBatches:
     def _dealt(self, data: Any, sampler: Any, batch_size: int) -> Any:
         """Batches of so many rows a process."""
         mine, collate = cast(Any, self), self.data_collator
-        if hasattr(data, "remove_columns"):
+        if hasattr(data, "remove_columns") and not is_stream(data):  # whose columns may be unknown
             data = mine._remove_unused_columns(data, description="training")
         else:
             collate = mine._get_collator_with_removed_columns(collate, description="training")
