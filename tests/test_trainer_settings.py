@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerCallback
 
-from rlkd.errors import ConfigError, TeacherError
+from rlkd.errors import ConfigError, StudentError, TeacherError
 from rlkd.kinds import MultiLabelClassification
 from rlkd.logit_cache import LogitCache
 from rlkd.trainer import DistillationArguments, DistillationMixin, DistillationTrainer
@@ -439,9 +439,13 @@ def test_a_checkpoint_that_does_not_know_its_place_in_a_stream_says_so(data, tok
     for known in (True, False):
         found.append(trainer_of(tmp_path, Rows(data), tokenizer, teachers, **values))
         found[-1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-        assert ("does not say where in the stream it was" in caplog.text) is not known
+        assert ("says where in the stream it was" in caplog.text) is not known
         (tmp_path / "checkpoint-2" / "stream.json").unlink(missing_ok=True)
     assert torch.equal(*map(parameters, found))
+    for content in ("{", "[]", '{"epoch": 0}', '{"epoch": 0, "batches": "2"}'):
+        (tmp_path / "checkpoint-2" / "stream.json").write_text(content)
+        with pytest.raises(StudentError, match=r"expected the numbers epoch and batches in .*stream\.json, got none"):
+            found[-1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_a_stream_that_is_read_once_loses_no_row(data, tokenizer, teachers, tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from rlkd.errors import StudentError
 from rlkd.records import parse_object
 from rlkd.trainer.rows import is_stream
 
@@ -62,17 +63,29 @@ class ReadsStreams:
                 self._pass.ends_at = self._read
         return batches, count
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        trained: tuple[int, int] = cast(Any, super())._init_training_state(*args, **kwargs)
-        folder = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
-        if folder is None or not self._reads_stream:
-            return trained
-        path = Path(folder) / STREAM_FILE
-        place = parse_object(path.read_bytes()) if path.is_file() else None
-        if place is None:
-            log.warning("%s does not say where in the stream it was; it is taken for one of the first pass", folder)
-            return trained
-        return int(place["epoch"]), 0 if self.args.ignore_data_skip else int(place["batches"])
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        """Epochs that are done, and batches of the next: of a stream as its checkpoint tells them."""
+        counts = (max_steps, num_update_steps_per_epoch, num_train_epochs)
+        begun: tuple[int, int] = cast(Any, super())._init_training_state(*counts, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is None or not self._reads_stream:
+            return begun
+        path = Path(resume_from_checkpoint) / STREAM_FILE
+        if not path.is_file():
+            log.warning(
+                "%s does not say where in the stream it was; it is taken for one of the first pass", path.parent
+            )
+            return begun
+        match parse_object(path.read_bytes()):
+            case {"epoch": int(epoch), "batches": int(batches)}:
+                return epoch, 0 if self.args.ignore_data_skip else batches
+        raise StudentError(f"expected the numbers epoch and batches in {path}, got none; take another checkpoint")
 
     def _own_state(self) -> Mapping[str, Any]:
         state: Mapping[str, Any] = cast(Any, super())._own_state()
