@@ -439,7 +439,7 @@ def test_a_checkpoint_that_does_not_know_its_place_in_a_stream_says_so(data, tok
     for known in (True, False):
         found.append(trainer_of(tmp_path, Rows(data), tokenizer, teachers, **values))
         found[-1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-        assert ("says where in the stream it was" in caplog.text) is not known
+        assert ("does not say where in the stream it was" in caplog.text) is not known
         (tmp_path / "checkpoint-2" / "stream.json").unlink(missing_ok=True)
     assert torch.equal(*map(parameters, found))
     for content in ("{", "[]", '{"epoch": 0}', '{"epoch": 0, "batches": "2"}'):
