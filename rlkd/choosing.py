@@ -1,13 +1,15 @@
 """What ``auto`` does with labels: the shipped policy, unless students that learn from something else are surely better.
 
 Few labels cannot tell. So the shipped policy is the prior: it is left where something is surely better, or where it
-surely harms, which is the same where equal weights are among what is tried.
+surely harms, which is the same where equal weights are among what is tried. Where it would change too little of what is
+taught, which takes no label to see, equal weights are the prior: :mod:`rlkd.weighting.shipped`.
 """
 
 import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from tqdm.auto import tqdm
 from rlkd.data.task import Task
 from rlkd.devices import one_thread
 from rlkd.errors import WeightingError
-from rlkd.features import ObservationConfig
 from rlkd.logit_cache import LogitCache, answered_ids
 from rlkd.losses import refined_cross_entropy
 from rlkd.models.students import smallest_student
@@ -34,6 +35,7 @@ from rlkd.weighting.base import Evidence
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.policy_files import AUTO, saved_identity
 from rlkd.weighting.router import train_router
+from rlkd.weighting.shipped import LEAST_CHANGE, equal_weights_policy, mean_change, too_little
 from rlkd.weighting.spec import WeightingSpec
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class Choice:
     """Labelled validation rows."""
     students: int
     """Trial students in all."""
+    change: float
+    """Of what is taught, by the prior: a share in [0, 1]."""
 
     def save_pretrained(self, folder: Path) -> None:
         """Save the policy, which remembers why it was chosen; its card says so too."""
@@ -92,16 +96,20 @@ def choose(
         candidates: By name, the prior among them; equal weights are tried beside them.
         settings: Of the student that is to be distilled; one that is pretrained is stood in for by a small one.
         students: Trial students of each candidate; those that lag behind the prior get half as many. 0: the prior.
-        prior: Is left only for what is surely better.
+        prior: Is left only for what is surely better; where it would change too little, equal weights are.
         progress: Show a progress bar.
     """
     task = task.training_view()
     cache = cache.head(len(task.table))
     ids = task.labelled_ids("validation")
+    tried = {**candidates, EQUAL: equal_weights_policy()}
+    changes = mean_change(candidates[prior], task, cache)
+    note = f"; {too_little(prior, changes)}" if changes < LEAST_CHANGE else ""
+    prior = EQUAL if note else prior
+    choice = partial(Choice, rows=len(ids), change=round(changes, 4))
     if students == 0 or len(ids) < FEWEST_ROWS:
         why = "nothing else was tried" if students == 0 else f"{len(ids)} labelled validation rows cannot tell"
-        return _choice(prior, candidates, f"`{prior}` is used: {why}.", {}, len(ids), 0)
-    tried = {**candidates, EQUAL: equal_weights_policy()}
+        return choice(name=prior, policy=tried[prior], why=f"`{prior}` is used: {why}{note}.", losses={}, students=0)
     trials = _Trials(task, cache, tried, trial_settings(settings, task))
     with tqdm(total=students * len(tried), desc="choosing", unit="student", disable=not progress) as bar, one_thread():
         trials.run(tried, min(students, max(2, students // 2)), bar)
@@ -113,28 +121,23 @@ def choose(
     name = max(sure, key=lambda one: sure[one]) if sure else prior
     means = {one: round(float(losses.mean()), 6) for one, losses in trials.losses.items()}
     why = _reason(name, prior, {one: (lead.value, p) for one, (lead, p) in found.items()}, len(ids))
-    return _choice(name, tried, why, means, len(ids), sum(map(len, trials.losses.values())))
-
-
-def _choice(
-    name: str, tried: Mapping[str, Policy], why: str, losses: Mapping[str, float], rows: int, students: int
-) -> Choice:
-    return Choice(name=name, policy=tried[name], why=why, losses=losses, rows=rows, students=students)
+    count = sum(map(len, trials.losses.values()))
+    return choice(name=name, policy=tried[name], why=f"{why}{note}.", losses=means, students=count)
 
 
 def _reason(name: str, prior: str, found: Mapping[str, tuple[float, float | None]], rows: int) -> str:
-    """One sentence on what was chosen."""
+    """What was chosen and why, in words that end a sentence."""
     if name != prior:
         return (
             f"`{name}` is used: on {rows} labelled validation rows its trial students lose {found[name][0]:.3f} nats "
-            f"less than those of `{prior}`, which is sure (p = {found[name][1]:.3f})."
+            f"less than those of `{prior}`, which is sure (p = {found[name][1]:.3f})"
         )
     if not found:
-        return f"`{prior}` is used: on {rows} labelled validation rows nothing that was tried teaches better."
+        return f"`{prior}` is used: on {rows} labelled validation rows nothing that was tried teaches better"
     best = max(found, key=lambda one: found[one][0])
     return (
         f"`{prior}` is used: on {rows} labelled validation rows trial students of `{best}` lose {found[best][0]:.3f} "
-        f"nats less, which is not sure (p = {1 if found[best][1] is None else found[best][1]:.3f})."
+        f"nats less, which is not sure (p = {1 if found[best][1] is None else found[best][1]:.3f})"
     )
 
 
@@ -244,11 +247,6 @@ def reason_of(weighting: object) -> str | None:
     """The sentence on why a weighting was chosen; None where it was not."""
     chosen = weighting.training_record.get("chosen") if isinstance(weighting, Policy) else None
     return str(chosen["why"]) if isinstance(chosen, dict) and "why" in chosen else None
-
-
-def equal_weights_policy() -> Policy:
-    """Equal weights as a policy: of no strength."""
-    return Policy.create(ObservationConfig(), training={"method": "uniform"}, strength=0.0)
 
 
 def trial_settings(settings: StudentSettings, task: Task) -> StudentSettings:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from rlkd.errors import ConfigError, TeacherError, WeightingError
 from rlkd.kinds import CausalTokens, Kind, TokenClassification, kind_of_instances
 from rlkd.trainer.student_class import auto_class, base_model
-from rlkd.weighting import BaseWeighting, Evidence, WeightingSpec, adapted, load_weighting
+from rlkd.weighting import BaseWeighting, Evidence, WeightingSpec, adapted, load_policy, load_weighting
+from rlkd.weighting.policy_files import AUTO
 
 LABELS = ("labels", "label", "label_ids")
 """What a collator of transformers takes for labels, in a row of a data set."""
@@ -71,6 +72,8 @@ def weighting_of(text: str | Path, known: "KnownOfBatches") -> BaseWeighting:
     Raises:
         WeightingError: It is fitted on the labelled rows of a task.
     """
+    if str(text) == AUTO:
+        return load_policy(AUTO)  # restrained when it is known what teachers say
     if "/" in str(text) and not Path(text).exists() and ":" not in str(text):
         return load_weighting(text)
     spec = WeightingSpec.parse(str(text))

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from rlkd.errors import CacheError, TeacherError
-from rlkd.logit_cache import LogitCache
+from rlkd.logit_cache import LogitCache, answered_ids
 from rlkd.logit_cache.held import held_states
 from rlkd.trainer.batch_teachers import Pick, Rows, value_of
 from rlkd.types import State
 from rlkd.weighting.base import BaseWeighting
 from rlkd.weighting.by_row import once_a_row
+from rlkd.weighting.shipped import evenly
 
 
 class CachedTeachers:
@@ -54,6 +55,10 @@ class CachedTeachers:
     def rows(self) -> int:
         """Of the cache."""
         return len(self._cache)
+
+    def some_rows(self) -> State:
+        """Rows of the cache about which somebody answered, evenly spaced."""
+        return self._read(torch.from_numpy(evenly(answered_ids(self._cache, np.arange(self.rows)))))
 
     def weighed(self, weighting: BaseWeighting) -> BaseWeighting:
         """The weighting, asked about every row beforehand if the cache tells it all that it requires."""

@@ -1,6 +1,6 @@
 """How sure a trainer's teachers usually are, measured before they are believed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -13,10 +13,13 @@ from rlkd.trainer.batch_teachers import BatchTeachers
 from rlkd.trainer.collating import CARRIED
 from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.rows import some_rows
-from rlkd.trainer.shares import WHOLE
+from rlkd.trainer.shares import WHOLE, first_rows
+from rlkd.types import State
 
 SURENESS_ROWS = 512
 """Rows of the training data that live teachers are asked about beforehand: how sure each usually is."""
+KEPT = 2**18
+"""Numbers of a batch that are kept of what they say, at most: all, but of tokens of large models."""
 
 
 class MeasuresSureness:
@@ -36,23 +39,36 @@ class MeasuresSureness:
         That draws nothing that the student would draw, who is the same as with a cache, which needs no measuring.
         """
         if self._sureness is None:
-            with generators_as_they_were():
-                self._sureness = self._measured_sureness()
-        return self._sureness
+            self.asked_beforehand()
+        return cast(Tensor, self._sureness)
 
-    def _measured_sureness(self) -> Tensor:
+    def asked_beforehand(self) -> list[State]:
+        """Ask the teachers about some rows of the training data, and see how sure they usually are.
+
+        Returns:
+            States of this process, as weightings see them, of some instances or tokens of every batch.
+        """
         total = torch.zeros(len(self.teachers.names) + 1, dtype=torch.float64, device=self.args.device)
+        kept = []
+        with generators_as_they_were():
+            for state in self._states_beforehand():
+                logits = state.teacher_logits
+                total[:-1] += usual_sureness(logits).double().to(total.device) * len(logits)
+                total[-1] += len(logits)
+                kept.append(first_rows(state, max(1, KEPT // logits[0].numel())))
+        total = self._over_processes(total)
+        sureness = self._sureness = (total[:-1] / total[-1]).float()
+        return [state.but(sureness=sureness.expand(len(state.teacher_logits), -1)) for state in kept]
+
+    def _states_beforehand(self) -> Iterator[State]:
         for batch in self._sureness_batches():
             fields = dict(cast(Any, self)._prepare_inputs(batch))
             carried = fields.pop(CARRIED, {})
             positions = self._positions(fields)
             fields = {name: value for name, value in fields.items() if name not in ("labels", WHOLE)}
-            logits = self._kind.choices(self.teachers.state(fields, carried, positions.pick).teacher_logits)
-            if len(logits):
-                total[:-1] += usual_sureness(logits).double().to(total.device) * len(logits)
-                total[-1] += len(logits)
-        total = self._over_processes(total)
-        return (total[:-1] / total[-1]).float()
+            known = self.teachers.state(fields, carried, positions.pick)
+            if len(known.teacher_logits):
+                yield known.but(teacher_logits=self._kind.choices(known.teacher_logits))
 
     def _sureness_batches(self) -> Any:
         rows = some_rows(cast(Any, self).train_dataset, SURENESS_ROWS)

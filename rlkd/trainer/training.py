@@ -24,13 +24,13 @@ from rlkd.trainer.logged import Sums
 from rlkd.trainer.randomness import generators_as_they_were
 from rlkd.trainer.recording import KeepsRecords
 from rlkd.trainer.remembering import EpochsOf, RememberedTeachers
+from rlkd.trainer.restraining import RestrainsAuto
 from rlkd.trainer.resuming import ResumableTrainer
 from rlkd.trainer.rows import check_columns, check_order, columns_of, first_row
 from rlkd.trainer.searching import FollowsArguments, loss_settings
 from rlkd.trainer.shares import WHOLE, Shares, first_rows, part_of, share_of
 from rlkd.trainer.streaming import ReadsStreams
 from rlkd.trainer.student_class import base_model, is_causal, outputs_of
-from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.trainer.weighing import WeighsBeforehand
 from rlkd.types import State, on_device
 from rlkd.weight_record import WeightRecord
@@ -43,7 +43,7 @@ BATCH_FIELDS = frozenset({"labels", "student_logits", "progress", "temperature",
 
 
 class DistillationMixin(
-    FollowsArguments, DealsBatches, ReadsStreams, MeasuresSureness, WeighsBeforehand, KeepsRecords, LeanMixin
+    FollowsArguments, DealsBatches, ReadsStreams, RestrainsAuto, WeighsBeforehand, KeepsRecords, LeanMixin
 ):
     """The weighted multi-teacher distillation loss for a trainer of one's own: name it before the Trainer's class.
 

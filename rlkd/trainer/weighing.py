@@ -1,6 +1,6 @@
 """Weights that are a function of the row, asked once a row of a cache before a run: a step then reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,12 +18,14 @@ class WeighsBeforehand:
     weighting: BaseWeighting
     _kind: Kind
     _processes: int
+    restrained_weighting: Callable[[], BaseWeighting]
 
     @contextmanager
     def _rows_weighed(self) -> Iterator[None]:
-        """Ask a weighting by row once a row."""
+        """Restrain ``auto``, and ask a weighting by row once a row."""
+        restrained = self.restrained_weighting()  # may find out of what kind batches are
         asked = self.weighting
-        kept = self.weighting = self._weighed_beforehand(asked)
+        kept = self.weighting = self._weighed_beforehand(restrained)
         try:
             yield
         finally:

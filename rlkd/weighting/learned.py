@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkd.errors import PolicyError, WeightingError
+from rlkd.errors import PolicyError
 from rlkd.features import FEATURE_VERSION, ObservationConfig, teacher_features
 from rlkd.records import digest
 from rlkd.types import State, in_parts
@@ -22,7 +22,7 @@ from rlkd.weighting.base import Evidence
 from rlkd.weighting.card import CARD, card_parts
 from rlkd.weighting.exporting import export_graph
 from rlkd.weighting.plain_arrays import ArrayT, like, plain_state
-from rlkd.weighting.policy_files import AUTO, SavedPolicy, load_module, parameters_hash
+from rlkd.weighting.policy_files import SavedPolicy, load_module, parameters_hash
 from rlkd.weighting.simplex import masked_softmax
 
 SHARPNESS = 6.0
@@ -238,29 +238,6 @@ class Policy(SavedPolicy, model_card_template=CARD):
     def build(cls, argument: str | None, evidence: Evidence) -> "Policy":
         """Build from ``policy:PATH``."""
         return load_policy(require_argument("policy", argument, "policy:runs/policy"))
-
-
-class Auto:
-    """The policy that is shipped with the package: it helps before anybody has trained anything, and reads no label.
-
-    It was learned on many tasks and many teachers, see its card, ``weighting/auto/README.md``. Commands that are asked
-    for ``auto`` and have labels try it against what can be learned from them, see :mod:`rlkd.choosing`; asked for
-    ``auto:PATH``, against the policy of that folder too.
-    """
-
-    @classmethod
-    def build(cls, argument: str | None, evidence: Evidence) -> Policy:
-        """Build from ``auto``.
-
-        Raises:
-            WeightingError: ``auto:PATH`` is to be chosen by students, which a weighting alone does not have.
-        """
-        if argument not in (None, AUTO):
-            raise WeightingError(
-                f"auto:{argument} tries that policy by trial students, which `distill` and `compare` do; take "
-                f"policy:{argument}, or auto for the one that is shipped"
-            )
-        return load_policy(AUTO)
 
 
 def load_policy(path: str | Path, **of_the_hub: Any) -> Policy:

@@ -25,10 +25,11 @@ from rlkd.weighting.heuristic import (
     MtBertRaw,
     Oracle,
 )
-from rlkd.weighting.learned import Auto, Policy
+from rlkd.weighting.learned import Policy
 from rlkd.weighting.online import Hedge
 from rlkd.weighting.policy_files import AUTO, saved_identity
 from rlkd.weighting.router import Router
+from rlkd.weighting.shipped import Auto
 
 WEIGHTINGS: dict[str, WeightingBuilder] = {
     "uniform": Uniform,
