@@ -30,6 +30,7 @@ from rlkd.weighting.learned import load_policy
 from rlkd.weighting.policy_files import AUTO
 from rlkd.weighting.router import train_router
 from rlkd.weighting.router_targets import RouterSettings
+from rlkd.weighting.shipped import LEAST_CHANGE, mean_change, restrained
 from rlkd.weighting.simplex import equal_weights
 
 LINES = Path(__file__).with_suffix(".json")
@@ -230,9 +231,13 @@ def headroom_rows(task: Task, source: LogitSource, split: str) -> list[Figures]:
         Flat records: ``what`` (``uniform``, ``auto``, ``router``), ``rows``, ``measured`` (False: hinted at), where it
         is measured the label's ``probability``, ``geometric`` mean and ``accuracy``, and but for ``uniform``
         ``reachable`` (the rise of :func:`lead`) with its standard ``error``, ``expected_gain`` in points with the ends
-        of its prediction interval (``_low``, ``_high``), and the ``seconds`` that asking took.
+        of its prediction interval (``_low``, ``_high``), and the ``seconds`` that asking took. Of ``auto`` also the
+        ``change`` of what is taught, and whether it ``abstains`` because that is too little, see
+        :mod:`rlkd.weighting.shipped`: then equal weights are looked at, which gain nothing.
     """
-    ids, policy = answered_ids(source, task.labelled_ids(split)), load_policy(AUTO)
+    ids, shipped = answered_ids(source, task.labelled_ids(split)), load_policy(AUTO)
+    changes = mean_change(shipped, task, source)
+    policy = restrained(shipped, changes)
     if len(ids) < FEWEST_ROWS:
         every = answered_ids(source, task.splits[split])
         if len(every) == 0:
@@ -240,13 +245,20 @@ def headroom_rows(task: Task, source: LogitSource, split: str) -> list[Figures]:
                 f"task {task.name!r} has no {split} rows, so there is nothing to look at; name another split"
             )
         started = time.perf_counter()
-        return [_arm(AUTO, reachable(policy, task, source, every, labels=False), started)]
+        return [_auto(reachable(policy, task, source, every, labels=False), started, changes)]
     started = time.perf_counter()
     found = reachable(policy, task, source, ids)
-    rows = [{"what": EQUAL, "rows": len(ids), "measured": True, **found["equal"]}, _arm(AUTO, found, started)]
+    rows = [{"what": EQUAL, "rows": len(ids), "measured": True, **found["equal"]}, _auto(found, started, changes)]
     started = time.perf_counter()
     router = crossfitted_router(task, source, ids) if len(source.teacher_names) > 1 else None
     return rows if router is None else [*rows, _arm(ROUTER, reachable(router, task, source, ids), started)]
+
+
+def _auto(found: Figures, started: float, changes: float) -> Figures:
+    """The record of the shipped policy, or of the equal weights that are taken in its place, which gain 0."""
+    arm = _arm(AUTO, found, started) | {"change": changes, "abstains": changes < LEAST_CHANGE}
+    unsure = ("expected_gain", "expected_gain_low", "expected_gain_high")
+    return arm | dict.fromkeys(unsure, 0.0) if arm["abstains"] else arm
 
 
 def _arm(name: str, found: Figures, started: float) -> Figures:

@@ -22,6 +22,7 @@ COLUMNS = {
     "geometric mean": "geometric",
     "accuracy": "accuracy",
     "reachable": "reachable",
+    "change": "change",
 }
 """Of the table of weightings: what a column is called, and the key it shows."""
 
@@ -64,7 +65,12 @@ def headroom_verdict(rows: Sequence[Row]) -> str:
         best = max(arms.values(), key=lambda row: float(row[ARM]))
     told = {name: f"{spread_text(dict(row), ARM, '+.1f')} points over equal weights" for name, row in arms.items()}
     name = str(best["what"])
-    if best[ARM] < WORTH:
+    if best is auto and auto.get("abstains"):
+        said = (
+            f"Use {UNIFORM}, as {AUTO} does: the policy that is shipped would change {auto['change']:.0%} of what "
+            "students are taught, too little for a gain."
+        )
+    elif best[ARM] < WORTH:
         said = f"Use {UNIFORM}: with {name} students are expected to gain {told[name]}, less than half a point."
     elif best is auto:
         said = f"Use {AUTO}, the policy that is shipped: students are expected to gain {told[AUTO]}, at no more cost."

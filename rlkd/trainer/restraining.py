@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 
+from rlkd.kinds import Kind
 from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.weighting import BaseWeighting
@@ -41,10 +42,8 @@ class RestrainsAuto(MeasuresSureness):
 
     def _mean_change(self) -> float:
         """On rows of the cache, else on those that teachers are asked about, in all processes."""
-        if isinstance(self.teachers, CachedTeachers):
-            state = self.teachers.some_rows()
-            state = state.but(teacher_logits=self._kind.choices(state.teacher_logits))
-            return float(change(self._given, state).double().mean())
+        if isinstance(self.teachers, CachedTeachers) and type(self._kind) is Kind:  # others choose among more
+            return float(change(self._given, self.teachers.some_rows()).double().mean())
         changes = [change(self._given, state).double() for state in self.asked_beforehand()]
         total = torch.tensor([0.0, sum(map(len, changes))], dtype=torch.float64, device=self.args.device)
         total[0] = sum(float(some.sum()) for some in changes)
