@@ -138,11 +138,11 @@ def test_logits_of_absent_teachers_are_not_read_wherever_the_mask_is_from(task, 
         asked = dataclasses.replace(state, teacher_logits=logits, teacher_mask=mask)
         fields = {name: getattr(asked, name) for name in asked.available() - {"progress"}}
         asked = dataclasses.replace(asked, **{name: value.unflatten(0, (8, 5)) for name, value in fields.items()})
-        found.append(mixture(build_weighting("auto", task, cache), asked))
+        found.append(mixture(build_weighting("policy:auto", task, cache), asked))
     assert found[0].weights.shape == (8, 5, 3)
     assert torch.equal(found[0].weights, found[1].weights)
     assert torch.equal(found[0].teacher_logits, found[1].teacher_logits)
-    nobody = mixture(build_weighting("auto", task, cache), dataclasses.replace(state, teacher_mask=mask & False))
+    nobody = mixture(build_weighting("policy:auto", task, cache), dataclasses.replace(state, teacher_mask=mask & False))
     assert (nobody.weights == 0).all()
 
 
@@ -158,7 +158,7 @@ def test_a_row_that_nothing_teaches_is_refused_by_name(task, cache, answered):
 
 def test_weights_by_row_are_asked_once_and_know_the_gaps(task, cache, answered, monkeypatch):
     source, ids = with_gaps(cache, answered, np.nan), task.splits["train"]
-    weighting = build_weighting("auto", task, source)
+    weighting = build_weighting("policy:auto", task, source)
     kept = asked_once(weighting, task, source, ids)
     assert isinstance(kept, RowWeights)
     state = read_state(task, source, torch.from_numpy(ids[30:70]))
@@ -183,7 +183,7 @@ def student_of(task, cache, name, folder, **changed):
     return trainer
 
 
-@pytest.mark.parametrize("name", ["uniform", "auto", "hedge", "aekd_flat", "policy_shuffle"])
+@pytest.mark.parametrize("name", ["uniform", "policy", "hedge", "aekd_flat", "policy_shuffle"])
 def test_a_student_of_gaps_is_that_of_the_rows_that_have_answers(name, task, cache, folder, caplog):
     """One teacher or nobody was asked about train rows: what the rows without an answer hold does not matter."""
     answered = np.repeat(some_answers(task, share=0)[:, :1], 3, 1)
@@ -422,7 +422,7 @@ def test_nothing_to_learn_from_is_said(task, cache, answered):
         *((kind, "uniform") for kind in KINDS if "token" not in kind),
         ("multi-label classification", "cross_entropy"),
         ("regression", "gate"),
-        ("single-label classification", "auto"),
+        ("single-label classification", "policy:auto"),
     ],
 )
 def test_a_plain_trainer_reads_a_cache_with_gaps(kind, weighting, tmp_path):

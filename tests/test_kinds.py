@@ -261,7 +261,7 @@ def test_what_reads_how_sure_teachers_usually_are_is_told_it_of_the_choices_that
     cache = LogitCache([logits[:, k].numpy() for k in range(3)], ["a", "b", "c"])
     told = []
     for teachers in (None, cache):
-        trainer = trainer_of(kind, "auto", tmp_path, teachers=teachers)
+        trainer = trainer_of(kind, "policy:auto", tmp_path, teachers=teachers)
         trainer.train()
         expected = usual_sureness(F.pad(logits, (0, 1)))
         torch.testing.assert_close(trainer.usual_sureness(), expected, rtol=1e-5, atol=1e-5)

@@ -259,7 +259,7 @@ def stream_of(rows):
 
 
 PLAIN = {
-    "policy": {"teachers": 3, "weighting": "auto"},  # by row, and told how sure teachers usually are
+    "policy": {"teachers": 3, "weighting": "policy:auto"},  # by row, and told how sure teachers usually are
     "hedge": {"teachers": 3, "weighting": "hedge", "gradient_accumulation_steps": 2},  # learns from whole batches
     "cache": {"teachers": "cache", "weighting": "entropy"},
     "stream": {"teachers": 3, "weighting": "auto", "gradient_accumulation_steps": 2},

@@ -360,7 +360,7 @@ def test_a_student_with_dropout_resumes_to_what_it_would_have_been(data, tokeniz
     found = []
     for resume in (False, True):
         values = {"save_strategy": "steps", "save_steps": 3}
-        trainer = trainer_of(tmp_path, data, tokenizer, teachers, model=drops_out(tokenizer), weighting=None, **values)
+        trainer = trainer_of(tmp_path, data, tokenizer, teachers, model=drops_out(tokenizer), weighting="policy:auto", **values)
         trainer.train(resume_from_checkpoint=resume)
         found.append(parameters(trainer))
         shutil.rmtree(tmp_path / "checkpoint-6")
@@ -408,7 +408,7 @@ def test_a_stream_is_distilled_live(name, data, tokenizer, teachers, tmp_path):
     for rows in (STREAMS[name](data, tokenizer), datasets.Dataset.from_list(list(STREAMS[name](data, tokenizer)))):
         order = {} if isinstance(rows, IterableDataset) else {"train_sampling_strategy": "sequential"}
         learner = drops_out(tokenizer)
-        trainer = trainer_of(tmp_path, rows, tokenizer, asked, model=learner, weighting=None, **order)
+        trainer = trainer_of(tmp_path, rows, tokenizer, asked, model=learner, weighting="policy:auto", **order)
         assert trainer.teachers.columns == ("text",)
         trainer.train()
         found.append(parameters(trainer))

@@ -1,7 +1,7 @@
 """``auto`` in a trainer: the policy that is shipped, where it would change what the student is taught."""
 
 import logging
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -9,9 +9,9 @@ from rlkd.kinds import Kind
 from rlkd.trainer.looked_up_teachers import CachedTeachers
 from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.weighting import BaseWeighting
-from rlkd.weighting.learned import Policy
+from rlkd.weighting.fixed import Uniform
 from rlkd.weighting.policy_files import AUTO
-from rlkd.weighting.shipped import change, restrained, too_little
+from rlkd.weighting.shipped import LEAST_CHANGE, change, too_little
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,10 @@ class RestrainsAuto(MeasuresSureness):
             return self.weighting
         if self._changes is None:
             self._changes = self._mean_change()
-        kept = restrained(cast(Policy, self._given), self._changes)
-        if kept is self._given:
+        if self._changes >= LEAST_CHANGE:
             return self.weighting
         log.warning("'uniform' is used: %s; 'policy:auto' insists", too_little(AUTO, self._changes))
-        return self._kind.adapted(kept)
+        return self._kind.adapted(Uniform())
 
     def _mean_change(self) -> float:
         """On rows of the cache, else on those that teachers are asked about, in all processes."""

@@ -193,7 +193,8 @@ def load_module(cls: type[PolicyT], path: str | Path, **of_the_hub: Any) -> Poli
         PolicyError: If a file is missing or damaged, holds something else, or numbers that are not finite.
     """
     place = place_of(path)
-    policy = _read(cls, place if place.exists() else _download(str(path), of_the_hub))
+    with torch.random.fork_rng(devices=[]):  # a new network is drawn before its weights are read
+        policy = _read(cls, place if place.exists() else _download(str(path), of_the_hub))
     if not all(torch.isfinite(value).all() for value in policy.state_dict().values()):
         raise PolicyError(f"the policy {path} holds NaN or infinite numbers; train it again")
     return policy.eval()
