@@ -269,7 +269,8 @@ def test_each_teacher_is_asked_about_a_row_once_in_all_epochs_and_runs(data, tok
     torch.testing.assert_close(parameters(kept), parameters(live), rtol=0, atol=1e-6)
     asked.clear()
     again = distilled(tmp_path / "again", rows, tokenizer, given, **epochs, cache=str(tmp_path / "answers"), seed=4)
-    sure = distilled(tmp_path / "sure", rows, tokenizer, given, weighting="policy:auto", cache=str(tmp_path / "answers"))
+    answers = str(tmp_path / "answers")
+    sure = distilled(tmp_path / "sure", rows, tokenizer, given, weighting="policy:auto", cache=answers)
     sure.evaluate(data)
     assert asked == {}
     assert again.weight_record.counts.sum() == 2 * 52

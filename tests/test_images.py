@@ -304,7 +304,12 @@ def test_estimators_paths_and_caches_teach_images(task, rows, pixels, processor,
     save_hf_teacher(vit(4), processor, tmp_path / "vit", name="vit")
     given = {"estimator": estimator, "vit": str(tmp_path / "vit")}
     trainer = DistillationTrainer(
-        vit(0), arguments(tmp_path), train_dataset=rows, processing_class=processor, teachers=given, weighting="policy:auto"
+        vit(0),
+        arguments(tmp_path),
+        train_dataset=rows,
+        processing_class=processor,
+        teachers=given,
+        weighting="policy:auto",
     )
     batch = trainer.data_collator([rows[0], rows[1]])
     said = trainer.teachers.state({"pixel_values": batch["pixel_values"]}, {}, lambda logits: logits).teacher_logits

@@ -359,8 +359,8 @@ def test_a_student_with_dropout_resumes_to_what_it_would_have_been(data, tokeniz
     """Who resumes measures again how sure teachers usually are."""
     found = []
     for resume in (False, True):
-        values = {"save_strategy": "steps", "save_steps": 3}
-        trainer = trainer_of(tmp_path, data, tokenizer, teachers, model=drops_out(tokenizer), weighting="policy:auto", **values)
+        values = {"save_strategy": "steps", "save_steps": 3, "weighting": "policy:auto"}
+        trainer = trainer_of(tmp_path, data, tokenizer, teachers, model=drops_out(tokenizer), **values)
         trainer.train(resume_from_checkpoint=resume)
         found.append(parameters(trainer))
         shutil.rmtree(tmp_path / "checkpoint-6")

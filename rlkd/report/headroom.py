@@ -22,7 +22,6 @@ COLUMNS = {
     "geometric mean": "geometric",
     "accuracy": "accuracy",
     "reachable": "reachable",
-    "change": "change",
 }
 """Of the table of weightings: what a column is called, and the key it shows."""
 

@@ -249,7 +249,8 @@ class DistillCommand(ResumableCommand, CacheReader, ChoiceSettings):
 
     weighting: str = knob(
         "auto",
-        "Weighting of the teachers: auto, the policy that is shipped, or auto:PATH, which tries that of a folder too; "
+        "Weighting of the teachers: auto, the policy that is shipped where it changes a fifth of what students are "
+        "taught and equal weights elsewhere, or auto:PATH, which tries that of a folder too; "
         "uniform, entropy, router, policy:PATH, ... or package.module:Name.",
     )
     save_steps: int = knob(200, "Steps between checkpoints.", at_least(1))
