@@ -1,5 +1,9 @@
 """What is saved in a step changes no bit: neither of the Trainer's own work, nor of losses, weights and their logs."""
 
+import contextlib
+import copy
+import io
+import pickle
 import sys
 from typing import Any
 
@@ -34,13 +38,15 @@ def drawn(*shape: int, seed: int = 0, far: bool = False) -> torch.Tensor:
 
 
 class Network(nn.Module):
-    """Counts how often its parameters are."""
+    """Counts how often its parameters are, and remembers whether a layer was in training."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers, self.counted = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), 0
+        self.modes: list[bool] = []
 
     def forward(self, input_ids: Any, labels: Any = None) -> Any:
+        self.modes.append(self.layers[1].training)
         logits = self.layers(input_ids)
         return {"loss": 20 * nn.functional.cross_entropy(logits, labels), "logits": logits}
 
@@ -61,6 +67,66 @@ class Growing(TrainerCallback):
             layer = nn.Linear(2, 2)
             kwargs["model"].layers.append(layer)
             kwargs["optimizer"].param_groups[0]["params"].extend(layer.parameters())
+
+
+class Freezing(Network):
+    """Keeps a layer out of training, however often it is put there, and counts that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout, self.asked = nn.Dropout(0.5), 0
+
+    def train(self, mode: bool = True) -> Any:
+        self.asked += 1
+        super().train(mode)
+        self.dropout.training = False
+        return self
+
+    def forward(self, input_ids: Any, labels: Any = None) -> Any:
+        return super().forward(self.dropout(input_ids), labels)
+
+
+class Meddling(TrainerCallback):
+    """Puts a layer out of training after a step, and copies the student in the midst of one."""
+
+    def __init__(self) -> None:
+        self.copies: list[nn.Module] = []
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        assert any(one.grad is not None for one in model.parameters())
+        self.copies.append(copy.deepcopy(model))
+        pickle.dumps(model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        assert all(one.grad is None for one in model.parameters())
+        assert not {"train", "zero_grad"} & set(vars(model))
+        model.layers[1].eval()
+
+
+def test_what_is_known_of_a_student_is_no_more_than_what_is_so(tmp_path: Any) -> None:
+    """One that freezes a layer is asked in every step; layers that somebody put out of training are put back."""
+    data = [{"input_ids": drawn(4, seed=row), "labels": row % 2} for row in range(24)]
+    found = []
+    for kind, network in ((Trainer, Freezing), (Lean, Freezing), (Lean, Network)):
+        torch.manual_seed(0)
+        model, meddling = network(), Meddling()
+        args = TrainingArguments(str(tmp_path), save_strategy="no", report_to="none", max_steps=3, use_cpu=True)
+        with contextlib.redirect_stdout(io.StringIO()):
+            kind(model, args, train_dataset=data, callbacks=[meddling]).train()
+        assert model.modes == [True] * 3
+        one = meddling.copies[-1]
+        for _ in range(2):  # of the copy's own parameters
+            for value in one.parameters():
+                value.grad = torch.ones_like(value)
+            one.zero_grad()
+            assert all(value.grad is None for value in one.parameters())
+        bits = b"".join(value.detach().numpy().tobytes() for value in model.parameters())
+        found.append((bits, getattr(model, "asked", None)))
+    assert found[0] == found[1]
+    assert lean.plain_modules(Freezing()) is None
+    assert lean.plain_modules(Network()) is not None
 
 
 @pytest.mark.parametrize(("norm", "callbacks"), [(1e-6, []), (1.0, []), (1e6, []), (1e-6, [Growing()])])

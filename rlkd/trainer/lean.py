@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 ABSENT = ("lomo_optim",)
 """Packages that accelerate looks for on the disk, twice in every step of an optimizer."""
@@ -22,6 +23,9 @@ SMALL, SURELY_BELOW = 1e-6, 0.9999
 the largest norm up to which the factor is then at least one, which it never exceeds."""
 EXACT = (torch.float32, torch.float64)
 """Types whose rounding cannot bring that factor below one; half precision can."""
+
+IDEMPOTENT = (nn.Module.train, PreTrainedModel.train)
+"""Ways of putting a model into training which change nothing where it is; another may, such as one that freezes."""
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def total_norm(values: Sequence[Tensor]) -> Tensor:
     kinds = {(value.device.type, value.dtype) for value in values}
     if len(kinds) != 1 or kinds.pop()[0] != "cpu":
         return nn.utils.get_total_norm(values)
-    total: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in values]))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(values))))
     return total
 
 
@@ -88,8 +92,28 @@ class LeanMixin:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own."""
         self.__dict__.pop("_walked", None)
-        with known_absent():
-            return cast(Any, super()).train(*args, **kwargs)
+        try:
+            with known_absent():
+                return cast(Any, super()).train(*args, **kwargs)
+        finally:
+            walked = self.__dict__.pop("_walked", None)
+            if walked is not None:
+                vars(walked.model).pop("zero_grad", None)  # of a step that was broken off
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own, which walks over the student's modules, and its loop does after it: they are known."""
+        walk = self._walk(model)
+        if walk.modules is None:
+            return cast(Any, super()).training_step(model, *args, **kwargs)
+        own = vars(model)
+        own["train"] = InTraining(model, walk.modules)
+        try:
+            loss = cast(Any, super()).training_step(model, *args, **kwargs)
+        finally:
+            del own["train"]
+        if self.accelerator.gradient_state.sync_gradients:  # the optimizer steps next
+            own["zero_grad"] = ZeroGradOnce(model, walk.parameters)
+        return loss
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> Any:
         """The Trainer's own, which counts the student's parameters: once for inputs of a size."""
@@ -112,7 +136,8 @@ class LeanMixin:
         stepped = sum(len(group["params"]) for group in self.optimizer.param_groups)
         walked: Walk | None = self.__dict__.get("_walked")
         if walked is None or (walked.model, walked.stepped) != (model, stepped):
-            walked = self.__dict__["_walked"] = Walk(model, stepped, list(model.parameters()), {})
+            walked = Walk(model, stepped, list(model.parameters()), {}, plain_modules(model))
+            self.__dict__["_walked"] = walked
         return walked
 
 
@@ -126,3 +151,43 @@ class Walk:
     parameters: list[nn.Parameter]
     operations: dict[int, Any]
     """Floating point operations of inputs, by their number of elements."""
+    modules: list[nn.Module] | None
+    """All; None where one has its own way of being put into training, or of letting go of gradients."""
+
+
+def plain_modules(model: nn.Module) -> list[nn.Module] | None:
+    """The modules of a model, itself too, if it does nothing to those that are in training already."""
+    modules = list(model.modules())
+    plain = all(type(one).train in IDEMPOTENT and "train" not in vars(one) for one in modules)
+    return modules if plain and type(model).zero_grad is nn.Module.zero_grad else None
+
+
+@dataclass(frozen=True)
+class InTraining:
+    """A model's ``train``, which leaves its modules alone where all are in training already."""
+
+    model: nn.Module
+    modules: list[nn.Module]
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        """As :meth:`torch.nn.Module.train`."""
+        if mode and all([one.training for one in self.modules]):
+            return self.model
+        return type(self.model).train(self.model, mode)
+
+
+@dataclass(frozen=True)
+class ZeroGradOnce:
+    """A model's ``zero_grad`` for parameters that are known, once: then it is the model's own again."""
+
+    model: nn.Module
+    parameters: list[nn.Parameter]
+
+    def __call__(self, set_to_none: bool = True) -> None:
+        """As :meth:`torch.nn.Module.zero_grad`."""
+        vars(self.model).pop("zero_grad", None)
+        if not set_to_none:
+            self.model.zero_grad(set_to_none)
+            return
+        for parameter in self.parameters:
+            parameter.grad = None
