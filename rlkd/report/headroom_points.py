@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlkd.report.weighting_names import AUTO, ROUTER, base, is_control, is_policy
+from rlkd.report.weighting_names import AUTO, POLICY, ROUTER, base, is_control, is_policy
 from rlkd.stats import ACCURACY, UNIFORM, Estimate, TaskRuns, rank_correlation, spread
 from rlkd.stats.prediction import (
     FEWEST_TASKS,
@@ -123,7 +123,7 @@ def learned_points(tables: Iterable[TaskRuns]) -> list[Point]:
     return points
 
 
-PREFERRED = (AUTO, "policy_shipped", "policy", ROUTER)
+PREFERRED = (f"{POLICY}:{AUTO}", AUTO, "policy_shipped", "policy", ROUTER)
 """Which weighting stands for a task: what ``rlkd headroom`` looks at without any training there, else what is there."""
 
 
