@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import asker_card
+import change_report
 import numpy as np
 import readme
 import yaml
@@ -32,6 +33,7 @@ KINDS = RESULTS / "kinds.json"
 TOKENS = RESULTS / "tokens.json"
 ASKING = RESULTS / "asking.json"
 MOVING = RESULTS / "moving.json"
+CHANGE = RESULTS / "change.json"
 PICTURE = HERE / "quickstart.svg"
 PICTURED = ("uniform", "entropy", "policy", "policy_shuffle", "oracle")
 """The weightings of the README's picture: the baseline, a formula, ours, its control, and what is possible."""
@@ -104,7 +106,12 @@ def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[st
     moving = "Teachers that change while they are asked"
     if MOVING.exists():
         files[moving], tables[moving] = MOVING, moving_table(_rows(MOVING))
+    if CHANGE.exists():
+        files[change_report.CAPTION] = CHANGE
+        tables[change_report.CAPTION] = change_report.change_table(_rows(CHANGE), suites, _rows(KINDS))
     notes = {caption: _file_note(path) for caption, path in files.items()}
+    if CHANGE.exists():
+        notes[change_report.CAPTION] += f" {change_report.TOLD}"
     if ASKING.exists():
         notes[asking] += f" {TOLD_OF_ASKING}"
     if MOVING.exists():
