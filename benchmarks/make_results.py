@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,44 +83,32 @@ def picture(records: Sequence[dict[str, Any]]) -> str:
         return as_file(forest_plot(pictured(records)))
 
 
+Made = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
+
+
+def own_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> Iterator[tuple[str, Path, Made, str]]:
+    """Tables of files of their own: caption, file, what makes the table of its rows, and what is said of it."""
+    yield "The published algorithms on planted teachers, shown for what they are", PUBLISHED, _published, ""
+    yield "What each way of drawing sets of teachers adds, on tasks left out", DRAWN, _drawn_sets, ""
+    yield "Agents of others on planted teachers, where the best action is known", AGENTS, _agents, ""
+    for caption, kind in KINDS_OF_TASK.items():
+        yield caption, KINDS, partial(_kinds, kind=kind), TOLD_OF_KINDS
+    yield "Specialists by class on tokens, in the plain trainer", TOKENS, _tokens, TOLD_OF_TOKENS
+    yield "Asking within a budget, without a label", ASKING, results_table, TOLD_OF_ASKING
+    yield "Teachers that change while they are asked", MOVING, moving_table, TOLD_OF_MOVING
+    changed = partial(change_report.change_table, suites=suites, kinds=_rows(KINDS))
+    yield change_report.CAPTION, CHANGE, changed, change_report.TOLD
+
+
 def more_tables(suites: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Tables beside those of the suites by caption, and of each what it is made of."""
     files = {_caption(path): path for path in sorted(RESULTS.glob("*.json")) if _caption(path)}
     tables: dict[str, Any] = {caption: _without_code(_rows(path)) for caption, path in files.items()}
-    published = "The published algorithms on planted teachers, shown for what they are"
-    files[published], tables[published] = PUBLISHED, _published()
-    drawn = "What each way of drawing sets of teachers adds, on tasks left out"
-    if DRAWN.exists():
-        files[drawn], tables[drawn] = DRAWN, _drawn_sets(_rows(DRAWN))
-    others = "Agents of others on planted teachers, where the best action is known"
-    if AGENTS.exists():
-        files[others], tables[others] = AGENTS, _agents(_rows(AGENTS))
-    kinds = dict.fromkeys(KINDS_OF_TASK, KINDS) if KINDS.exists() else {}
-    files |= kinds
-    tables |= {caption: _kinds(_rows(KINDS), KINDS_OF_TASK[caption]) for caption in kinds}
-    tokens = "Specialists by class on tokens, in the plain trainer"
-    if TOKENS.exists():
-        files[tokens], tables[tokens] = TOKENS, _tokens(_rows(TOKENS))
-    asking = "Asking within a budget, without a label"
-    if ASKING.exists():
-        files[asking], tables[asking] = ASKING, results_table(_rows(ASKING))
-    moving = "Teachers that change while they are asked"
-    if MOVING.exists():
-        files[moving], tables[moving] = MOVING, moving_table(_rows(MOVING))
-    if CHANGE.exists():
-        files[change_report.CAPTION] = CHANGE
-        tables[change_report.CAPTION] = change_report.change_table(_rows(CHANGE), suites, _rows(KINDS))
-    notes = {caption: _file_note(path) for caption, path in files.items()}
-    if CHANGE.exists():
-        notes[change_report.CAPTION] += f" {change_report.TOLD}"
-    if ASKING.exists():
-        notes[asking] += f" {TOLD_OF_ASKING}"
-    if MOVING.exists():
-        notes[moving] += f" {TOLD_OF_MOVING}"
-    if TOKENS.exists():
-        notes[tokens] += f" {TOLD_OF_TOKENS}"
-    for caption in kinds:
-        notes[caption] += f" {TOLD_OF_KINDS}"
+    told = {}
+    for caption, path, made, words in own_tables(suites):
+        if path.exists():
+            files[caption], tables[caption], told[caption] = path, made(_rows(path)), words
+    notes = {caption: f"{_file_note(path)} {told.get(caption, '')}".rstrip() for caption, path in files.items()}
     made_of: dict[str, str] = {}
     for suite, blocks in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")).items():
         made_of |= dict.fromkeys(blocks, suite)
@@ -158,10 +147,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _published() -> list[dict[str, Any]]:
+def _published(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Where selections and weights end on planted teachers, means over seeds; a coin flip selects with 0.5."""
-    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in _rows(PUBLISHED):
+    cases: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
         cases.setdefault((row["system"], row["case"]), []).append(row)
     figures = ("probability_right", "probability_wrong", "mass_right")
     return [
