@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -455,7 +456,11 @@ def test_a_task_that_is_run_alone_brings_the_tasks_that_its_policies_learn_on(tm
     alone = select(suite, tasks=["a"])
     assert [task.name for task in alone.tasks if task.weightings] == ["a"]
     assert [task.name for task in alone.tasks if not task.weightings] == ["b", "c"]
-    assert {unit.name for unit in plan_units(alone)} < {unit.name for unit in plan_units(suite)}
+    whole = {unit.name for unit in plan_units(suite)}
+    assert {unit.name for unit in plan_units(alone)} < whole
+    for names in permutations("abc"):  # others in another order would be another policy
+        for some in (names[:1], names[:2], names):
+            assert {unit.name for unit in plan_units(select(suite, tasks=some))} <= whole
     (record, *_) = run_suite(select(suite, tasks=["a"], smoke=True), tmp_path / "out")
     assert record["status"] == "ok"
     assert {record["weighting"] for record in runs_in(tmp_path / "out")} == {"uniform", "all", "one", "rewards"}

@@ -44,10 +44,13 @@ def select(
         for task in chosen:
             if spec not in task.weightings:
                 check_weighting(task, spec)
-    named = [task.name for task in chosen]
-    changed = [_changed(task, tuple(weightings), seeds, device, smoke) for task in chosen]
-    rest = [replace(task, weightings=()) for name, task in known.items() if name not in named]
-    changed += [_changed(task, (), seeds, device, smoke) for task in rest]
+    named = {task.name for task in chosen}
+    changed = [  # in the suite's order, which is the order that policies learn elsewhere in
+        _changed(task, tuple(weightings), seeds, device, smoke)
+        if task.name in named
+        else _changed(replace(task, weightings=()), (), seeds, device, smoke)
+        for task in suite.tasks
+    ]
     whole = with_others(replace(suite, tasks=tuple(changed)))
     if smoke:
         whole = replace(whole, tasks=tuple(map(_from_one_other, whole.tasks)))
