@@ -7,7 +7,7 @@ shipped. No label is read and no student trained: what students gained stands in
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from kinds import Regression, benches
 
 from rlkd.benchmark.stages import open_context
 from rlkd.benchmark.suite_files import load_suite
+from rlkd.benchmark.suites import SuiteTask, family_of
 from rlkd.devices import one_thread
 from rlkd.features import usual_sureness
 from rlkd.records import environment, read_jsonl, write_json_atomic
@@ -45,25 +46,27 @@ def main() -> None:
 
 def changes(suite: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Rows of the tasks of a suite that have all their labels, each set of teachers once."""
-    elsewhere = policies(folder)
+    tasks = load_suite(HERE / "suites" / f"{suite}.yaml").tasks
+    elsewhere = policies(folder, tasks)
     seen = set()
-    for task in load_suite(HERE / "suites" / f"{suite}.yaml").tasks:
+    for task in tasks:
         if task.labels is not None or task.teachers_key in seen:
             continue
         seen.add(task.teachers_key)
         context = open_context(task, folder / "teachers" / task.teachers_key)
         evidence = context.task.training_view()
-        policy = load_policy(elsewhere.get(task.name, SHIPPED))
+        policy = load_policy(elsewhere.get(family_of(task), SHIPPED))
         found = mean_change(policy, evidence, context.cache.head(len(evidence.table)))
         yield {"suite": suite, "task": task.name, "arm": SUITES[suite], "change": found}
         print(suite, task.name, f"{found:.3f}", flush=True)
 
 
-def policies(folder: Path) -> dict[str, Path]:
-    """Of every task the policy that was learned elsewhere, where there is one."""
+def policies(folder: Path, tasks: Sequence[SuiteTask]) -> dict[str, Path]:
+    """Of every family of tasks the policy that was learned on all others, where there is one."""
+    families = {task.name: family_of(task) for task in tasks}
     lines = [one for one in read_jsonl(folder / "results.jsonl") if one.get("policy") == "policy_shipped"]
     return {
-        one["task"]: folder / "policies" / one["key"].removeprefix("policy-") / one["path"]
+        families[one["task"]]: folder / "policies" / one["key"].removeprefix("policy-") / one["path"]
         for one in lines
         if one["status"] == "ok"
     }
