@@ -17,7 +17,12 @@ HERE = Path(__file__).parent
 RECORD = HERE / "policy.json"
 TEXT = HERE / "card.md"
 TRAVEL = HERE / "results" / "travel.jsonl"
-UNSEEN = {"entropy": "entropy", "policy_shipped": "this policy", "router": "router of all labels there"}
+UNSEEN = {
+    "entropy": "entropy",
+    "policy_shipped": "this policy",
+    "auto_unlabelled": "`auto`",
+    "router": "router of all labels there",
+}
 """Arms of the table of what it did not see, with their headings."""
 
 
@@ -46,7 +51,7 @@ def unseen(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of a table: each task that all arms of it were run on, and what they gain."""
     lines = [
         f"| task | equal weights | {' | '.join(UNSEEN.values())} | its share of the gap |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for runs in group_runs([record for record in records if record["kind"] == "run"]):
         rows = {row["weighting"]: row for row in task_rows(runs)}
