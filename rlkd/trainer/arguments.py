@@ -129,6 +129,9 @@ class DistillationArguments(TrainingArguments):
     offload_teachers: bool = field(
         default=False, metadata={"help": "Keep teachers on the CPU but while they are asked."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Nothing to filter: a loss that is not finite ends the run."}
+    )
 
     def __post_init__(self) -> None:
         """Check ranges, and refuse what would be ignored."""

@@ -102,7 +102,7 @@ class LeanMixin:
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own, which walks over the student's modules, and its loop does after it: they are known."""
-        walk = self._walk(model)
+        walk = self._looked(model)
         if walk.modules is None:
             return cast(Any, super()).training_step(model, *args, **kwargs)
         own = vars(model)
@@ -132,6 +132,11 @@ class LeanMixin:
         return clip_grad_norm(self._walk(model).parameters, self.args.max_grad_norm)
 
     def _walk(self, model: nn.Module) -> "Walk":
+        # of this step, in which nothing but the optimizer changes a model
+        walked: Walk | None = self.__dict__.get("_walked")
+        return walked if walked is not None and walked.model is model else self._looked(model)
+
+    def _looked(self, model: nn.Module) -> "Walk":
         # again when the optimizer has got other parameters, as where a callback adds an adapter
         stepped = sum(len(group["params"]) for group in self.optimizer.param_groups)
         walked: Walk | None = self.__dict__.get("_walked")
