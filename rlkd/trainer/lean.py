@@ -106,13 +106,13 @@ class LeanMixin:
         if walk.modules is None:
             return cast(Any, super()).training_step(model, *args, **kwargs)
         own = vars(model)
-        own["train"] = InTraining(model, walk.modules)
+        own["train"] = walk.train
         try:
             loss = cast(Any, super()).training_step(model, *args, **kwargs)
         finally:
             del own["train"]
         if self.accelerator.gradient_state.sync_gradients:  # the optimizer steps next
-            own["zero_grad"] = ZeroGradOnce(model, walk.parameters)
+            own["zero_grad"] = walk.zero_grad
         return loss
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> Any:
@@ -141,8 +141,7 @@ class LeanMixin:
         stepped = sum(len(group["params"]) for group in self.optimizer.param_groups)
         walked: Walk | None = self.__dict__.get("_walked")
         if walked is None or (walked.model, walked.stepped) != (model, stepped):
-            walked = Walk(model, stepped, list(model.parameters()), {}, plain_modules(model))
-            self.__dict__["_walked"] = walked
+            walked = self.__dict__["_walked"] = walk_over(model, stepped)
         return walked
 
 
@@ -158,6 +157,15 @@ class Walk:
     """Floating point operations of inputs, by their number of elements."""
     modules: list[nn.Module] | None
     """All; None where one has its own way of being put into training, or of letting go of gradients."""
+    train: "InTraining"
+    zero_grad: "ZeroGradOnce"
+
+
+def walk_over(model: nn.Module, stepped: int) -> Walk:
+    """Walk over a student whose optimizer has so many parameters."""
+    modules, parameters = plain_modules(model), list(model.parameters())
+    train, zero_grad = InTraining(model, modules or []), ZeroGradOnce(model, parameters)
+    return Walk(model, stepped, parameters, {}, modules, train, zero_grad)
 
 
 def plain_modules(model: nn.Module) -> list[nn.Module] | None:
