@@ -238,7 +238,7 @@ class ChoiceSettings(Settings):
     trial_students: int = knob(
         4,
         "Short trial students of each candidate by which auto chooses where there are labels: the shipped policy, a "
-        "router, the policy of auto:PATH, equal weights; 0: the shipped policy.",
+        "router, the policy of auto:PATH, equal weights; 0: none, and auto is what it is without labels.",
         at_least(0),
     )
 

@@ -11,7 +11,7 @@ from rlkd.trainer.sureness import MeasuresSureness
 from rlkd.weighting import BaseWeighting
 from rlkd.weighting.fixed import Uniform
 from rlkd.weighting.policy_files import AUTO
-from rlkd.weighting.shipped import LEAST_CHANGE, change, too_little
+from rlkd.weighting.shipped import LEAST_CHANGE, change, mean_of, too_little
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class RestrainsAuto(MeasuresSureness):
     def _mean_change(self) -> float:
         """On rows of the cache, else on those that teachers are asked about, in all processes."""
         if isinstance(self.teachers, CachedTeachers) and type(self._kind) is Kind:  # others choose among more
-            return float(change(self._given, self.teachers.some_rows()).double().mean())
+            return mean_of(change(self._given, self.teachers.some_rows()))
         changes = [change(self._given, state).double() for state in self.asked_beforehand()]
         total = torch.tensor([0.0, sum(map(len, changes))], dtype=torch.float64, device=self.args.device)
         total[0] = sum(float(some.sum()) for some in changes)

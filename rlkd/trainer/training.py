@@ -82,7 +82,7 @@ class DistillationMixin(
                 :class:`~rlkd.trainer.BatchTeachers`, such as :class:`~rlkd.trainer.GivenLogits` of a column. Classes
                 are found by name. None: those of the arguments.
             weighting: An object, a name or the path or hub id of a policy. None: that of the arguments, by default
-                ``auto``, the policy that is shipped. One that learns online is copied first.
+                ``auto``, see :class:`~rlkd.trainer.restraining.RestrainsAuto`. One that learns online is copied first.
             cache: A folder, or ``auto``, one for all runs, see :func:`~rlkd.trainer.remembering.store_folder`: what
                 live teachers say of a row is kept there, and neither a later epoch nor a later run asks again. None:
                 that of the arguments, by default nothing is kept.

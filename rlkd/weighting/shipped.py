@@ -17,6 +17,7 @@ from rlkd.features import ObservationConfig
 from rlkd.logit_cache import answered_ids, read_state
 from rlkd.losses import soft_targets
 from rlkd.types import LogitSource, State
+from rlkd.weighting.absent import without_absent
 from rlkd.weighting.base import BaseWeighting, Evidence, mixture
 from rlkd.weighting.learned import Policy, load_policy
 from rlkd.weighting.policy_files import AUTO
@@ -42,10 +43,15 @@ def change(weighting: BaseWeighting, state: State) -> Tensor:
     Returns:
         Shape (N,), in [0, 1].
     """
-    taught = mixture(weighting, state)
+    taught, there = mixture(weighting, state), without_absent(state)
     own = soft_targets(taught.teacher_logits, taught.weights)
-    equal = soft_targets(state.teacher_logits, equal_weights(state.present))
+    equal = soft_targets(there.teacher_logits, equal_weights(there.present))
     return (own - equal).abs().sum(-1) / 2
+
+
+def mean_of(changes: Tensor) -> float:
+    """Of instances (N,); 0 where there are none."""
+    return float(changes.double().mean()) if len(changes) else 0.0
 
 
 def evenly(ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -55,11 +61,8 @@ def evenly(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def mean_change(weighting: BaseWeighting, task: Task, source: LogitSource) -> float:
     """The mean of :func:`change` over rows of train, whose labels are not read; 0 where nobody answered about any."""
-    ids = answered_ids(source, task.splits["train"])
-    if len(ids) == 0:
-        return 0.0
-    state = replace(read_state(task, source, torch.from_numpy(evenly(ids))), labels=None)
-    return float(change(weighting, state).double().mean())
+    ids = evenly(answered_ids(source, task.splits["train"]))
+    return mean_of(change(weighting, replace(read_state(task, source, torch.from_numpy(ids)), labels=None)))
 
 
 def equal_weights_policy(*, why: str | None = None) -> Policy:
