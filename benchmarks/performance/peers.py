@@ -67,8 +67,9 @@ WARM_UP = 4
 """Steps of every arm that are not counted, before those that are."""
 SMALL = 32
 """Rows of a batch up to which it is small."""
-LEAST = 32
-"""Steps of a round, of large batches."""
+LEAST = 16
+"""Steps of a round, of large batches. Rounds differ by percents, by where an arm's memory lies, and steps of a round by
+less: many short rounds tell more than a few long ones."""
 
 Batches = dict[str, Tensor]
 Build = Callable[["Setting", "Gate"], None]
