@@ -19,14 +19,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import TEACHERS, Arm, Bench, now, published, random_cache, take_turns
+from measure import TEACHERS, Arm, Bench, asked_once, now, published, random_cache, take_turns
 from rlkd_envs.vector import TeacherWeightingVectorEnv
 
 import rlkd
 from rlkd.logit_cache import LiveTeachers
 from rlkd.models import HfTeacher, load_student
 from rlkd.models.networks import quiet_transformers
-from rlkd.weighting.by_row import once_a_row
 from rlkd.weighting.fixed import Uniform
 
 SIZES = {"2 layers of 128": (2, 128), "6 layers of 384": (6, 384), "12 layers of 768": (12, 768)}
@@ -54,7 +53,7 @@ def encoder(bench: Bench, layers: int, width: int) -> str:
 def measure_steps(bench: Bench, name: str, path: str) -> list[dict[str, Any]]:
     """A step with the shipped policy over one with equal weights, on a cache."""
     cache, policy = random_cache(bench.task), rlkd.load_weighting("auto")
-    ways = [Uniform(), once_a_row(policy, bench.task, cache, bench.task.splits["train"]), policy]
+    ways = [Uniform(), asked_once(policy, bench.task, cache), policy]
     took = take_turns(bench, path, [Arm(way, cache) for way in ways], bench.batches, bf16=True)
     equal, once, live = (took[:, :, arm] for arm in range(len(ways)))
     return [

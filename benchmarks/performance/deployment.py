@@ -24,13 +24,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import WARM_UP, Arm, Bench, Seconds, now, published, random_cache, take_turns
+from measure import WARM_UP, Arm, Bench, Seconds, asked_once, now, published, random_cache, take_turns
 
 import rlkd
 from rlkd.features import ObservationConfig
 from rlkd.types import State
 from rlkd.weighting import BaseWeighting, Policy, mixture
-from rlkd.weighting.by_row import once_a_row
 from rlkd.weighting.fixed import Uniform
 
 ROWS = 32
@@ -43,7 +42,7 @@ VECTORS = "rlkd/mlp"
 def measure_steps(bench: Bench, student: str, policy: Policy) -> list[dict[str, Any]]:
     """A step with the policy over one with equal weights: its weights asked for once a row, and batch by batch."""
     task, cache = bench.task, random_cache(bench.task)
-    arms: list[BaseWeighting] = [Uniform(), once_a_row(policy, task, cache, task.splits["train"]), policy]
+    arms: list[BaseWeighting] = [Uniform(), asked_once(policy, task, cache), policy]
     took = take_turns(bench, student, [Arm(weighting, cache) for weighting in arms], bench.batches)
     equal, once, live = (took[:, :, arm] for arm in range(len(arms)))
     path, _, layers = student.partition(":")

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from rlkd.agents.prepared import ENV_ID
 from rlkd.agents.run import PolicyRun
 from rlkd.data.planted import planted, planted_logits
 from rlkd.data.task import Task
-from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, stacks
+from rlkd.logit_cache import LiveTeachers, LogitCache, build_cache, load_cache, read_state, stacks
 from rlkd.models import ArrayTeacher, HfTeacher, load_student
 from rlkd.models.networks import quiet_transformers
 from rlkd.records import commit, source, write_json_atomic
@@ -39,7 +40,8 @@ from rlkd.settings import PolicyTraining, StudentSettings
 from rlkd.trainer import TaskTrainer, make_trainer
 from rlkd.trainer.task_trainer import TaskTeachers
 from rlkd.types import LogitSource
-from rlkd.weighting import Policy, Weighting
+from rlkd.weighting import BaseWeighting, Policy
+from rlkd.weighting.by_row import RowWeights, once_a_row
 from rlkd.weighting.fixed import Uniform
 
 STUDENTS = ("rlkd/tiny", "rlkd/bilstm", "two-layer")
@@ -101,7 +103,7 @@ class Bench:
 class Arm:
     """One way to train."""
 
-    weighting: Weighting
+    weighting: BaseWeighting
     source: LogitSource
 
 
@@ -151,6 +153,14 @@ class Turns(TrainerCallback):
         took = np.diff(np.stack(self.ends), axis=0).reshape(-1, len(self.arms), 2)
         arm = np.array([self.arm_at(step) for step in range(len(self.ends) - 1)]).reshape(-1, len(self.arms))
         return np.take_along_axis(took, arm.argsort(1)[..., None], axis=1)
+
+
+def asked_once(policy: BaseWeighting, task: Task, cache: LogitCache) -> RowWeights:
+    """A policy that was asked about every train row of a cache, as a trainer asks it."""
+    asked = once_a_row(policy, cache, task.splits["train"], partial(read_state, task, cache))
+    if not isinstance(asked, RowWeights):
+        sys.exit(f"expected weights by row, which are read in a step, got {asked.called}, which is asked in each")
+    return asked
 
 
 def random_cache(task: Task) -> LogitCache:

@@ -59,7 +59,7 @@ def measure_training(bench: Bench, student: str, jobs: Sequence[int], timesteps:
     """Policy trainings over one distillation, for every number of processes; the distillation itself in seconds."""
     task, cache = teachers(bench, student)
     name, _, layers = student.partition(":")
-    kept = {"num_layers": int(layers)} if layers else {}
+    kept: dict[str, Any] = {"num_layers": int(layers)} if layers else {}
     settings = StudentSettings(
         student=name, max_steps=bench.batches, batch_size=BATCH, max_length=MAX_LENGTH, device=bench.device, **kept
     )
