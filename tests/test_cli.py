@@ -987,7 +987,8 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="counts processes in /proc")
-@pytest.mark.parametrize("count", [2, 3])  # the first or the second worker is being started; one tracks resources
+# the first or the second worker is being started; one tracks resources
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("sent", "expected"), [SIGNALS[0], pytest.param(*SIGNALS[1], marks=pytest.mark.slow)])
 def test_a_comparison_that_was_broken_off_leaves_no_processes_behind(
     sent: signal.Signals,
