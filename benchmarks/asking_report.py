@@ -154,8 +154,8 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for task in [*tasks, EVERYBODY]:
         for arm in SHOWN_IN_TABLE:
             some = tasks if task == EVERYBODY else [task]
-            found = [[by.get((one, budget, arm)) for one in some] for budget in MIDDLE]
-            if all(row is not None for budget in found for row in budget):
+            if all((one, budget, arm) in by for one in some for budget in MIDDLE):
+                found = [[by[one, budget, arm] for one in some] for budget in MIDDLE]
                 made.append({"task": task, "asks": f"`{arm}`", "seeds": found[0][0]["seeds"]} | _row(found))
     return made
 

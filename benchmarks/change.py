@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kinds import Regression, benches
+from kinds import benches
 
 from rlkd.benchmark.stages import open_context
 from rlkd.benchmark.suite_files import load_suite
 from rlkd.benchmark.suites import SuiteTask, family_of
 from rlkd.devices import one_thread
 from rlkd.features import usual_sureness
+from rlkd.kinds import Regression
 from rlkd.records import environment, read_jsonl, write_json_atomic
 from rlkd.types import State
 from rlkd.weighting import load_policy

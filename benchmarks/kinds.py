@@ -225,7 +225,8 @@ def numbers(folder: str, groups: Callable[[pd.DataFrame], NDArray[np.bool_]], sc
 
 def less_error(outputs: NDArray[np.floating[Any]], targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """Minus the squared error."""
-    return -np.square(outputs.astype(np.float64) - targets).mean(1)
+    score: NDArray[np.float64] = -np.square(outputs.astype(np.float64) - targets).mean(1)
+    return score
 
 
 def stars(frame: pd.DataFrame) -> NDArray[np.bool_]:

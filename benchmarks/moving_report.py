@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from asking_report import table
+from asking_runs import table
 from moving_figures import WINDOW, WITHIN, Lag, Series
 
 matplotlib.use("svg")

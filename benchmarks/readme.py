@@ -321,8 +321,8 @@ def problems(
     for found in _TRANSCRIPT.finditer(text):
         if found["text"] != transcripts.get(found["suite"]):
             said.append(f"the transcript of {found['suite']} is not what its records print")
-    sentence, found = untraced_sentence(_untraced(text, results)), _UNTRACED.search(text)
-    if sentence != ("" if found is None else found["text"]):
+    sentence, written = untraced_sentence(_untraced(text, results)), _UNTRACED.search(text)
+    if sentence != ("" if written is None else written["text"]):
         said.append(f"the sentence about lines without a commit, between <!--untraced-->, should be {sentence!r}")
     said += [f"{number}: measured, and bound to no cell; put a comment before it" for number in unbound(text)]
     return [*said, *_changed_settings(settings(text), accepted)]

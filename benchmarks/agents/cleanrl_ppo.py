@@ -56,7 +56,8 @@ class Agent(nn.Module):
 
     def value(self, obs: Tensor) -> Tensor:
         """Of observations (B, K * F), shape (B,)."""
-        return self.critic(obs).squeeze(-1)
+        value: Tensor = self.critic(obs).squeeze(-1)
+        return value
 
     def actions(self, obs: Tensor) -> Normal:
         """The distribution of actions, (B, K), given observations (B, K * F)."""

@@ -54,7 +54,9 @@ def planted_teachers(case: str, seed: int) -> tuple[rlkd.Task, LogitCache]:
 def regret(weighting: rlkd.Weighting, task: rlkd.Task, cache: LogitCache) -> float:
     """Mean weight that is not on a best teacher of its instance, over test rows; the optimum has 0."""
     state = read_state(task, cache, torch.from_numpy(task.splits["test"]))
-    return choice_figures(weighting.weights(state), state, cache)["regret"]
+    figure = choice_figures(weighting.weights(state), state, cache)["regret"]
+    assert figure is not None  # every planted instance has a best teacher
+    return figure
 
 
 def student_accuracy(weighting: rlkd.Weighting, task: rlkd.Task, cache: LogitCache, seed: int) -> float:

@@ -126,7 +126,8 @@ class Sizes:
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         )
-        return BertForSequenceClassification(config).eval()
+        teacher: nn.Module = BertForSequenceClassification(config).eval()
+        return teacher
 
 
 OF_PARITY = Sizes(
@@ -205,7 +206,9 @@ class Gate:
 
     def __init__(self) -> None:
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self.finished, self.student, self.error = False, None, None
+        self.finished = False
+        self.student: nn.Module | None = None
+        self.error: BaseException | None = None
 
     def pause(self) -> None:
         """Of the arm: its step is done."""
@@ -245,7 +248,7 @@ class Waiting(torch.optim.AdamW):
         super().__init__(parameters, **settings)
         self._gate = gate
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Step, and wait for the next turn."""
         loss = super().step(closure)
         self._gate.pause()
